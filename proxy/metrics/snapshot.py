@@ -1,0 +1,131 @@
+"""What was counted, at one instant: plain values, made by the collector and read by everybody else.
+
+*Judged* integers of one version decide; everything beside them is for people. An *attempt* is one request sent
+(or meant to be sent) to one version; *ended* ones have an outcome; *diverted* ones were assigned to `new` and
+answered by `stable` because no endpoint of `new` was ready.
+
+Rules (DESIGN §3, §6): totals only grow, and a difference of two of them that is negative raises, because it can
+only be a bug. The words of a region are written without any order between them, so that a snapshot may hold an
+attempt in one word and not yet in another: `bad` may be one more than `requests` for an instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from proxy.errors import CounterWentBack
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The exact integers of one version: totals, or (as a difference of totals) those of a window.
+
+    `ended`: judged attempts with an outcome, diverted ones not included. `bad`: all that is charged to the version,
+    diverted ones included. `client_errors`: ended with 4xx. For threshold i of the service: `slow[i]` attempts
+    took longer (counted when they pass it, in flight too), `fast[i]` ended within it. The number of attempts that
+    threshold i can judge is `slow[i] + fast[i]`; it is not `ended`, because slow ones count before they end.
+    """
+
+    ended: int = 0
+    bad: int = 0
+    diverted: int = 0
+    client_errors: int = 0
+    slow: tuple[int, ...] = ()
+    fast: tuple[int, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """Requests that were assigned to the version and have an outcome."""
+        return self.ended + self.diverted
+
+    def __add__(self, other: Judged) -> Judged:
+        """Return the sum; both must have the same number of thresholds."""
+        return Judged(
+            self.ended + other.ended,
+            self.bad + other.bad,
+            self.diverted + other.diverted,
+            self.client_errors + other.client_errors,
+            tuple(a + b for a, b in zip(self.slow, other.slow, strict=True)),
+            tuple(a + b for a, b in zip(self.fast, other.fast, strict=True)),
+        )
+
+    def __sub__(self, earlier: Judged) -> Judged:
+        """Return what was counted since `earlier`; `CounterWentBack` when any number shrank."""
+        result = Judged(
+            self.ended - earlier.ended,
+            self.bad - earlier.bad,
+            self.diverted - earlier.diverted,
+            self.client_errors - earlier.client_errors,
+            tuple(a - b for a, b in zip(self.slow, earlier.slow, strict=True)),
+            tuple(a - b for a, b in zip(self.fast, earlier.fast, strict=True)),
+        )
+        if min(result.ended, result.bad, result.diverted, result.client_errors, *result.slow, *result.fast) < 0:
+            raise CounterWentBack(f"a counter shrank from {earlier} to {self}")
+        return result
+
+
+def nothing(thresholds: int) -> Judged:
+    """Return the `Judged` of a version with `thresholds` thresholds that nobody was sent to."""
+    return Judged(slow=(0,) * thresholds, fast=(0,) * thresholds)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointCounts:
+    """One address of a version. `in_flight`, `pool_idle`, `pool_active` are gauges, the others totals."""
+
+    url: str
+    state: int
+    ended: int = 0
+    bad: int = 0
+    connect_failed: int = 0
+    connected: int = 0
+    in_flight: int = 0
+    pool_idle: int = 0
+    pool_active: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCounts:
+    """One version of a service.
+
+    `judged` begins at 0 when the version becomes another one (`incarnation` grows: a new label, or endpoints none
+    of which it had before), so that what its predecessor did is never charged to it. The totals below go on growing.
+    Gauges: `in_flight`; `oldest_us`, age of the oldest judged attempt in flight; `last_dispatch_ns`, the latest
+    CLOCK_MONOTONIC at which a worker read the weight word for a dispatch to this version.
+    """
+
+    name: str
+    label: str
+    incarnation: int
+    judged: Judged
+    bad: Mapping[str, int] = field(default_factory=dict)
+    assigned: Mapping[str, int] = field(default_factory=dict)
+    retries: Mapping[str, int] = field(default_factory=dict)
+    rescued: int = 0
+    overrides: int = 0
+    in_flight: int = 0
+    oldest_us: int = 0
+    last_dispatch_ns: int = 0
+    endpoints: tuple[EndpointCounts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCounts:
+    """One service; `versions` are stable and new, in this order; `thresholds_us` name the thresholds of `judged`."""
+
+    name: str
+    thresholds_us: tuple[int, ...]
+    versions: tuple[VersionCounts, VersionCounts]
+    client_aborts: int = 0
+    failovers: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All services of the current generation at `time_s` (monotonic seconds), and what belongs to none of them."""
+
+    time_s: float
+    services: Mapping[str, ServiceCounts]
+    internal_errors: int = 0
+    local_replies: Mapping[tuple[int, str], int] = field(default_factory=dict)
