@@ -1,0 +1,336 @@
+"""The sockets that clients connect to: probed, opened, inherited or taken over.
+
+Nouns: an *address* is what the config says ("0.0.0.0:8080", "[::]:8080", "unix:/path"); a *listener* is one
+listening socket of it. TCP addresses get one SO_REUSEPORT socket per worker slot, so that the kernel spreads the
+connections over the slots; unix sockets and sockets inherited from a service manager are one shared descriptor
+(`slot` is `None`) on which every worker accepts. The supervisor keeps every descriptor open: a worker's death
+closes none, so no accept queue is lost with it.
+
+Rules:
+* SO_REUSEPORT lets two programs of one user share a port in silence, each getting half of the connections.
+  So every address is probed first by binding *without* it: that fails as long as anybody listens there.
+* The exception are sockets of our own orphans (workers that outlived their supervisor, handover.py). Whether
+  a taken port is theirs alone is read from the kernel: every socket that listens there (/proc/net/tcp) must be
+  open in one of their processes (/proc/PID/fd).
+* A unix socket is bound under a name of its own and moved over the path, so that there is no instant in which the
+  path leads nowhere; what listened there before keeps its queue. A path on which nobody listens any more is
+  replaced, one on which somebody does is refused, and so is a path that is no socket.
+* "[::]:PORT" means IPv6 only: an address stands for what it says, and both can be listed.
+
+Sources: socket(7), tcp(7), unix(7), proc(5), sd_listen_fds(3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Collection, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.controlplane.lock import MAX_SOCKET_PATH
+from proxy.errors import AddressInUse, ConfigError, Problem
+
+BACKLOG = 4096  # capped by net.core.somaxconn
+FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
+UNIX = "unix:"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket. `asked` is the address of the config, `address` the bound one; `slot` `None` = shared."""
+
+    asked: str
+    address: str
+    slot: int | None
+    sock: socket.socket
+
+    def describe(self) -> dict[str, object]:
+        """Return what a worker needs to know of it beside the descriptor."""
+        return {"address": self.address, "slot": self.slot}
+
+
+@dataclass(frozen=True, slots=True)
+class Orphaned:
+    """What is known to belong to live orphans: their pids, and the (device, inode) of their unix sockets' paths."""
+
+    pids: Collection[int] = ()
+    paths: Collection[tuple[int, int]] = ()
+
+
+NO_ORPHANS = Orphaned()
+
+
+def shown(sock: socket.socket) -> str:
+    """Return the address a socket is bound to, as the config would write it."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return UNIX + os.fsdecode(name)
+    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+
+
+def inode(sock: socket.socket) -> int:
+    """Return the kernel's number of the socket: the same for every descriptor of it."""
+    return os.fstat(sock.fileno()).st_ino
+
+
+def path_identity(address: str) -> tuple[int, int] | None:
+    """Return (device, inode) of a unix address's path, `None` for TCP or when nothing is there."""
+    if not address.startswith(UNIX):
+        return None
+    try:
+        found = os.lstat(address.removeprefix(UNIX))
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
+    """Return the listening sockets that a service manager passed to this very process (sd_listen_fds(3)).
+
+    The variables are removed, so that no child takes the numbers for its own.
+    """
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdigit():
+        return []
+    found = []
+    for fd in range(FIRST_INHERITED, FIRST_INHERITED + int(count)):
+        os.set_inheritable(fd, False)  # noqa: FBT003 - the standard library's own signature
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)  # noqa: FBT003
+        found.append(sock)
+    return found
+
+
+def probe(address: str, orphaned: Orphaned = NO_ORPHANS, *, key: str = "listen") -> None:
+    """Raise `AddressInUse` if anybody but our own orphans listens at `address`; `key` is its place in the config."""
+    if address.startswith(UNIX):
+        _probe_unix(address, orphaned, key)
+        return
+    family, where = _resolve(address, key)
+    with _tcp_socket(family) as sock:
+        try:
+            sock.bind(where)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_theirs(family, where, orphaned):
+                raise _bind_failed(address, error, key) from error
+
+
+def open_listeners(
+    asked: Sequence[str],
+    slots: int,
+    *,
+    kept: Iterable[Listener] = (),
+    passed: Iterable[socket.socket] = (),
+) -> tuple[list[Listener], list[Listener]]:
+    """Return the listeners of all addresses, and those of `kept` that have no place among them.
+
+    `kept` were taken over from orphans: they stay on their slot, or fill one that is empty. `passed` were
+    inherited. What is missing is opened. A socket that comes twice is used once and its copies are closed.
+    """
+    listeners: list[Listener] = []
+    left: dict[int, Listener] = {}
+    for listener in kept:
+        if left.setdefault(inode(listener.sock), listener) is not listener:
+            listener.sock.close()
+    shared = {shown(sock): sock for sock in passed}
+    for address in dict.fromkeys(asked):
+        mine = [listener for listener in left.values() if address in (listener.asked, listener.address)]
+        if address in shared:
+            listeners.append(Listener(address, address, None, shared[address]))
+        elif address.startswith(UNIX):
+            found = next((listener for listener in mine if listener.slot is None), None)
+            listeners.append(found or Listener(address, address, None, _open_unix(address)))
+        else:
+            listeners.extend(_tcp_listeners(address, slots, [one for one in mine if one.slot is not None]))
+    for listener in listeners:
+        taken = left.pop(inode(listener.sock), None)
+        if taken is not None and taken.sock is not listener.sock:
+            taken.sock.close()
+    return listeners, list(left.values())
+
+
+def open_admin(address: str) -> socket.socket:
+    """Return the admin API's own listening socket; a unix one can only be used by this user (mode 0600)."""
+    if address.startswith(UNIX):
+        return _open_unix(address, mode=0o600)
+    family, where = _resolve(address, "admin.listen")
+    sock = _tcp_socket(family)
+    try:
+        sock.bind(where)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _bind_failed(address, error, "admin.listen") from error
+    return sock
+
+
+def unlink_unix(listener_address: str, identity: tuple[int, int] | None) -> None:
+    """Remove a unix socket's path if it is still the one with this identity."""
+    if identity is not None and path_identity(listener_address) == identity:
+        with contextlib.suppress(OSError):
+            Path(listener_address.removeprefix(UNIX)).unlink()
+
+
+# --- TCP ---------------------------------------------------------------------------------------------------------
+
+
+def _resolve(address: str, key: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, ValueError) as error:
+        raise _wrong(key, f"{address}: is no address of this machine ({error})") from error
+    family, _, _, _, where = found[0]
+    return family, (str(where[0]), int(where[1]))
+
+
+def _tcp_socket(family: socket.AddressFamily) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setblocking(False)  # noqa: FBT003
+    # Without it, connections in TIME_WAIT of the run before would keep the address for a minute.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
+
+
+def _tcp_listeners(address: str, slots: int, kept: list[Listener]) -> list[Listener]:
+    """Return one listener per slot: the kept ones where they fit, new ones on the same port beside them."""
+    by_slot = {listener.slot: listener for listener in kept}
+    spare = [listener for slot, listener in by_slot.items() if slot is None or slot >= slots]
+    family, (host, port) = _resolve(address, "listen")
+    if kept:
+        port = kept[0].sock.getsockname()[1]
+    listeners = []
+    for slot in range(slots):
+        listener = by_slot.get(slot)
+        if listener is not None:
+            sock = listener.sock
+        elif spare:
+            sock = spare.pop().sock
+        else:
+            sock = _open_tcp(address, family, (host, port))
+        port = sock.getsockname()[1]
+        listeners.append(Listener(address, shown(sock), slot, sock))
+    return listeners
+
+
+def _open_tcp(address: str, family: socket.AddressFamily, where: tuple[str, int]) -> socket.socket:
+    sock = _tcp_socket(family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(where)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _bind_failed(address, error, "listen") from error
+    return sock
+
+
+def _is_theirs(family: socket.AddressFamily, where: tuple[str, int], orphaned: Orphaned) -> bool:
+    """Return whether every socket that listens at `where` is open in one of the orphans."""
+    if not orphaned.pids:
+        return False
+    listening = _listening(family, where)
+    return bool(listening) and listening <= _sockets_of(orphaned.pids)
+
+
+def _listening(family: socket.AddressFamily, where: tuple[str, int]) -> set[int]:
+    """Return the inodes of the sockets that listen at an address that overlaps `where` (proc(5), /proc/net/tcp)."""
+    ipv6 = family == socket.AF_INET6
+    wanted, anywhere = _as_kernel_writes(family, where[0]), "0" * (32 if ipv6 else 8)
+    found = set()
+    for line in Path("/proc/net/tcp6" if ipv6 else "/proc/net/tcp").read_text("ascii").splitlines()[1:]:
+        fields = line.split()
+        if fields[3] != "0A":  # TCP_LISTEN
+            continue
+        host, _, port = fields[1].partition(":")
+        if int(port, 16) == where[1] and (host in (wanted, anywhere) or wanted == anywhere):
+            found.add(int(fields[9]))
+    return found
+
+
+def _as_kernel_writes(family: socket.AddressFamily, host: str) -> str:
+    """Return an address as /proc/net/tcp shows it: 32-bit words in the machine's order, in hex."""
+    packed = socket.inet_pton(family, host.partition("%")[0])
+    words = (int.from_bytes(packed[at : at + 4], "little") for at in range(0, len(packed), 4))
+    return "".join(f"{word:08X}" for word in words)
+
+
+def _sockets_of(pids: Iterable[int]) -> set[int]:
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):  # closed since it was listed
+                    kind, _, number = str(Path(entry.path).readlink()).partition(":[")
+                    if kind == "socket":
+                        found.add(int(number.rstrip("]")))
+    return found
+
+
+# --- unix --------------------------------------------------------------------------------------------------------
+
+
+def _probe_unix(address: str, orphaned: Orphaned, key: str) -> None:
+    path = address.removeprefix(UNIX)
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH - len(".12345678"):
+        raise _wrong(key, f"{address}: the path is too long for a unix socket")
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        if not Path(path).absolute().parent.is_dir():
+            raise _wrong(key, f"{address}: there is no such directory") from None
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise _wrong(key, f"{address}: there is something else at this path, and it is not touched")
+    if (found.st_dev, found.st_ino) in orphaned.paths:
+        return
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)  # noqa: FBT003
+        try:
+            sock.connect(path)
+        except ConnectionRefusedError:
+            return  # left behind: nobody listens on it
+        except OSError as error:
+            if error.errno != errno.EAGAIN:  # a full queue: somebody listens
+                raise _bind_failed(address, error, key) from error
+    raise AddressInUse("another program listens there", where=address, cure=f"stop it, or change `{key}`")
+
+
+def _open_unix(address: str, mode: int | None = None) -> socket.socket:
+    path = Path(address.removeprefix(UNIX))
+    fresh = path.with_name(f"{path.name}.{os.getpid() % 10**8}")
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)  # noqa: FBT003
+    try:
+        fresh.unlink(missing_ok=True)
+        sock.bind(str(fresh))
+        if mode is not None:
+            fresh.chmod(mode)  # before it listens: nobody connects in between
+        sock.listen(BACKLOG)
+        fresh.rename(path)
+    except OSError as error:
+        sock.close()
+        raise _bind_failed(address, error, "listen") from error
+    return sock
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+def _wrong(key: str, message: str) -> ConfigError:
+    return ConfigError([Problem(key, message)])
+
+
+def _bind_failed(address: str, error: OSError, key: str) -> AddressInUse | ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUse("another program listens there", where=address, cure=f"stop it, or change `{key}`")
+    if error.errno == errno.EACCES and not address.startswith(UNIX):
+        return _wrong(key, f"{address}: ports below 1024 need CAP_NET_BIND_SERVICE, or a socket from systemd")
+    return _wrong(key, f"{address}: cannot listen there ({error.strerror})")
