@@ -1,0 +1,542 @@
+"""Judge and rewrite the head of a request.
+
+The problem: two programs that read the same bytes as different messages let a client smuggle one request inside
+another. So there is one reading here, the strict one of RFC 9110 and 9112: what is ambiguous is refused, and what is
+forwarded has nothing left to interpret.
+
+Cost: one `find`, one `split`, one `translate` that proves that no control byte, bare CR or bare LF is in the head,
+and one set look-up for each field that was seen before. Where nothing has to go, the block is the received bytes.
+
+Decisions where the RFCs leave a choice:
+* Start line: exactly one SP between its parts; HTTP/1.x with x > 1 is read as 1.1 (RFC 9110 §2.5), other majors get
+  505, anything else 400, HTTP/0.9 too. Any method token passes (RFC 9110 §9.1) but CONNECT.
+* Targets: `#` and bytes that no URL parser leaves bare (`"<>`, and a backslash in a path) are refused; what browsers send
+  though RFC 3986 wants it escaped (`[]{}|^`, a backquote, a stray `%`) passes byte for byte, as it does in nginx,
+  HAProxy and Envoy.
+* Host: exactly one, never empty (RFC 9112 §3.2); an absolute-form target replaces it (§3.2.2).
+* Content-Length more than once is refused even when equal; Transfer-Encoding must be `chunked` alone, in HTTP/1.1, and
+  without Content-Length (RFC 9112 §6.1 and §6.3).
+* Proxy-Authorization is the endpoint's business here and passes (RFC 9110 §11.7.2), Max-Forwards too.
+"""
+
+from __future__ import annotations
+
+from proxy.http1.authority import is_authority
+from proxy.http1.fields import (
+    ALPHA,
+    CONNECTION,
+    CONTENT_LENGTH,
+    COOKIE,
+    DIGITS,
+    EXPECT,
+    FIELD_BYTES,
+    FORWARDED_FOR,
+    FORWARDED_HOST,
+    FORWARDED_PROTO,
+    HOST,
+    LINE_SIZE_MAX,
+    MINTED_BYTES,
+    ORDINARY,
+    OWS,
+    REQUEST_ID,
+    REQUEST_ID_BYTES,
+    REQUEST_KINDS,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    TRUSTED_ONLY,
+    UNKNOWN,
+    UPGRADE,
+    VARYING,
+    WATCHED,
+    ConnectionMemo,
+    Lines,
+    Names,
+    Options,
+    http_major,
+    is_token,
+    mark_named,
+    parse_length,
+    rebuild,
+)
+from proxy.http1.head import CHUNKED, COOKIE_NAME, MINTED_SIZE, Refusal, RequestHead, malformed
+
+# RFC 3986 §3.3 and §3.4 (unreserved, sub-delims, ":@/?%") and what browsers leave bare.
+_TARGET_BYTES = ALPHA + DIGITS + b"-._~!$&'()*+,;=:@/?%[]{}|^`"
+_METHOD_MAX = 64
+_EMPTY_LINES_MAX = 4
+_REQUEST_ID_MAX = 128
+_AUTHORITIES_MAX = 1024
+_STARTS_MAX = 1024
+
+# method, target, path, HTTP/1.0?, authority of an absolute-form target or b"", the line to forward
+_Start = tuple[bytes, bytes, bytes, bool, bytes, bytes]
+
+
+class RequestParser:
+    """Parses the heads of one worker's requests; holds the memos and no state of any connection.
+
+    `head_limit` and `target_limit` are bytes, `field_limit` is a number of fields. `watch` names the fields (any
+    case) whose values are wanted in `RequestHead.found`.
+    """
+
+    __slots__ = (
+        "_authorities",
+        "_connection",
+        "_field_limit",
+        "_head_limit",
+        "_lines",
+        "_names",
+        "_starts",
+        "_target_limit",
+    )
+
+    def __init__(
+        self, head_limit: int, target_limit: int, field_limit: int, watch: frozenset[bytes] = frozenset()
+    ) -> None:
+        self._head_limit = head_limit
+        self._target_limit = target_limit
+        self._field_limit = field_limit
+        self._names = Names(REQUEST_KINDS, watch)
+        self._lines = Lines()
+        self._connection = ConnectionMemo()
+        self._starts: dict[bytes, _Start] = {}
+        self._authorities: set[bytes] = set()
+
+    def parse(self, data: bytes, start: int, trusted: bool) -> RequestHead | Refusal | None:  # noqa: FBT001
+        """Return the head that begins at `start`, why it is refused, or `None` when more bytes are needed.
+
+        `data` must be `bytes`. `trusted`: the peer may speak for others (`trusted_proxies`).
+        """
+        end = data.find(b"\r\n\r\n", start)
+        if end < 0:
+            return self._judge_unfinished(data, start)
+        block = data[start : end + 2]
+        lines = block.split(b"\r\n")
+        lines.pop()
+        count = len(lines)
+        if (
+            # Every line ends in CRLF; what else this leaves is a bare CR or LF or a byte that is never allowed.
+            len(block.translate(None, FIELD_BYTES)) != count + count
+            or end + 4 - start > self._head_limit
+            or count > self._field_limit + 1
+            or not lines[0]
+        ):
+            return self._judge_unfit(data, start, end, lines, trusted)
+        line = lines[0]
+        begin = self._starts.get(line)
+        if begin is None:
+            judged = self._judge_start(line)
+            if isinstance(judged, Refusal):
+                return judged
+            begin = judged
+        method, target, path, http10, authority, forwarded_line = begin
+
+        seen = self._lines.seen
+        known = self._names.known
+        host: bytes | None = None
+        host_line = b""
+        cookie = minted = b""
+        length = -2  # no Content-Length so far
+        options = None
+        found: dict[bytes, bytes] | None = None
+        edits: dict[bytes, bytes] = {}
+        rare: list[tuple[int, bytes, bytes]] | None = None
+        for line in lines[1:]:
+            if line in seen:
+                continue
+            name, colon, value = line.partition(b":")
+            kind = known.get(name, UNKNOWN)
+            if kind < 0 or not colon:
+                kind = self._names.learn(name)
+                if kind < 0 or not colon:
+                    return _bad_line(line, lines)
+            if kind <= VARYING:
+                if kind == ORDINARY and len(line) <= LINE_SIZE_MAX:
+                    self._lines.remember(line)
+                continue
+            if kind >= WATCHED:
+                if found is None:
+                    found = {}
+                found.setdefault(name.lower(), value.strip(OWS))
+                kind -= WATCHED
+                if kind <= VARYING:
+                    continue
+            if kind == HOST:
+                if host is not None:
+                    return malformed("The request has more than one Host field.")
+                host = value.strip(OWS)
+                host_line = line
+            elif kind == COOKIE:
+                value = value.strip(OWS)
+                if COOKIE_NAME in value:
+                    rest, token = _split_minted(value)
+                    if rest is not value:
+                        edits[line] = name + b": " + rest if rest else b""
+                        value = rest
+                        minted = minted or token
+                if value:
+                    cookie = cookie + b"; " + value if cookie else value
+            elif kind == CONNECTION:
+                more = self._connection.known.get(value) or self._connection.learn(value)
+                options = more if options is None else options.joined(more)
+                edits[line] = b""
+            elif kind == CONTENT_LENGTH:
+                if length >= 0:
+                    return malformed("The request has more than one Content-Length field.")
+                digits = value.strip(OWS)
+                length = parse_length(digits)
+                if length < 0:
+                    return malformed("The Content-Length of the request is not a decimal number below 2^63.")
+                canonical = b" %d" % length
+                if value != canonical:
+                    edits[line] = name + b":" + canonical
+            else:
+                if rare is None:
+                    rare = []
+                rare.append((kind, line, value))
+
+        if host is None:
+            if not http10:
+                return malformed("The request has no Host field, which HTTP/1.1 requires.")
+            host = b""
+        elif host not in self._authorities and not self._learn_authority(host):
+            return malformed("The Host field of the request is not a host with an optional port.")
+        if authority:
+            if host_line and host != authority:
+                rewritten = host_line[: host_line.find(b":")] + b": " + authority
+                edits[host_line] = rewritten
+                host_line = rewritten
+            host = authority
+
+        head = RequestHead()
+        head.end = end + 4
+        head.method = method
+        head.target = target
+        head.path = path
+        head.host = host
+        head.http10 = http10
+        head.length = length
+        head.expect = False
+        head.upgrade = head.request_id = head.forwarded_for = head.forwarded_proto = head.forwarded_host = b""
+        head.cookie = cookie
+        head.minted = minted
+        head.found = found
+        head.host_line = host_line + b"\r\n" if host_line else b""
+        extra: list[bytes] = []
+        if rare is not None:
+            refusal = _judge_rare(head, rare, options, edits, extra, trusted)
+            if refusal is not None:
+                return refusal
+        elif length < 0:
+            head.length = 0
+        if options is None:
+            head.keep_alive = not http10
+        else:
+            head.keep_alive = not options.close and (options.keep_alive or not http10)
+            if options.names:
+                mark_named(lines, options.names, edits)
+        if edits or extra or forwarded_line != lines[0]:
+            lines[0] = forwarded_line
+            block = rebuild(lines, edits, extra)
+        head.block = block
+        return head
+
+    def _judge_start(self, line: bytes) -> _Start | Refusal:
+        """Judge a request line without its CRLF (RFC 9112 §3); remember it when it may come again."""
+        parts = line.split(b" ")
+        if len(parts) != 3:
+            return malformed("The request line is not a method, a target and a version with one space between them.")
+        method, target, version = parts
+        if not is_token(method) or len(method) > _METHOD_MAX:
+            return malformed(f"The method is not a token of at most {_METHOD_MAX} characters.")
+        http10 = version == b"HTTP/1.0"
+        if not http10 and version != b"HTTP/1.1":
+            # > RFC 9110 §2.5: process a higher minor version as the highest one known within the same major version.
+            major = http_major(version)
+            if major < 0:
+                return malformed("The request line does not end in an HTTP version.")
+            if major != 1:
+                return Refusal(505, "http_version", "Only HTTP/1.1 and HTTP/1.0 are understood here.")
+        if len(target) > self._target_limit:
+            return Refusal(414, "target_too_long", f"The request target is longer than {self._target_limit} bytes.")
+        if method == b"CONNECT":
+            return Refusal(501, "connect", "CONNECT is not supported: this is a reverse proxy.")
+        authority = b""
+        if target == b"*":
+            if method != b"OPTIONS":
+                return malformed("The target * is only for OPTIONS.")
+        elif target[:1] != b"/":
+            scheme, separator, rest = target.partition(b"://")
+            if not separator or scheme.lower() not in {b"http", b"https"}:
+                return malformed("The request target is neither a path nor an http or https URL.")
+            authority, target = _split_absolute(rest, method)
+            if not self._learn_authority(authority):
+                return malformed("The authority in the request target is not a host with an optional port.")
+        path = b"/" if target == b"*" else target.partition(b"?")[0]
+        if target.translate(None, _TARGET_BYTES).strip(b"\\") or b"\\" in path:
+            return malformed("The request target has a character that a URL must not have.")
+        same = not authority and version == b"HTTP/1.1"
+        forwarded_line = line if same else method + b" " + target + b" HTTP/1.1"
+        start = (method, target, path, http10, authority, forwarded_line)
+        # Queries vary too much (and may hold secrets).
+        if len(line) <= LINE_SIZE_MAX and b"?" not in target:
+            if len(self._starts) >= _STARTS_MAX:
+                self._starts.clear()
+            self._starts[line] = start
+        return start
+
+    def _learn_authority(self, authority: bytes) -> bool:
+        """Tell whether `authority` is well formed; remember it if so."""
+        if authority in self._authorities:
+            return True
+        if not is_authority(authority):
+            return False
+        if len(self._authorities) >= _AUTHORITIES_MAX:
+            self._authorities.clear()
+        self._authorities.add(authority)
+        return True
+
+    def _judge_unfit(
+        self,
+        data: bytes,
+        start: int,
+        end: int,
+        lines: list[bytes],
+        trusted: bool,  # noqa: FBT001
+    ) -> RequestHead | Refusal | None:
+        """Say what is wrong with a complete head that failed the first proof, or skip the empty lines before it."""
+        if not lines[0]:
+            # > RFC 9112 §2.2: a server SHOULD ignore at least one empty line (CRLF) received prior to the request-line.
+            begin = _skip_empty_lines(data, start)
+            if begin < 0:
+                return malformed("There are too many empty lines before the request line.")
+            return self.parse(data, begin, trusted)
+        judged = self._judge_start(lines[0])
+        if isinstance(judged, Refusal):
+            return judged
+        if end + 4 - start > self._head_limit:
+            return self._too_large()
+        if len(lines) > self._field_limit + 1:
+            return self._too_many()
+        return malformed("The head has a control character, or a line that does not end in CRLF.")
+
+    def _judge_unfinished(self, data: bytes, start: int) -> Refusal | None:
+        """Refuse a head whose end has not arrived as soon as something in it is certainly wrong.
+
+        Looks at the request line and at line ends only, with searches that run at memory speed: a head that arrives
+        byte by byte passes here once per byte.
+        """
+        begin = _skip_empty_lines(data, start)
+        if begin < 0:
+            return malformed("There are too many empty lines before the request line.")
+        size = len(data) - begin
+        if size == 0 or (size == 1 and data[begin] == 13):
+            return None
+        line_end = data.find(b"\r\n", begin, begin + self._head_limit)
+        if line_end < 0:
+            refusal = self._judge_unfinished_start(data, begin)
+            if refusal is not None:
+                return refusal
+        else:
+            line = data[begin:line_end]
+            if line not in self._starts:
+                judged = self._judge_start(line)
+                if isinstance(judged, Refusal):
+                    return judged
+        pairs = data.count(b"\r\n", begin)
+        if (
+            data.count(b"\n", begin) != pairs
+            or data.count(b"\r", begin) - (data[-1] == 13) != pairs
+            or data.find(b"\0", begin) >= 0
+        ):
+            return malformed("The head has a control character, or a line that does not end in CRLF.")
+        if size >= self._head_limit:
+            return self._too_large()
+        if pairs > self._field_limit + 1:
+            return self._too_many()
+        return None
+
+    def _judge_unfinished_start(self, data: bytes, begin: int) -> Refusal | None:
+        """Refuse the beginning of a request line that cannot become one."""
+        space = data.find(b" ", begin, begin + _METHOD_MAX + 1)
+        method = data[begin : space if space >= 0 else begin + _METHOD_MAX + 1]
+        if len(method) > _METHOD_MAX or not is_token(method):
+            return malformed(f"The method is not a token of at most {_METHOD_MAX} characters.")
+        if space >= 0 and len(data) - space - 1 > self._target_limit + len(b" HTTP/1.1\r"):
+            return Refusal(414, "target_too_long", f"The request target is longer than {self._target_limit} bytes.")
+        return None
+
+    def _too_large(self) -> Refusal:
+        return Refusal(431, "head_too_large", f"The head of the request is larger than {self._head_limit} bytes.")
+
+    def _too_many(self) -> Refusal:
+        return Refusal(431, "head_too_large", f"The request has more than {self._field_limit} fields.")
+
+
+def _skip_empty_lines(data: bytes, start: int) -> int:
+    """Return the index after the CRLFs at `start`, or -1 when there are too many."""
+    begin = start
+    while data.startswith(b"\r\n", begin):
+        begin += 2
+        if begin - start > 2 * _EMPTY_LINES_MAX:
+            return -1
+    return begin
+
+
+def _split_absolute(rest: bytes, method: bytes) -> tuple[bytes, bytes]:
+    """Split what follows `scheme://` into authority and origin-form target."""
+    cut = min((index for index in (rest.find(b"/"), rest.find(b"?")) if index >= 0), default=len(rest))
+    authority, target = rest[:cut], rest[cut:]
+    if not target:
+        # > RFC 9112 §3.2.4: an OPTIONS request with an absolute-form without path and query becomes OPTIONS * at the
+        # > last proxy.
+        return authority, b"*" if method == b"OPTIONS" else b"/"
+    return authority, target if target[:1] == b"/" else b"/" + target
+
+
+def _split_minted(value: bytes) -> tuple[bytes, bytes]:
+    """Take the minted cookie out of a Cookie value; return the rest (the same object if it was not there) and it."""
+    kept: list[bytes] = []
+    token = b""
+    pairs = value.split(b";")
+    for pair in pairs:
+        name, _, text = pair.partition(b"=")
+        if name.strip(OWS) != COOKIE_NAME:
+            kept.append(pair)
+        elif not token:
+            text = text.strip(OWS)
+            if len(text) == MINTED_SIZE and not text.translate(None, MINTED_BYTES):
+                token = text
+    if len(kept) == len(pairs):
+        return value, b""
+    return b";".join(kept).strip(OWS), token
+
+
+def _bad_line(line: bytes, lines: list[bytes]) -> Refusal:
+    """Say what is wrong with a field line whose name is not one."""
+    place = f"Field {lines.index(line)} of the head"
+    name, colon, _ = line.partition(b":")
+    if line[:1] in {b" ", b"\t"}:
+        # > RFC 9112 §5.2: a server that receives an obs-fold in a request MUST either reject the message (400) or
+        # > replace it; §2.2: whitespace between the start line and the first field is rejected.
+        return malformed(f"{place} begins with whitespace; folded fields are refused.")
+    if not colon:
+        return malformed(f"{place} has no colon.")
+    if name[-1:] in {b" ", b"\t"}:
+        # > RFC 9112 §5.1: A server MUST reject, with 400, any request that has whitespace between a field name and
+        # > colon.
+        return malformed(f"{place} has whitespace between its name and the colon.")
+    return malformed(f"{place} has a name that is not a token.")
+
+
+def _judge_rare(
+    head: RequestHead,
+    rare: list[tuple[int, bytes, bytes]],
+    options: Options | None,
+    edits: dict[bytes, bytes],
+    extra: list[bytes],
+    trusted: bool,  # noqa: FBT001
+) -> Refusal | None:
+    """Judge the fields that most requests do not have. `rare`: kind, line, value after the colon."""
+    coding: bytes | None = None
+    upgrades: list[bytes] = []
+    trailers_wanted = False
+    trailer_lines: list[bytes] = []
+    for kind, line, raw in rare:
+        value = raw.strip(OWS)
+        if kind == TRANSFER_ENCODING:
+            if coding is not None:
+                return malformed("The request has more than one Transfer-Encoding field.")
+            coding = value
+            edits[line] = b"Transfer-Encoding: chunked"
+            continue
+        if kind == TRAILER:
+            trailer_lines.append(line)
+            continue
+        if kind == TRUSTED_ONLY and trusted:
+            continue
+        edits[line] = b""
+        if kind == UPGRADE:
+            upgrades.append(value)
+        elif kind == TE:
+            trailers_wanted = trailers_wanted or b"trailers" in [
+                member.strip(OWS) for member in value.lower().split(b",")
+            ]
+        elif kind == EXPECT:
+            # > RFC 9110 §10.1.1: A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore
+            # > that expectation. Another expectation: MAY respond with 417.
+            if not head.http10:
+                for member in value.lower().split(b","):
+                    expectation = member.strip(OWS)
+                    if expectation == b"100-continue":
+                        head.expect = True
+                    elif expectation:
+                        return Refusal(417, "expectation", "The only expectation that can be met is 100-continue.")
+        elif kind == REQUEST_ID:
+            if not head.request_id and len(value) <= _REQUEST_ID_MAX and not value.translate(None, REQUEST_ID_BYTES):
+                head.request_id = value
+        elif trusted and value:
+            if kind == FORWARDED_FOR:
+                head.forwarded_for = head.forwarded_for + b", " + value if head.forwarded_for else value
+            elif kind == FORWARDED_PROTO:
+                head.forwarded_proto = head.forwarded_proto or value
+            elif kind == FORWARDED_HOST:
+                head.forwarded_host = head.forwarded_host or value
+    if coding is not None:
+        refusal = _judge_coding(coding, head)
+        if refusal is not None:
+            return refusal
+        head.length = CHUNKED
+    else:
+        head.length = max(head.length, 0)
+        for line in trailer_lines:
+            edits[line] = b""
+    if upgrades and options is not None and options.upgrade and not head.http10:
+        head.upgrade = _offered(b", ".join(upgrades))
+    if head.upgrade:
+        extra.append(b"Connection: upgrade, TE" if trailers_wanted else b"Connection: upgrade")
+        extra.append(b"Upgrade: " + head.upgrade)
+    elif trailers_wanted:
+        extra.append(b"Connection: TE")
+    if trailers_wanted:
+        extra.append(b"TE: trailers")
+    return None
+
+
+def _judge_coding(coding: bytes, head: RequestHead) -> Refusal | None:
+    """Judge the only Transfer-Encoding of a request; `head.length` is -2 when there is no Content-Length."""
+    if head.http10:
+        # > RFC 9112 §6.1: A server or client that receives an HTTP/1.0 message containing a Transfer-Encoding header
+        # > field MUST treat the message as if the framing is faulty.
+        return malformed("The request is HTTP/1.0 and has a Transfer-Encoding field.")
+    if head.length >= 0:
+        # > RFC 9112 §6.1: A server MAY reject a request that contains both Content-Length and Transfer-Encoding.
+        return malformed("The request has both a Content-Length and a Transfer-Encoding field.")
+    coding = coding.lower()
+    if coding == b"chunked":
+        return None
+    codings = [member.strip(OWS) for member in coding.split(b",")]
+    if codings[-1] == b"chunked" and codings.count(b"chunked") == 1 and all(map(is_token, codings)):
+        # > RFC 9112 §6.1: A server that receives a request message with a transfer coding it does not understand
+        # > SHOULD respond with 501.
+        return Refusal(501, "coding", "The only transfer coding understood here is chunked.")
+    # > RFC 9112 §6.3: If chunked is not the final encoding the server MUST respond with 400 and close the connection.
+    return malformed("The Transfer-Encoding of the request is not chunked.")
+
+
+def _offered(value: bytes) -> bytes:
+    """Return the protocols of an Upgrade value that may be forwarded (RFC 9110 §7.8), or b"".
+
+    `h2c` is not: the endpoint would answer in a protocol that nobody here can follow (RFC 9113 removed it).
+    """
+    kept: list[bytes] = []
+    for member in value.split(b","):
+        protocol = member.strip(OWS)
+        if not protocol or protocol.lower() == b"h2c":
+            continue
+        name, slash, version = protocol.partition(b"/")
+        if not is_token(name) or (slash and not is_token(version)):
+            return b""
+        kept.append(protocol)
+    return b", ".join(kept)
