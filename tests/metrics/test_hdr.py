@@ -59,7 +59,7 @@ def test_the_ranges_cover_everything_without_gap_or_overlap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("us", "at"),
+    "us, at",
     [(-1, 0), (0, 0), (hdr.HIGHEST_US + 1, hdr.OVERFLOW), (10**15, hdr.OVERFLOW), (255, 255), (256, 256), (258, 257)],
 )
 def test_index_at_the_edges(us: int, at: int) -> None:

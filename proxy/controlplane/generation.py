@@ -1,0 +1,75 @@
+"""One generation: a routing table with the shared memory that belongs to it.
+
+Its control segment is written by the supervisor, its counters segments by one worker each.
+"""
+
+from __future__ import annotations
+
+from proxy.ipc.layout import (
+    CONTROL_SEED,
+    CONTROL_WEIGHT,
+    EPOCH_SHIFT,
+    WEIGHT_MASK,
+    ControlLayout,
+    CountersLayout,
+    control_layout,
+    counters_layout,
+)
+from proxy.ipc.segment import Segment
+from proxy.routing.table import RoutingTable
+
+EPOCH_MASK = 0xFFFF_FFFF
+
+
+class Generation:
+    """Number, table and segments. `incarnations[service index]` numbers the lives of its stable and its new."""
+
+    __slots__ = (
+        "control",
+        "control_layout",
+        "counters",
+        "counters_layout",
+        "incarnations",
+        "number",
+        "service_index",
+        "table",
+    )
+
+    def __init__(self, number: int, table: RoutingTable, incarnations: tuple[tuple[int, int], ...]) -> None:
+        self.number = number
+        self.table = table
+        self.incarnations = incarnations
+        self.service_index = {service.name: index for index, service in enumerate(table.services)}
+        self.control_layout: ControlLayout = control_layout(table)
+        self.counters_layout: CountersLayout = counters_layout(table)
+        self.control = Segment.create(
+            f"control-{number}", self.control_layout.words, self.control_layout.hash, generation=number
+        )
+        self.counters: dict[int, Segment] = {}
+
+    def weight(self, index: int) -> int:
+        """Return the weight of `new` in force for the service at `index`, in 1/10,000."""
+        return self.control.words[self.control_layout.services[index] + CONTROL_WEIGHT] & WEIGHT_MASK
+
+    def store_weight(self, index: int, weight_bp: int, flags: int) -> None:
+        """Store weight and flags in one word; its epoch grows by 1."""
+        at = self.control_layout.services[index] + CONTROL_WEIGHT
+        words = self.control.words
+        epoch = ((words[at] >> EPOCH_SHIFT) + 1) & EPOCH_MASK
+        words[at] = weight_bp | flags | epoch << EPOCH_SHIFT
+
+    def store_seed(self, index: int, seed: int) -> None:
+        """Store the split's seed (64 bits)."""
+        self.control.words[self.control_layout.services[index] + CONTROL_SEED] = seed
+
+    def new_counters(self, slot: int) -> Segment:
+        """Make the region of the worker in `slot`."""
+        region = Segment.create(
+            f"counters-{self.number}-{slot}",
+            self.counters_layout.words,
+            self.counters_layout.hash,
+            slot=slot,
+            generation=self.number,
+        )
+        self.counters[slot] = region
+        return region

@@ -1,0 +1,185 @@
+"""Adding up what the workers' regions say, by name.
+
+A *region* is the counters segment of one worker in one generation. Its words are found by index in that generation's
+table; totals are kept by name (service, version, endpoint's URL) and latency threshold (µs), so that they go on
+growing when a worker dies, a generation ends or the config is reordered. The same `add` reads regions that are
+still written (for a snapshot) and regions that are not any more (to keep them for good).
+
+An *incarnation* is one life of a version: `new` labelled 2.3.0 and `new` labelled 2.4.0 are two. What is judged is
+kept apart per incarnation.
+
+Rules: gauges are taken from living regions only. Words are read as slices with `tolist()`: it unpacks each item of
+a "Q" view with an 8-byte `memcpy` of its own (CPython, Objects/memoryobject.c: tolist_base → unpack_single →
+UNPACK_SINGLE), which compilers make one load on x86-64 and aarch64, and an aligned 8-byte load is never torn there
+(Intel SDM volume 3A, "Guaranteed Atomic Operations"; Arm ARM B2.2.1, single-copy atomicity). `bytes(view)` and
+`view.tobytes()` are one `memcpy` over the whole region, which promises nothing about words: never use them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import add
+from typing import TypeVar
+
+from proxy.controlplane.generation import Generation
+from proxy.ipc import layout
+from proxy.ipc.segment import Segment
+from proxy.metrics.snapshot import Judged
+from proxy.routing.table import NEW, STABLE
+
+EARLIER = 0  # the incarnation that stands for all that are over; living ones count from 1
+
+_Key = TypeVar("_Key")
+
+# The words of a version that are read together: from the kinds of bad to the last latency class.
+_VERSION_FROM = layout.VERSION_BAD
+_VERSION_TO = layout.VERSION_TOTAL_HDR
+# Positions in that slice.
+BAD = layout.VERSION_BAD - _VERSION_FROM
+ASSIGNED = layout.VERSION_ASSIGNED - _VERSION_FROM
+RETRIES = layout.VERSION_RETRIES - _VERSION_FROM
+ENDED = layout.VERSION_ENDED - _VERSION_FROM
+RESCUED = layout.VERSION_RESCUED - _VERSION_FROM
+CLIENT_ERRORS = layout.VERSION_CLIENT_ERRORS - _VERSION_FROM
+OVERRIDES = layout.VERSION_OVERRIDES - _VERSION_FROM
+_GAUGES = layout.VERSION_GAUGES - _VERSION_FROM
+_IN_FLIGHT = layout.VERSION_IN_FLIGHT - _VERSION_FROM
+_OLDEST_US = layout.VERSION_OLDEST_US - _VERSION_FROM
+_LAST_DISPATCH_NS = layout.VERSION_LAST_DISPATCH_NS - _VERSION_FROM
+_SLOW = layout.VERSION_SLOW - _VERSION_FROM
+_WITHIN = layout.VERSION_ENDED_WITHIN - _VERSION_FROM
+_DIVERTED = layout.BAD_KINDS.index("diverted")
+
+_PROCESS_SMALL = layout.PROCESS_OVERHEAD_HDR
+_SERVICE_SMALL = layout.SERVICE_USER_HDR
+
+
+class VersionTotals:
+    """The counters of one incarnation of a version, and the gauges of its living regions."""
+
+    __slots__ = ("fast", "in_flight", "last_dispatch_ns", "oldest_us", "plain", "slow")
+
+    def __init__(self) -> None:
+        self.plain = [0] * _GAUGES
+        self.slow: dict[int, int] = {}  # threshold in µs → attempts that took longer
+        self.fast: dict[int, int] = {}  # threshold in µs → attempts that ended within it
+        self.in_flight = 0
+        self.oldest_us = 0
+        self.last_dispatch_ns = 0
+
+    def copy(self) -> VersionTotals:
+        """Return an independent copy."""
+        other = VersionTotals()
+        other.add(self)
+        return other
+
+    def add(self, other: VersionTotals) -> None:
+        """Add all of `other`."""
+        self.plain = list(map(add, self.plain, other.plain))
+        for us, count in other.slow.items():
+            self.slow[us] = self.slow.get(us, 0) + count
+        for us, count in other.fast.items():
+            self.fast[us] = self.fast.get(us, 0) + count
+        self.in_flight += other.in_flight
+        self.oldest_us = max(self.oldest_us, other.oldest_us)
+        self.last_dispatch_ns = max(self.last_dispatch_ns, other.last_dispatch_ns)
+
+    def add_words(self, words: list[int], thresholds_us: Sequence[int], *, alive: bool) -> None:
+        """Add a version's slice of one region."""
+        self.plain = list(map(add, self.plain, words))  # map ends with the shorter one: at the gauges
+        slow, fast = self.slow, self.fast
+        for us, slower, within in zip(thresholds_us, words[_SLOW:], accumulate(words[_WITHIN:]), strict=False):
+            slow[us] = slow.get(us, 0) + slower
+            fast[us] = fast.get(us, 0) + within
+        self.last_dispatch_ns = max(self.last_dispatch_ns, words[_LAST_DISPATCH_NS])
+        if alive:
+            self.in_flight += words[_IN_FLIGHT]
+            self.oldest_us = max(self.oldest_us, words[_OLDEST_US])
+
+    def judged(self, thresholds_us: Sequence[int]) -> Judged:
+        """Return what is judged, for these thresholds; one that no region knew yet is at 0."""
+        plain = self.plain
+        slow, fast = self.slow, self.fast
+        return Judged(
+            ended=plain[ENDED],
+            bad=sum(plain[BAD : BAD + len(layout.BAD_KINDS)]),
+            diverted=plain[BAD + _DIVERTED],
+            client_errors=plain[CLIENT_ERRORS],
+            slow=tuple([slow.get(us, 0) for us in thresholds_us]),
+            fast=tuple([fast.get(us, 0) for us in thresholds_us]),
+        )
+
+
+class Totals:
+    """Everything that is counted but the histograms and status codes (`proxy.controlplane.scales`), by name."""
+
+    __slots__ = ("endpoints", "process", "services", "versions")
+
+    def __init__(self) -> None:
+        self.process = [0] * _PROCESS_SMALL
+        self.services: dict[str, list[int]] = {}
+        # (service, version) → incarnation → totals
+        self.versions: dict[tuple[str, int], dict[int, VersionTotals]] = {}
+        # (service, version, url) → the endpoint block's words before its histogram, gauges of living regions
+        self.endpoints: dict[tuple[str, int, str], list[int]] = {}
+
+    def copy(self) -> Totals:
+        """Return an independent copy."""
+        other = Totals()
+        other.process = self.process
+        other.services = dict(self.services)
+        other.versions = {
+            name: {incarnation: totals.copy() for incarnation, totals in lives.items()}
+            for name, lives in self.versions.items()
+        }
+        other.endpoints = dict(self.endpoints)
+        return other
+
+    def add(self, generation: Generation, region: Segment, *, alive: bool = True) -> None:
+        """Add one region's counters, and its gauges when the worker that writes it is alive."""
+        words = region.words
+        places = generation.counters_layout
+        at = places.process
+        self.process = list(map(add, self.process, words[at : at + _PROCESS_SMALL].tolist()))
+        for index, service in enumerate(generation.table.services):
+            name = service.name
+            at = places.services[index]
+            _add_block(self.services, name, words[at : at + _SERVICE_SMALL].tolist())
+            for version in (STABLE, NEW):
+                lives = self.versions.setdefault((name, version), {})
+                incarnation = generation.incarnations[index][version]
+                totals = lives.get(incarnation)
+                if totals is None:
+                    totals = lives[incarnation] = VersionTotals()
+                at = places.versions[index][version]
+                block = words[at + _VERSION_FROM : at + _VERSION_TO].tolist()
+                totals.add_words(block, service.thresholds_us, alive=alive)
+                for endpoint, at in zip(
+                    service.version(version).endpoints, places.endpoints[index][version], strict=True
+                ):
+                    block = words[at : at + layout.ENDPOINT_HDR].tolist()
+                    if not alive:
+                        block[layout.ENDPOINT_GAUGES :] = [0] * (layout.ENDPOINT_HDR - layout.ENDPOINT_GAUGES)
+                    _add_block(self.endpoints, (name, version, endpoint.url), block)
+
+    def forget_gone(self, live: Sequence[Generation]) -> None:
+        """Keep this bounded: drop endpoints that no live generation names, join incarnations that are over."""
+        endpoints: set[tuple[str, int, str]] = set()
+        incarnations: set[int] = set()
+        for generation in live:
+            services = generation.table.services
+            endpoints.update(
+                (services[at].name, version, end.url) for at, version, _, end in generation.table.endpoints()
+            )
+            for pair in generation.incarnations:
+                incarnations.update(pair)
+        self.endpoints = {key: block for key, block in self.endpoints.items() if key in endpoints}
+        for lives in self.versions.values():
+            for incarnation in [number for number in lives if number not in incarnations and number != EARLIER]:
+                lives.setdefault(EARLIER, VersionTotals()).add(lives.pop(incarnation))
+
+
+def _add_block(into: dict[_Key, list[int]], key: _Key, block: list[int]) -> None:
+    have = into.get(key)
+    into[key] = block if have is None else list(map(add, have, block))
