@@ -1,0 +1,194 @@
+"""The state file: what is stored is read back, kill -9 loses no answer, and a bad file is refused and left alone."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.controlplane.store import CONFIG, REGISTERED, Change, Row, Store, from_row, to_row
+from proxy.errors import StateError
+from proxy.rollout.state import Expiry, ServiceState
+from proxy.routing.table import Endpoint, Version
+
+ROOT = Path(__file__).parents[2]
+ROW = Row("idle", 1000, 7, "", "salt", live_s=12.5, expires_in_s=60.0, back_bp=0, expiry_revision=7)
+V2 = Version("2", (Endpoint("http://127.0.0.1:9002", "127.0.0.1", 9002), Endpoint("unix:/x", "localhost", 80, "/x")))
+
+
+def event(seq, service="web"):
+    return {
+        "seq": seq,
+        "time": 1.5,
+        "service": service,
+        "type": "WeightsSet",
+        "actor": "ann",
+        "reason": "because",
+        "before": {"new": 0},
+        "after": {"new": 10},
+        "evidence": {},
+    }
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request, tmp_path):
+    store = Store.open(tmp_path / "state.db" if request.param == "file" else None)
+    yield store
+    store.close()
+
+
+def test_what_is_stored_is_read_back(store):
+    change = Change(
+        rows={"web": ROW},
+        versions={("web", CONFIG): Version("1"), ("web", REGISTERED): V2},
+        endpoints={("web", 1, "http://127.0.0.1:9002"): 2},
+        events=(event(4),),
+    )
+    store.save(change).result()
+    stored = store.load()
+    assert stored.rows == {"web": ROW}
+    assert stored.versions == {("web", CONFIG): Version("1"), ("web", REGISTERED): V2}
+    assert stored.endpoints == {("web", 1, "http://127.0.0.1:9002"): 2}
+    assert stored.last_seq == 4
+    store.save(Change(versions={("web", REGISTERED): None})).result()
+    assert store.load().versions == {("web", CONFIG): Version("1")}
+
+
+def test_events_come_in_pages_oldest_first(store):
+    store.save(Change(events=tuple(event(seq) for seq in range(1, 8)))).result()
+    assert [item["seq"] for item in store.events(2, 3)] == [3, 4, 5]
+    assert [item["seq"] for item in store.last_events(2)] == [6, 7]
+    assert store.events(6, 10) == [event(7)]
+
+
+def test_a_change_is_stored_as_a_whole_or_not_at_all(store):
+    store.save(Change(rows={"web": ROW})).result()
+    broken = Row("idle", 20_000, 8, "", "salt")
+    with pytest.raises(StateError):
+        store.save(Change(rows={"web": Row("idle", 1, 8, "", "salt"), "shop": broken}, events=(event(1),))).result()
+    assert store.load().rows == {"web": ROW}
+    assert store.load().last_seq == 0
+    store.save(Change(rows={"shop": ROW})).result()
+
+
+def test_states_become_rows_and_rows_states_in_whatever_time_it_is():
+    state = ServiceState(
+        weight_bp=1000, revision=7, salt="salt", has_new=True, expiry=Expiry(160.0, 0, 7), live_since=87.5
+    )
+    assert to_row(state, 100.0) == ROW
+    later = from_row(ROW, 5000.0, has_new=True)
+    assert later.expiry == Expiry(5060.0, 0, 7)
+    assert later.live_since == 4987.5
+    assert from_row(to_row(ServiceState(), 1.0), 9.0, has_new=False) == ServiceState()
+
+
+def test_a_full_disk_is_an_error_of_the_state_and_the_store_goes_on(tmp_path):
+    store = Store.open(tmp_path / "state.db")
+    pages = store._run(lambda: store._connection.execute("PRAGMA page_count").fetchone()[0]).result()
+    store._run(lambda: store._connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()).result()
+    big = {**event(1), "evidence": {"x": "y" * 100_000}}
+    with pytest.raises(StateError, match=r"state\.db"):
+        store.save(Change(rows={"web": ROW}, events=(big,))).result()
+    assert store.load().rows == {}
+    store.save(Change(rows={"web": ROW})).result()
+    store.close()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from proxy.controlplane.store import Change, Row, Store
+store = Store.open(Path(sys.argv[1]))
+for revision in range(1, int(sys.argv[2]) + 1):
+    store.save(Change(rows={"web": Row("idle", revision, revision, "", "salt")})).result()
+store.save(Change(rows={"web": Row("idle", 9999, 9999, "", "salt")}))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_answered_survives_kill_9(tmp_path):
+    path = tmp_path / "state.db"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), "5"], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    store = Store.open(path)
+    assert store.load().rows["web"].weight_bp in {5, 9999}
+    store.close()
+
+
+def refused(path):
+    before = path.read_bytes()
+    with pytest.raises(StateError) as error:
+        Store.open(path)
+    assert error.value.exit_code == 5
+    assert str(path) in str(error.value)
+    assert path.read_bytes() == before
+    return str(error.value)
+
+
+def made(path, *, rows=0):
+    store = Store.open(path)
+    store.save(Change(rows={f"service-{number}": ROW for number in range(rows)})).result()
+    store.close()
+    return path
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 8192, b"SQLite format 3\0" + b"x" * 5000])
+def test_what_is_no_database_is_refused_and_left_as_it_is(tmp_path, content):
+    path = tmp_path / "state.db"
+    path.write_bytes(content)
+    refused(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.db"]
+
+
+def test_a_damaged_page_is_found_at_start(tmp_path):
+    path = made(tmp_path / "state.db", rows=2000)
+    raw = bytearray(path.read_bytes())
+    raw[4096 * 3 : 4096 * 20] = os.urandom(4096 * 17)
+    path.write_bytes(raw)
+    assert "damaged" in refused(path)
+
+
+def test_a_file_cut_in_half_is_refused(tmp_path):
+    path = made(tmp_path / "state.db", rows=2000)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) // 2])
+    assert "damaged" in refused(path)
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    path = made(tmp_path / "state.db")
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE meta SET value = '2'")
+    connection.close()
+    assert "schema 2" in refused(path)
+
+
+def test_another_programs_database_is_refused(tmp_path):
+    path = tmp_path / "state.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE services (name TEXT)")
+    connection.close()
+    assert "another program" in refused(path)
+
+
+def test_a_missing_file_whose_log_is_there_is_refused(tmp_path):
+    path = tmp_path / "state.db"
+    (tmp_path / "state.db-wal").write_bytes(b"what was not yet in the file")
+    with pytest.raises(StateError, match="log"):
+        Store.open(path)
+    assert not path.exists()
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_of_the_state(tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(StateError, match="file"):
+        Store.open(tmp_path / "file" / "state.db")
+
+
+def test_a_crash_while_the_file_is_made_leaves_a_draft_that_is_no_obstacle(tmp_path):
+    (tmp_path / "state.db.new").write_bytes(b"half a da")
+    made(tmp_path / "state.db")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.db"]
