@@ -1,0 +1,124 @@
+"""The `tidegate` command: the verbs, found when they are called, and one way out for every error.
+
+A verb's module is imported only when that verb runs (or when help lists them all), so that `tidegate version` and
+`tidegate status` do not wait for aiohttp, pydantic or yaml. An error is one sentence with its cure on stderr and an
+exit code of INTERFACE §3; a traceback is shown only with TIDEGATE_DEBUG=1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from proxy import __version__
+from proxy.errors import ConfigError, TidegateError
+
+VERBS = {
+    "run": "proxy.cli.run:run",
+    "demo": "proxy.cli.demo:demo",
+    "check": "proxy.cli.check:check",
+    "status": "proxy.cli.status:status",
+    "weights": "proxy.cli.steer:weights",
+    "rollback": "proxy.cli.steer:rollback",
+    "explain": "proxy.cli.look:explain",
+    "events": "proxy.cli.look:events",
+    "healthcheck": "proxy.cli.look:healthcheck",
+    "version": "proxy.cli.version:version",
+}
+INTERRUPTED = 130
+
+
+class LazyGroup(TyperGroup):
+    """A group of `VERBS` whose modules are imported on demand."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # noqa: ARG002
+        """Return all verbs in the order of the table."""
+        return list(VERBS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]  # noqa: ARG002
+        """Return the verb's command; `None` if there is no such verb."""
+        if cmd_name in VERBS and cmd_name not in self.commands:
+            module, _, name = VERBS[cmd_name].partition(":")
+            self.commands[cmd_name] = _command(cmd_name, getattr(import_module(module), name))
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
+        """Return the command that `args` name; all are loaded if there is none, to suggest one."""
+        if args[0] not in VERBS:
+            for name in VERBS:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run the verb; turn our own errors into a sentence and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except TidegateError as error:
+            _explain(error)
+            raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:  # whoever read our output is gone, as in `tidegate events | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _command(name: str, target: Any) -> Any:
+    if not isinstance(target, typer.Typer):
+        function, target = target, typer.Typer(add_completion=False, rich_markup_mode=None)
+        target.command(name)(function)
+    command = typer.main.get_command(target)
+    command.name = name
+    return command
+
+
+def _explain(error: TidegateError) -> None:
+    if isinstance(error, ConfigError):
+        count = len(error.problems)
+        typer.echo(str(error), err=True)
+        typer.echo(f"tidegate: {count} problem{'' if count == 1 else 's'}; nothing was started", err=True)
+    else:
+        typer.echo(f"tidegate: {error}", err=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tidegate {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="tidegate",
+    help="A reverse proxy that splits traffic between two versions, measures both, and shuts by itself.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Split traffic between two versions, measure both, and shut by itself."""
+
+
+def main() -> None:
+    """Run the command line; never show a traceback unless TIDEGATE_DEBUG is set."""
+    try:
+        app(prog_name="tidegate")
+    except Exception as error:
+        if os.environ.get("TIDEGATE_DEBUG"):
+            raise
+        what = f"{type(error).__name__}: {error}".strip(": ")
+        typer.echo(f"tidegate: unexpected error: {what} (TIDEGATE_DEBUG=1 shows where it came from)", err=True)
+        sys.exit(1)

@@ -1,0 +1,41 @@
+"""`tidegate check`: every mistake of a config at once, with its place and cure."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proxy.cli.options import Format, Output
+from proxy.errors import ConfigError
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The config.", show_default=False)],
+    output: Output = Format.TEXT,
+) -> None:
+    """Say everything that is wrong with a config, as FILE:LINE:COLUMN: key: message (exit code 2), or ok."""
+    from proxy.config.compile import compile_file
+
+    try:
+        notes, problems = compile_file(file, os.environ).notes, []
+    except ConfigError as error:
+        notes, problems = (), error.problems
+    if output is Format.JSON:
+        errors = [
+            {"key": item.key, "message": item.message, "file": item.file, "line": item.line, "column": item.column}
+            for item in problems
+        ]
+        typer.echo(json.dumps({"valid": not problems, "notes": list(notes), "errors": errors}))
+    elif problems:
+        for problem in problems:
+            typer.echo(str(problem))
+    else:
+        typer.echo("ok")
+        for note in notes:
+            typer.echo(f"  {note}")
+    if problems:
+        raise typer.Exit(ConfigError.exit_code)

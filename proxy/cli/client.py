@@ -1,0 +1,208 @@
+"""The admin API from the command line: http.client over TCP, TLS or a unix socket.
+
+A refusal of the API becomes an error with its sentence, its fields and an exit code: what the caller said wrongly
+is usage (2), everything else failed (1). The token comes from `--token-file` or TIDEGATE_ADMIN_TOKEN and is shown
+nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from proxy.errors import TidegateError
+
+TIMEOUT_S = 10.0
+STREAM_SILENCE_S = 45.0  # three missed heartbeats
+Query = Mapping[str, Any] | Sequence[tuple[str, str]]
+
+
+class UsageError(TidegateError):
+    """What was asked for is not possible as it was said."""
+
+    exit_code = 2
+
+
+class Unreachable(TidegateError):
+    """No admin API answers there."""
+
+
+class ApiError(TidegateError):
+    """The admin API refused. `status` is the HTTP status, `title` its stable word."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any], where: str) -> None:
+        errors = problem.get("errors") or []
+        fields = "; ".join(_field(error) for error in errors)
+        what = problem.get("detail") or problem.get("title") or f"HTTP {status}"
+        super().__init__(f"{what}: {fields}" if fields else what, where=where if status in {502, 503, 504} else "")
+        self.status = status
+        self.title = problem.get("title", "")
+        self.exit_code = 2 if status in {400, 404, 413, 415} else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful answer."""
+
+    status: int
+    value: Any
+    etag: str
+
+
+class Client:
+    """Calls to one admin API. `timeout_s` bounds each wait for the network."""
+
+    def __init__(self, admin: str, token: str = "", *, timeout_s: float = TIMEOUT_S) -> None:
+        self.admin = admin
+        self._token = token
+        self._timeout_s = timeout_s
+        self._parse(admin)
+
+    def get(self, path: str, query: Query = ()) -> Any:
+        """Return the object that GET gives."""
+        return self.call("GET", path, query).value
+
+    def call(
+        self, method: str, path: str, query: Query = (), body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Return the answer to one call; raise `ApiError` or `Unreachable`."""
+        with closing(self._connect(self._timeout_s)) as connection:
+            response = self._send(connection, method, path, query, body, headers or {})
+            return self._answer(response)
+
+    def stream(self, path: str, query: Query = ()) -> Iterator[dict[str, Any]]:
+        """Yield the objects of a stream of server-sent events until it ends."""
+        with closing(self._connect(STREAM_SILENCE_S)) as connection:
+            response = self._send(connection, "GET", path, query, None, {"Accept": "text/event-stream"})
+            if response.status != 200:
+                self._answer(response)
+            try:
+                while line := response.readline():
+                    if line.startswith(b"data: "):
+                        yield json.loads(line[6:])
+            except (OSError, HTTPException, ValueError):
+                return
+
+    def service(self, name: str | None) -> str:
+        """Return the path of the service `name`, or of the only one."""
+        if name is None:
+            names = list(self.get("/api/v1/status")["services"])
+            if len(names) != 1:
+                raise UsageError(f"there are {len(names)} services: {', '.join(names)}", cure="name one with --service")
+            name = names[0]
+        return f"/api/v1/services/{quote(name, safe='')}"
+
+    def _send(
+        self, connection: HTTPConnection, method: str, path: str, query: Query, body: Any, headers: Mapping[str, str]
+    ) -> HTTPResponse:
+        pairs = [(key, str(value)) for key, value in (query.items() if isinstance(query, Mapping) else query)]
+        fields: dict[str, str | bytes] = dict(headers)
+        if self._token:
+            fields["Authorization"] = b"Bearer " + self._token.encode("utf-8", "surrogateescape")
+        raw = None
+        if body is not None:
+            raw = json.dumps(body).encode()
+            fields["Content-Type"] = "application/json"
+        try:
+            connection.request(method, f"{path}?{urlencode(pairs)}" if pairs else path, raw, fields)
+            return connection.getresponse()
+        except (OSError, HTTPException) as error:
+            raise self._unreachable(error) from None
+
+    def _answer(self, response: HTTPResponse) -> Answer:
+        try:
+            raw = response.read()
+        except (OSError, HTTPException) as error:
+            raise self._unreachable(error) from None
+        is_json = "json" in response.headers.get("Content-Type", "")
+        try:
+            value = json.loads(raw) if is_json else raw.decode("utf-8", "replace")
+        except ValueError:
+            raise Unreachable("the answer is no JSON", where=self.admin, cure="is this the admin API?") from None
+        if response.status >= 400:
+            raise ApiError(response.status, value if isinstance(value, dict) else {}, self.admin)
+        return Answer(response.status, value, response.headers.get("ETag", ""))
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        if isinstance(error, TimeoutError):
+            why = "no answer in time"
+        elif isinstance(error, socket.gaierror):
+            why = "the name is not known"
+        else:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Unreachable(
+            f"the admin API cannot be reached: {why.lower()}",
+            where=self.admin,
+            cure="is tidegate running there? say where with --admin or TIDEGATE_ADMIN",
+        )
+
+    def _connect(self, timeout_s: float) -> HTTPConnection:
+        scheme, host, port = self._parse(self.admin)
+        if scheme == "unix":
+            return _UnixConnection(host, timeout=timeout_s)
+        if scheme == "https":
+            from http.client import HTTPSConnection
+
+            return HTTPSConnection(host, port, timeout=timeout_s)
+        return HTTPConnection(host, port, timeout=timeout_s)
+
+    @staticmethod
+    def _parse(admin: str) -> tuple[str, str, int | None]:
+        cure = "write http://HOST:PORT or unix:/path"
+        if admin.startswith("unix:"):
+            path = admin.removeprefix("unix:")
+            if not path.startswith("/"):
+                raise UsageError("the socket of --admin has no absolute path", cure=cure)
+            return "unix", "/" + path.lstrip("/"), None
+        try:
+            parts = urlsplit(admin if "://" in admin else f"http://{admin}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise UsageError("the value of --admin is no address", cure=cure) from None
+        if parts.scheme not in {"http", "https"} or not host or parts.username or parts.path.strip("/") or parts.query:
+            raise UsageError("the value of --admin is no address of an admin API", cure=cure)
+        return parts.scheme, host, port
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: str, *, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def connect(admin: str, token_file: Path | None, *, timeout_s: float = TIMEOUT_S) -> Client:
+    """Return a client for the shared options."""
+    return Client(admin, _token(token_file), timeout_s=timeout_s)
+
+
+def _token(token_file: Path | None) -> str:
+    if token_file is None:
+        where, token = "TIDEGATE_ADMIN_TOKEN", os.environ.get("TIDEGATE_ADMIN_TOKEN", "").strip()
+    else:
+        try:
+            where, token = str(token_file), token_file.read_text("utf-8", "surrogateescape").strip()
+        except OSError as error:
+            why = (error.strerror or "unreadable").lower()
+            raise UsageError(f"the token file cannot be read: {why}", where=str(token_file)) from None
+    if len(token.split()) > 1 or (token_file is not None and not token):
+        raise UsageError("there is not one token in it", where=where)
+    return token
+
+
+def _field(error: Mapping[str, Any]) -> str:
+    place = f"{error['file']}:{error['line']}:{error['column']}: " if error.get("line") else ""
+    key = error.get("key", "")
+    return f"{place}{key}: {error.get('message', '')}" if key else f"{place}{error.get('message', '')}"

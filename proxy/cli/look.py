@@ -1,0 +1,119 @@
+"""`tidegate explain`, `events` and `healthcheck`: the verbs that only look."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from proxy.cli import text
+from proxy.cli.client import ApiError, Client, Unreachable, connect
+from proxy.cli.options import DEFAULT_ADMIN, Admin, Format, Output, ServiceName, TokenFile, checked
+from proxy.cli.status import line
+from proxy.config.units import parse_duration
+
+PAGE = 1000
+PATIENCE_S = 60.0
+RETRY_S = 1.0
+
+
+def explain(
+    cookie: Annotated[list[str] | None, typer.Option("--cookie", metavar="NAME=VALUE", help="A cookie.")] = None,
+    header: Annotated[list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="A header.")] = None,
+    client_ip: Annotated[str | None, typer.Option("--client-ip", help="The client's address.")] = None,
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Say which version a request gets, and which key decided."""
+    query = [("cookie", pair) for pair in cookie or []] + [("header", pair) for pair in header or []]
+    query += [("client_ip", client_ip)] if client_ip else []
+    query += [("service", service)] if service else []
+    found = connect(admin, token_file).get("/api/v1/explain", query)
+    if output is Format.JSON:
+        typer.echo(json.dumps(found))
+        return
+    typer.echo(f"{found['service']}: goes to {found['version']} ({found['reason']})")
+    if found.get("bucket") is not None:
+        weight = text.number(found["weight"], 2, "%")
+        typer.echo(f"  bucket {found['bucket']} of 10000 of key {text.printable(found['key'])}; new has {weight}")
+    typer.echo(f"  key from: {text.printable(found['key_from'])}")
+
+
+def events(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    since: Annotated[int, typer.Option("--since", min=0, help="Only events after this number.")] = 0,
+    last: Annotated[int | None, typer.Option("--last", "-n", min=1, help="Only so many, the last ones.")] = None,
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Show the journal: who or what changed what, when and why."""
+    client = connect(admin, token_file)
+    stored = deque(_stored(client, since), maxlen=last)
+    shown = [event for event in stored if service is None or event.get("service") == service]
+    if output is Format.JSON and not follow:
+        typer.echo(json.dumps({"events": shown}))
+        return
+    for event in shown:
+        _print(event, output)
+    if follow:
+        reached = stored[-1]["seq"] if stored else since
+        for event in _coming(client, reached):
+            if service is None or event.get("service") == service:
+                _print(event, output)
+
+
+def healthcheck(
+    admin: Admin = DEFAULT_ADMIN,
+    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait for the answer.")] = "3s",
+    output: Output = Format.TEXT,
+) -> None:
+    """Say whether traffic should come here (exit code 0) or not (1)."""
+    client = connect(admin, None, timeout_s=checked(parse_duration, timeout, "--timeout"))
+    try:
+        client.get("/readyz")
+    except ApiError as error:
+        if error.status != 503:
+            raise
+        typer.echo(json.dumps({"ready": False}) if output is Format.JSON else "not ready")
+        raise typer.Exit(1) from None
+    typer.echo(json.dumps({"ready": True}) if output is Format.JSON else "ready")
+
+
+def _stored(client: Client, since: int) -> Iterator[dict[str, Any]]:
+    while True:
+        page = client.get("/api/v1/events", {"since": since, "limit": PAGE})["events"]
+        yield from page
+        if len(page) < PAGE:
+            return
+        since = page[-1]["seq"]
+
+
+def _coming(client: Client, since: int) -> Iterator[dict[str, Any]]:
+    """Yield events as they come; after a lost connection go on where it was, for a minute of trying."""
+    lost = 0.0
+    while True:
+        try:
+            for event in client.stream("/api/v1/events", {"since": since, "follow": "true"}):
+                lost = 0.0
+                since = event["seq"]
+                yield event
+        except Unreachable:
+            if lost and time.monotonic() - lost > PATIENCE_S:
+                raise
+        except ApiError as error:
+            if error.status < 500:
+                raise
+        lost = lost or time.monotonic()
+        time.sleep(RETRY_S)
+
+
+def _print(event: dict[str, Any], output: Format) -> None:
+    typer.echo(json.dumps(event) if output is Format.JSON else line(event))

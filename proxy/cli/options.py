@@ -1,0 +1,40 @@
+"""Options that several verbs share, and what their values mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+Value = TypeVar("Value")
+
+
+class Format(StrEnum):
+    """How a verb prints: for people, or the API's object unchanged."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+Output = Annotated[Format, typer.Option("--output", "-o", help="text, or json: the API's object unchanged.")]
+Admin = Annotated[
+    str,
+    typer.Option("--admin", envvar="TIDEGATE_ADMIN", help="The admin API: http://HOST:PORT or unix:/path."),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="A file with the admin token; or the token itself in TIDEGATE_ADMIN_TOKEN."),
+]
+ServiceName = Annotated[str | None, typer.Option("--service", help="Which service, where there are several.")]
+DEFAULT_ADMIN = "http://127.0.0.1:9900"
+
+
+def checked(parse: Callable[[str], Value], text: str, hint: str) -> Value:
+    """Return `parse(text)`; its `ValueError` becomes a usage error about `hint` (exit code 2)."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} {error}", param_hint=hint) from None

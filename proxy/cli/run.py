@@ -1,0 +1,69 @@
+"""`tidegate run`: start the proxy from a config file, or from flags with no file at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from proxy.cli.client import UsageError
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def run(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="The config file.", show_default=False)] = None,
+    stable: Annotated[list[str] | None, typer.Option("--stable", metavar="URL", help="An endpoint of stable.")] = None,
+    new: Annotated[list[str] | None, typer.Option("--new", metavar="URL", help="An endpoint of new.")] = None,
+    weight: Annotated[str | None, typer.Option("--weight", help="The weight of new [10%].")] = None,
+    sticky: Annotated[
+        str | None, typer.Option("--sticky", help="cookie:NAME, header:NAME, client_ip or none [cookie:session].")
+    ] = None,
+    p99: Annotated[str | None, typer.Option("--p99", help="The limit on the 99th percentile [200ms].")] = None,
+    error_rate: Annotated[str | None, typer.Option("--error-rate", help="The limit on the error rate [1%].")] = None,
+    listen: Annotated[str | None, typer.Option("--listen", help="Where clients come in [0.0.0.0:8080].")] = None,
+    admin_listen: Annotated[
+        str | None, typer.Option("--admin-listen", help="Where the admin API is [127.0.0.1:9900].")
+    ] = None,
+    state: Annotated[Path | None, typer.Option("--state", help="Where to store; without, in memory only.")] = None,
+) -> None:
+    """Start the proxy. TERM and INT drain it, HUP reads the config file again."""
+    flags: dict[str, Any] = {
+        "stable": stable,
+        "new": new,
+        "weight": weight,
+        "sticky": sticky,
+        "p99": p99,
+        "error_rate": error_rate,
+        "listen": listen,
+        "admin_listen": admin_listen,
+        "state": state,
+    }
+    given = {name: value for name, value in flags.items() if value is not None and value != []}
+    if config is not None and given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise UsageError(f"--config and {names} exclude each other", cure="put it into the file")
+    if config is None and not stable:
+        raise UsageError("nothing to run", cure="give --config FILE, or --stable URL")
+    from proxy.config.compile import compile_file, compile_flags
+
+    if config is not None:
+        compiled = compile_file(config, os.environ)
+    else:
+        compiled, equivalent = compile_flags(**given)
+        typer.echo(f"# the same as a config file:\n{equivalent.rstrip()}\n")
+    for note in compiled.notes:
+        typer.echo(f"note: {note}")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT)
+    from proxy.controlplane.supervisor import run as supervise
+
+    raise typer.Exit(supervise(compiled, announce=_announce))
+
+
+def _announce(line: str) -> None:
+    typer.echo(line)
+    sys.stdout.flush()

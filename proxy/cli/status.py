@@ -1,0 +1,212 @@
+"""`tidegate status`: what is going on, once, as it changes, or until it is settled."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+
+from proxy.cli import text
+from proxy.cli.client import ApiError, Client, Unreachable, UsageError, connect
+from proxy.cli.options import DEFAULT_ADMIN, Admin, Format, Output, ServiceName, TokenFile, checked
+from proxy.config.units import parse_duration
+
+WATCH_S = 1.0
+POLL_S = 0.5
+ROLLED_BACK = 3
+TIMED_OUT = 4
+SETTLED = frozenset({"idle", "completed"})
+CLEAR = "\x1b[H\x1b[2J"
+
+
+def status(
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Output = Format.TEXT,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second, until Ctrl-C.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until tidegate answers and no rollout is under way; 3 = rolled back.")
+    ] = False,
+    timeout: Annotated[str, typer.Option("--timeout", help="With --wait: how long; then exit code 4.")] = "10m",
+) -> None:
+    """Say what every version gets and does, and what the limits say."""
+    client = connect(admin, token_file)
+    if watch and wait:
+        raise UsageError("--watch and --wait exclude each other")
+    if watch:
+        _watch(client, service, output)
+    elif wait:
+        _wait(client, service, output, checked(parse_duration, timeout, "--timeout"))
+    else:
+        _print(_get(client, service), service, output)
+
+
+def _get(client: Client, service: str | None) -> dict[str, Any]:
+    status: dict[str, Any] = client.get("/api/v1/status")
+    if service is not None and service not in status["services"]:
+        names = ", ".join(status["services"]) or "none"
+        raise UsageError(f"there is no service {service!r}", cure=f"there are: {names}")
+    return status
+
+
+def _print(status: dict[str, Any], service: str | None, output: Format) -> None:
+    if output is Format.JSON:
+        typer.echo(json.dumps(status if service is None else status["services"][service]))
+    else:
+        typer.echo("\n".join(render(status, service)))
+
+
+def _watch(client: Client, service: str | None, output: Format) -> None:
+    while True:
+        status = _get(client, service)
+        if output is Format.TEXT:
+            typer.echo(CLEAR if text.coloured() else "", nl=False)
+        _print(status, service, output)
+        time.sleep(WATCH_S)
+
+
+def _wait(client: Client, service: str | None, output: Format, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    waiting_for = "an answer"
+    while True:
+        try:
+            status = _get(client, service)
+        except Unreachable:
+            waiting_for = f"an answer from {client.admin}"
+        except ApiError as error:
+            if error.status < 500:
+                raise
+            waiting_for = str(error)
+        else:
+            phases = {name: item["phase"] for name, item in status["services"].items() if service in {None, name}}
+            if "rolled_back" in phases.values():
+                _print(status, service, output)
+                raise typer.Exit(ROLLED_BACK)
+            unsettled = [name for name, phase in phases.items() if phase not in SETTLED]
+            if not unsettled:
+                _print(status, service, output)
+                return
+            waiting_for = ", ".join(f"{name} ({phases[name]})" for name in unsettled)
+        if time.monotonic() + POLL_S > deadline:
+            typer.echo(f"tidegate: timed out after {text.duration(timeout_s)} waiting for {waiting_for}", err=True)
+            raise typer.Exit(TIMED_OUT)
+        time.sleep(POLL_S)
+
+
+def render(status: dict[str, Any], service: str | None = None) -> list[str]:
+    """Return the lines that show a status object."""
+    workers = status["workers"]
+    states = sorted({worker["state"] for worker in workers})
+    counted = ", ".join(f"{sum(worker['state'] == state for worker in workers)} {state}" for state in states)
+    lines = [f"tidegate {status['version']}, up {text.duration(status['uptime_s'])}, workers: {counted or 'none'}"]
+    for name, item in status["services"].items():
+        if service in {None, name}:
+            lines += ["", *_service(name, item)]
+    return lines
+
+
+def _service(name: str, item: dict[str, Any]) -> list[str]:
+    weights = item["weights"]
+    reason = f" ({item['reason']})" if item.get("reason") else ""
+    head = f"{name}: {text.word(item['phase'])}{reason}, revision {weights['revision']}"
+    if weights.get("expires_in_s") is not None:
+        head += f", this weight ends in {text.duration(weights['expires_in_s'])}"
+    return [head, *_stage(item.get("stage")), *_versions(item), *_endpoints(item), *_limits(item), *_last(item)]
+
+
+def _stage(stage: dict[str, Any] | None) -> list[str]:
+    if stage is None:
+        return []
+    held = f"{text.duration(stage['elapsed_s'])} of {text.duration(stage['hold_s'])}"
+    return [
+        f"  stage {stage['index'] + 1} of {stage['of']}: {stage['name']}, {text.number(stage['weight'], 2)}%, {held}"
+    ]
+
+
+def _versions(item: dict[str, Any]) -> list[str]:
+    rows = [["VERSION", "LABEL", "WEIGHT", "REQUESTS", "BAD", "IN FLIGHT", "RATE/S", "ERRORS", "P50", "P99", "WINDOW"]]
+    for version in ("stable", "new"):
+        counts = item["versions"].get(version)
+        if not counts:
+            continue
+        window = counts.get("window") or {}
+        seconds, requests = window.get("seconds"), window.get("requests")
+        rows.append(
+            [
+                version,
+                text.printable(counts.get("label") or "-"),
+                text.number(item["weights"].get(version), 2, "%"),
+                text.number(counts.get("requests"), 0),
+                text.number(counts.get("bad"), 0),
+                text.number(counts.get("in_flight"), 0),
+                text.number(requests / seconds if seconds and requests is not None else None),
+                text.percent(window.get("error_rate")),
+                text.number(window.get("p50_ms"), 1, "ms"),
+                text.number(window.get("p99_ms"), 1, "ms"),
+                text.duration(seconds),
+            ]
+        )
+    return text.table(rows, right=frozenset(range(2, 11)))
+
+
+def _endpoints(item: dict[str, Any]) -> list[str]:
+    rows = []
+    for version in ("stable", "new"):
+        for endpoint in (item["versions"].get(version) or {}).get("endpoints", []):
+            why = f"({text.printable(endpoint['why'])})" if endpoint.get("why") else ""
+            rows.append([version, endpoint["url"], endpoint["state"], why])
+    return text.table(rows) if rows else []
+
+
+def _limits(item: dict[str, Any]) -> list[str]:
+    rows = []
+    for limit in item.get("limits", []):
+        bound = f"<= {_value(limit, limit['max'])}" if limit.get("max") is not None else ""
+        if limit.get("min") is not None:
+            bound = f">= {_value(limit, limit['min'])}"
+        needed = limit.get("needed")
+        rows.append(
+            [
+                limit["verdict"],
+                f"{limit['metric']} of {limit['version']} {bound}",
+                f"is {_value(limit, limit.get('value'))}",
+                f"over {text.number(limit.get('samples'), 0)} requests",
+                f"needs {text.number(needed, 0)} more" if needed else "",
+                f"-> {limit['action']}" + (" (dry run)" if limit.get("dry_run") else ""),
+            ]
+        )
+    return text.table(rows) if rows else []
+
+
+def _value(limit: dict[str, Any], value: Any) -> str:
+    if limit.get("unit") == "ratio":
+        return text.percent(value)
+    unit = limit.get("unit") or ""
+    return text.number(value, 2, unit if unit == "ms" else f" {unit}".rstrip())
+
+
+def _last(item: dict[str, Any]) -> list[str]:
+    event = item.get("last_event")
+    return [f"  last: {line(event)}"] if event else []
+
+
+def line(event: dict[str, Any]) -> str:
+    """Return one event as one line."""
+    parts = [text.moment(event["time"]), event.get("service") or "-", event["type"]]
+    if event.get("actor"):
+        parts.append(f"by {event['actor']}")
+    if change := _change(event.get("before"), event.get("after")):
+        parts.append(change)
+    if event.get("reason"):
+        parts.append(f"({event['reason']})")
+    return text.printable(" ".join(str(part) for part in parts))
+
+
+def _change(before: Any, after: Any) -> str:
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return f"{before} -> {after}" if after is not None and after != before else ""
+    changed = [key for key in after if after[key] != before.get(key) and not isinstance(after[key], dict | list)]
+    return ", ".join(f"{key} {before.get(key)} -> {after[key]}" for key in changed)

@@ -1,0 +1,109 @@
+"""`tidegate weights` and `tidegate rollback`: the verbs that move traffic."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from proxy.cli import text
+from proxy.cli.client import connect
+from proxy.cli.options import DEFAULT_ADMIN, Admin, Format, Output, ServiceName, TokenFile, checked
+from proxy.config.units import parse_duration, parse_weight
+
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the journal.")]
+
+weights = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    invoke_without_command=True,
+    help="Show the weights, or set that of new: `tidegate weights set 25%`.",
+)
+
+
+@weights.callback()
+def show(
+    ctx: typer.Context,
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Show the weights, or set that of new: `tidegate weights set 25%`."""
+    ctx.obj = {"admin": admin, "token_file": token_file, "service": service, "output": output}
+    if ctx.invoked_subcommand is None:
+        client = connect(admin, token_file)
+        _print(client.get(f"{client.service(service)}/weights"), output)
+
+
+@weights.command("set")
+def set_(
+    ctx: typer.Context,
+    new: Annotated[str, typer.Argument(metavar="PERCENT", help="The weight of new, such as 25% or 0.5%.")],
+    reason: Reason = "",
+    ttl: Annotated[str | None, typer.Option("--ttl", help="Take it back after so long, such as 30m.")] = None,
+    if_match: Annotated[int | None, typer.Option("--if-match", help="Only if this is the revision now.")] = None,
+    take_over: Annotated[bool, typer.Option("--take-over", help="Pause a rollout that is progressing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say who would move, change nothing.")] = False,
+    admin: Annotated[str | None, typer.Option("--admin", help="The admin API.", show_default=False)] = None,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Annotated[Format | None, typer.Option("--output", "-o", help="text or json.")] = None,
+) -> None:
+    """Set the weight of new; stable gets the rest."""
+    given = ctx.obj
+    percent = checked(parse_weight, new, "PERCENT") / 100
+    if ttl is not None:
+        checked(parse_duration, ttl, "--ttl")
+    client = connect(admin or given["admin"], token_file or given["token_file"])
+    body: dict[str, Any] = {"new": percent}
+    body |= {"reason": reason} if reason else {}
+    body |= {"ttl": ttl} if ttl else {}
+    query = [(name, "true") for name, wanted in (("dry_run", dry_run), ("take_over", take_over)) if wanted]
+    headers = {} if if_match is None else {"If-Match": f'"{if_match}"'}
+    path = f"{client.service(service or given['service'])}/weights"
+    _print(client.call("PUT", path, query, body, headers).value, output or given["output"], dry_run=dry_run)
+
+
+def rollback(
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    reason: Reason = "",
+    output: Output = Format.TEXT,
+) -> None:
+    """Send everything to stable, now and in every phase."""
+    client = connect(admin, token_file)
+    path = f"{client.service(service)}/rollback"
+    item = client.call("POST", path, body={"reason": reason} if reason else None).value
+    if output is Format.JSON:
+        typer.echo(json.dumps(item))
+    else:
+        name = path.split("/")[4]
+        typer.echo(f"{name}: all weight is on stable, revision {item['weights']['revision']}")
+    _warn(item)
+
+
+def _print(item: dict[str, Any], output: Format, *, dry_run: bool = False) -> None:
+    if output is Format.JSON:
+        typer.echo(json.dumps(item))
+    else:
+        shares = f"stable {text.number(item['stable'], 2)}%, new {text.number(item['new'], 2)}%"
+        would = "would be " if dry_run else ""
+        line = f"{item['service']}: {would}{shares}, revision {item['revision']}"
+        if item.get("expires_in_s") is not None:
+            line += f", for another {text.duration(item['expires_in_s'])}"
+        typer.echo(line)
+        if moves := item.get("moves"):
+            typer.echo(
+                f"  of {moves['of']:,} buckets {moves['to_new']:,} move to new, {moves['to_stable']:,} to stable"
+            )
+    _warn(item)
+
+
+def _warn(item: dict[str, Any]) -> None:
+    if item.get("durable") is False:
+        typer.echo("tidegate: done, but not stored: the state store failed (see the log of the supervisor)", err=True)
+    for warning in item.get("warnings") or []:
+        typer.echo(f"tidegate: {warning}", err=True)
