@@ -1,0 +1,121 @@
+"""The door of this room: a file, a text or flags become `Compiled`, or a `ConfigError` with every mistake.
+
+text → `load` (positions, variables) → `schema` (one value at a time) → `rules` (between values) → `tables`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proxy.config import rules, schema, tables
+from proxy.config.addresses import parse_endpoint
+from proxy.config.flags import flag_of, flags_to_yaml
+from proxy.config.load import load
+from proxy.config.tables import AdminSettings, Settings, Token
+from proxy.config.tokens import read_token_files
+from proxy.errors import ConfigError, Problem
+from proxy.rollout.plan import ServicePlan
+from proxy.routing.table import RoutingTable
+
+__all__ = [
+    "AdminSettings",
+    "Compiled",
+    "Settings",
+    "Token",
+    "compile_file",
+    "compile_flags",
+    "compile_text",
+    "parse_endpoint",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A config that is right. `redacted` holds it with every default and no secret; `notes` are for people."""
+
+    settings: Settings
+    table: RoutingTable
+    plans: tuple[ServicePlan, ...]
+    source: Path | None
+    redacted: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def compile_file(path: Path, environ: Mapping[str, str]) -> Compiled:
+    """Return the compiled config of a file; raise `ConfigError` with all problems."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        cure = "give the path of a config file" if isinstance(error, FileNotFoundError | IsADirectoryError) else ""
+        message = f"cannot be read: {error.strerror}" + (f" ({cure})" if cure else "")
+        raise ConfigError([Problem("", message, str(path), 1, 1)]) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        column = error.start - error.object.rfind(b"\n", 0, error.start)
+        message = "is not UTF-8 here: save the file as UTF-8"
+        raise ConfigError([Problem("", message, str(path), line, column)]) from None
+    return _compile(text, environ, name=str(path), base=path.absolute().parent, source=path)
+
+
+def compile_text(text: str, environ: Mapping[str, str], *, name: str = "<text>", base: Path = Path()) -> Compiled:
+    """Return the compiled config of a text; relative paths are taken from `base`."""
+    return _compile(text, environ, name=name, base=base, source=None)
+
+
+def compile_flags(
+    *,
+    stable: Sequence[str],
+    new: Sequence[str] = (),
+    weight: str = "10%",
+    sticky: str = "cookie:session",
+    p99: str = "200ms",
+    error_rate: str = "1%",
+    listen: str | None = None,
+    admin_listen: str | None = None,
+    state: Path | str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[Compiled, str]:
+    """Return the compiled config of `run` without a file, and the YAML that says the same.
+
+    `environ` gives TIDEGATE_ADMIN_TOKEN; an empty `p99` or `error_rate` leaves that limit out. Problems name flags.
+    """
+    text = flags_to_yaml(
+        stable=stable,
+        new=new,
+        weight=weight,
+        sticky=sticky,
+        p99=p99,
+        error_rate=error_rate,
+        listen=listen,
+        admin_listen=admin_listen,
+        state=None if state is None else str(state),
+    )
+    try:
+        return compile_text(text, environ), text
+    except ConfigError as error:
+        raise ConfigError([Problem(flag_of(problem.key), problem.message) for problem in error.problems]) from None
+
+
+def _compile(text: str, environ: Mapping[str, str], *, name: str, base: Path, source: Path | None) -> Compiled:
+    document = load(text, environ, name)
+    if document.data is None and not document.problems:
+        raise ConfigError([Problem("", "is empty: a config needs at least services", name, 1, 1)])
+    schema.normalise(document)
+    config = schema.validate(document)
+    rules.check(document)
+    tokens = read_token_files(document, base)
+    if config is None or document.problems:
+        raise document.error()
+    settings = tables.settings(config, base, tokens)
+    return Compiled(
+        settings=settings,
+        table=tables.routing_table(config, base),
+        plans=tables.plans(config),
+        source=source,
+        redacted=tables.redacted(config),
+        notes=tuple(tables.notes(config, settings)),
+    )

@@ -1,0 +1,260 @@
+"""Data against the model: pydantic's errors become sentences with a place and a cure.
+
+Pydantic finds every wrong value in one pass; this file says it in the words of the config. What is shown of a value
+is the text of the file (`Place.shown`), and of a secret nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from proxy.config.load import Bare, Document, Loc
+from proxy.config.model import METRICS, Config, Section
+from proxy.config.units import format_duration, format_size
+from proxy.rollout.plan import QUANTILES
+
+SECRETS = {"token"}
+_BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def normalise(document: Document) -> None:
+    """Bring short forms to their long one: a single `listen` to a list, `{p99: 200ms}` to a list of limits."""
+    data = document.data
+    if not isinstance(data, dict):
+        return
+    if "listen" in data and not isinstance(data["listen"], list) and data["listen"] is not None:
+        data["listen"] = [data["listen"]]
+        document.places["listen", 0] = document.places["listen",]
+    services = data.get("services")
+    for index, service in enumerate(services if isinstance(services, list) else []):
+        if isinstance(service, dict) and isinstance(service.get("limits"), dict):
+            service["limits"] = _long_limits(document, ("services", index, "limits"), service["limits"])
+
+
+def _long_limits(document: Document, loc: Loc, short: dict[str, object]) -> list[object]:
+    limits: list[object] = []
+    for index, (metric, bound) in enumerate(short.items()):
+        place = document.places[(*loc, metric)]
+        key = "min" if metric == "availability" else "max"
+        for part in ((), ("metric",), (key,)):
+            document.places[(*loc, index, *part)] = place
+        if isinstance(bound, dict):
+            document.report((*loc, index, key), f"takes one value here: write the long form - {{metric: {metric}, …}}")
+        limits.append({"metric": metric, key: bound})
+    return limits
+
+
+def validate(document: Document) -> Config | None:
+    """Return the config, or `None` after everything wrong was reported to `document`."""
+    try:
+        config = Config.model_validate(document.data)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            _report(document, detail)
+        config = None
+    _report_bare(document, (), document.data)
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class _Mistake:
+    """One of pydantic's errors: where, the value, and what its kind says beside."""
+
+    document: Document
+    loc: Loc
+    kind: str
+    value: object
+    context: dict[str, Any]
+    text: str
+
+    @property
+    def shown(self) -> str:
+        """The value as the file has it, in quotes and with a space after it; nothing for a secret."""
+        return "" if self.raw is None else f'"{self.raw}" '
+
+    @property
+    def raw(self) -> str | None:
+        """The value as the file has it; `None` for a secret or a collection."""
+        return None if self.loc[-1] in SECRETS else self.document.place(self.loc).shown
+
+
+def _report(document: Document, detail: ErrorDetails) -> None:
+    loc, kind, value = detail["loc"], detail["type"], detail["input"]
+    if kind == "missing":
+        document.report(loc, "is missing" + _about(loc))
+    elif kind == "extra_forbidden":
+        document.report(loc, _unknown_key(loc), at_key=True)
+    elif kind == "unknown_metric":
+        short = document.place(loc).key.endswith(f".{value}")
+        document.report(loc, _unknown_metric(value), at_key=short)
+    else:
+        mistake = _Mistake(document, loc, kind, value, detail.get("ctx", {}), detail["msg"])
+        document.report(loc, _wrong_value(mistake))
+
+
+def _wrong_value(mistake: _Mistake) -> str:
+    """Return the sentence about a wrong value: first what holds for every key, then by pydantic's kind of error."""
+    value, kind = mistake.value, mistake.kind
+    if kind == "whole":  # a validator of `model` has said it all
+        return mistake.text
+    if value is None:
+        return "is empty: give it a value or remove the key"
+    if isinstance(value, dict | list) and kind not in _ABOUT_COLLECTIONS:
+        return f"is {'a mapping' if isinstance(value, dict) else 'a list'} here, but takes one value"
+    return _SENTENCES[kind](mistake) if kind in _SENTENCES else f"{mistake.shown}is not right: {mistake.text.lower()}"
+
+
+def _out_of_bounds(mistake: _Mistake) -> str:
+    name, words = _BOUNDS[mistake.kind]
+    return f"must be {words} {_bound(mistake.document, mistake.loc, mistake.context[name])}"
+
+
+def _unknown_word(mistake: _Mistake) -> str:
+    options = _options(mistake.loc)
+    if isinstance(mistake.value, Bare):
+        return f"{_bare(mistake.value)}; the words are {', '.join(options)}"
+    return f"{mistake.shown}is not known here: {_choose(mistake.value, options)}"
+
+
+def _no_text(mistake: _Mistake) -> str:
+    if isinstance(mistake.value, Bare):
+        return _bare(mistake.value)
+    what = "a boolean" if isinstance(mistake.value, bool) else "a number"
+    if mistake.raw is None:
+        return f"is {what} to YAML: put it in quotes"
+    return f'{mistake.raw} is {what} to YAML: write "{mistake.raw}"'
+
+
+def _bare(value: Bare) -> str:
+    return f'{value} without quotes is a boolean to many YAML readers: write "{value}" if you mean the text'
+
+
+def _no_integer(mistake: _Mistake) -> str:
+    return f"{mistake.shown}is not a whole number" + (": remove the quotes" if str(mistake.value).isdecimal() else "")
+
+
+_SENTENCES: dict[str, Callable[[_Mistake], str]] = {
+    **dict.fromkeys(_BOUNDS, _out_of_bounds),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), lambda mistake: _not_a_mapping(mistake.loc)),
+    **dict.fromkeys(("text_expected", "string_type"), _no_text),
+    **dict.fromkeys(("int_type", "int_from_float"), _no_integer),
+    "too_short": lambda mistake: f"is empty: it needs at least {mistake.context['min_length']}",
+    "list_type": lambda _: "must be a list: write [first, second], or one per line with - before it",
+    "value_error": lambda mistake: f"{mistake.shown}{mistake.context['error']}",
+    "literal_error": _unknown_word,
+    "bool_type": lambda mistake: f"{mistake.shown}is neither true nor false: write one of them, without quotes",
+}
+_ABOUT_COLLECTIONS = {"model_type", "model_attributes_type", "dict_type", "list_type", "too_short"}
+
+
+def _not_a_mapping(loc: Loc) -> str:
+    section = section_at(loc)
+    keys = ", ".join(_keys(section)[:4]) if section else ""
+    return f"must be a mapping with keys such as {keys}" if keys else "must be a mapping"
+
+
+def _unknown_key(loc: Loc) -> str:
+    section = section_at(loc[:-1])
+    key = str(loc[-1])
+    if section is None:
+        return "is not known"
+    if key in section.LATER:
+        return f"is not in this version yet: {section.LATER[key]}"
+    return f"is not known here: {_choose(key, _keys(section))}"
+
+
+def _unknown_metric(value: object) -> str:
+    if str(value).removeprefix("ttfb_") in QUANTILES:
+        return "the time to the first byte is not judged in this version yet: limit the whole time, such as p99"
+    return f'"{value}" is not a metric: {_choose(value, METRICS)}'
+
+
+def _about(loc: Loc) -> str:
+    section = section_at(loc[:-1])
+    field = section.model_fields.get(str(loc[-1])) if section else None
+    return f": {field.description}" if field and field.description else ""
+
+
+def _bound(document: Document, loc: Loc, bound: float) -> str:
+    """Return a bound in the notation of the value that passed it."""
+    shown = document.place(loc).shown or ""
+    if shown.endswith("iB"):
+        return format_size(int(bound))
+    if bound and shown[-1:].isalpha():
+        return format_duration(float(bound))
+    return str(bound)
+
+
+def _keys(section: type[Section]) -> list[str]:
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _options(loc: Loc) -> tuple[str, ...]:
+    """Return the words that a key takes, if it takes only some."""
+    names = [part for part in loc if isinstance(part, str)]
+    section = section_at(loc[: loc.index(names[-1], -2 if isinstance(loc[-1], int) else -1)])
+    for name, field in section.model_fields.items() if section else ():
+        if (field.alias or name) == names[-1]:
+            return tuple(_literals(field.annotation))
+    return ()
+
+
+def _literals(annotation: Any) -> Iterable[str]:
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    else:
+        for argument in get_args(annotation):
+            yield from _literals(argument)
+
+
+def _choose(value: object, options: Sequence[str]) -> str:
+    """Return the word that was probably meant, and all that are known."""
+    close = get_close_matches(str(value).lower(), options, n=1)
+    known = ", ".join(options)
+    return f"did you mean {close[0]}? (known: {known})" if close else f"known are {known}"
+
+
+def _report_bare(document: Document, loc: Loc, value: object) -> None:
+    """Report every bare yes/no/on/off that the model took for a text."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _report_bare(document, (*loc, key), item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _report_bare(document, (*loc, index), item)
+    elif isinstance(value, Bare):
+        document.report(loc, _bare(value))
+
+
+def section_at(loc: Loc) -> type[Section] | None:
+    """Return the model of the mapping at a path."""
+    section: type[Section] | None = Config
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        if section is None:
+            return None
+        annotation = next(
+            (field.annotation for name, field in section.model_fields.items() if (field.alias or name) == part), None
+        )
+        section = next(sections_in(annotation), None)
+    return section
+
+
+def sections_in(annotation: Any) -> Iterator[type[Section]]:
+    """Yield the models inside a type such as `list[Model] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from sections_in(argument)

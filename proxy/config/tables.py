@@ -1,0 +1,233 @@
+"""A valid config to what the processes work with: settings, routing table, plans, and what to say about them.
+
+Everything here is a translation that cannot fail: what could be wrong was reported before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from proxy.config.addresses import is_local, parse_endpoint
+from proxy.config.cpus import usable_cpus
+from proxy.config.model import Config, LimitConfig, ServiceConfig, VersionConfig
+from proxy.config.units import format_duration
+from proxy.rollout.plan import QUANTILES, Limit, ServicePlan
+from proxy.routing.table import (
+    VERSIONS,
+    AccessLog,
+    Drain,
+    Failover,
+    Match,
+    Override,
+    RequestLimits,
+    RoutingTable,
+    Service,
+    Sticky,
+    Timeouts,
+    Version,
+)
+
+DEFAULT_WINDOW_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of the admin API. `token` is the secret itself, read from `token_file` where that is given."""
+
+    name: str
+    role: str  # operator | read
+    token: str = field(repr=False)
+    token_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """Where the admin API listens and who may use it. `hosts`: names browsers may use where no token is set."""
+
+    listen: str
+    tokens: tuple[Token, ...]
+    public_metrics: bool = False
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What needs a restart when it changes. `state` `None` = in memory."""
+
+    listen: tuple[str, ...]
+    workers: int
+    state: Path | None
+    admin: AdminSettings
+
+
+def settings(config: Config, base: Path, tokens: Mapping[str, str]) -> Settings:
+    """Return the settings; `tokens` holds what token files say. Relative paths are taken from `base`."""
+    workers = config.workers if isinstance(config.workers, int) else usable_cpus()
+    return Settings(
+        listen=tuple(_address(address, base) for address in config.listen),
+        workers=workers,
+        state=None if config.state is None else base / config.state,
+        admin=AdminSettings(
+            listen=_address(config.admin.listen, base),
+            tokens=tuple(_tokens(config, base, tokens)),
+            public_metrics=config.admin.public_metrics,
+            hosts=tuple(config.admin.hosts),
+        ),
+    )
+
+
+def _tokens(config: Config, base: Path, read: Mapping[str, str]) -> Iterator[Token]:
+    for token in config.admin.tokens:
+        if token.token_file is not None:
+            yield Token(token.name, token.role, read[token.token_file], base / token.token_file)
+        elif token.token:
+            yield Token(token.name, token.role, token.token)
+
+
+def _address(address: str, base: Path) -> str:
+    return f"unix:{base / address.removeprefix('unix:')}" if address.startswith("unix:") else address
+
+
+def routing_table(config: Config, base: Path) -> RoutingTable:
+    """Return what the workers need."""
+    limits, log = config.request_limits, config.access_log
+    return RoutingTable(
+        services=tuple(_service(service, base) for service in config.services),
+        trusted_proxies=tuple(config.trusted_proxies),
+        request_limits=RequestLimits(
+            head=limits.head,
+            target=limits.target,
+            headers=limits.headers,
+            body=limits.body,
+            header_timeout_s=limits.header_timeout,
+            body_idle_timeout_s=limits.body_idle_timeout,
+            keepalive_timeout_s=limits.keepalive_timeout,
+            connections=limits.connections,
+        ),
+        access_log=AccessLog(
+            path=log.path if log.path in {None, "-"} else str(base / str(log.path)),
+            format=log.format,
+            sample=log.sample,
+            min_status=log.min_status,
+            redact=tuple(log.redact),
+        ),
+        drain=Drain(config.drain.delay, config.drain.timeout),
+        via=config.via,
+        half_close=config.half_close,
+    )
+
+
+def _service(service: ServiceConfig, base: Path) -> Service:
+    split, timeouts, failover = service.split, service.timeouts, service.failover
+    return Service(
+        name=service.name,
+        stable=_version(service.stable, base),
+        new=_version(service.new, base),
+        match=Match(service.match.host or "", service.match.path),
+        sticky=Sticky(split.sticky.by, split.sticky.name or "", split.sticky.mint),
+        override=Override(split.override.header, tuple(split.override.allow)) if split.override else None,
+        timeouts=Timeouts(
+            connect_s=timeouts.connect,
+            first_byte_s=timeouts.first_byte,
+            idle_s=timeouts.idle,
+            total_s=timeouts.total,
+            tunnel_idle_s=timeouts.tunnel_idle,
+            pool_idle_s=timeouts.pool_idle,
+        ),
+        failover=Failover(failover.to_stable, tuple(failover.when), failover.budget),
+        thresholds_us=tuple(
+            sorted({edge for limit in service.limits if (edge := _limit(limit).threshold_us) is not None})
+        ),
+        fallback_to_new=service.fallback_to_new,
+        watchdog_s=service.watchdog,
+        host=service.host,
+        expose_version=service.expose_version,
+    )
+
+
+def _version(version: VersionConfig | None, base: Path) -> Version:
+    if version is None:
+        return Version()
+    urls = (_address(url, base) for url in version.endpoints)
+    return Version(version.label, tuple(parse_endpoint(url) for url in urls))
+
+
+def plans(config: Config) -> tuple[ServicePlan, ...]:
+    """Return what the controller needs."""
+    return tuple(
+        ServicePlan(
+            name=service.name,
+            limits=tuple(_limit(limit) for limit in service.limits),
+            block_s=service.judge.block,
+            initial_weight=service.split.new if service.new else 0,
+            salt=service.split.salt,
+            watchdog_s=service.watchdog,
+        )
+        for service in config.services
+    )
+
+
+def _limit(limit: LimitConfig) -> Limit:
+    latency = limit.metric in QUANTILES and limit.max is not None
+    return Limit(
+        metric=limit.metric,
+        max=round(limit.max * 1000, 6) if latency and limit.max is not None else limit.max,
+        min=limit.min,
+        window_s=DEFAULT_WINDOW_S if limit.window is None else limit.window,
+        for_s=limit.for_,
+        after_s=limit.after,
+        min_requests=limit.min_requests,
+        version=VERSIONS.index(limit.version),
+        action=limit.action,
+        dry_run=limit.dry_run,
+        window_given=limit.window is not None,
+    )
+
+
+def notes(config: Config, ready: Settings) -> Iterator[str]:
+    """Yield what `check` says about a config that is right: how it is judged, and what may surprise."""
+    if ready.state is None:
+        yield "state: none: weights, versions and events are in memory and end with the process"
+    if not any(token.role == "operator" for token in ready.admin.tokens) and is_local(ready.admin.listen):
+        yield f"admin: no operator token: whoever reaches {ready.admin.listen} on this machine may change weights"
+    for service in config.services:
+        for limit in service.limits:
+            yield f"{service.name}: {_judged(limit)}"
+        if service.new and not any(_acts(limit) for limit in service.limits):
+            yield f"{service.name}: no limit rolls back: new stays until a person takes it out"
+        if service.split.new and not service.new:
+            yield f"{service.name}: split.new waits for a new version: the weight is 0% until there is one"
+
+
+def _judged(limit: LimitConfig) -> str:
+    metric = limit.metric if limit.version == "new" else f"{limit.metric} of stable"
+    window = DEFAULT_WINDOW_S if limit.window is None else limit.window
+    text = f"{metric} is judged over window {format_duration(window)} with at least {limit.min_requests} requests"
+    if limit.for_:
+        text += f", in breach for {format_duration(limit.for_)}"
+    if limit.after:
+        text += f", after {format_duration(limit.after)}"
+    if limit.dry_run:
+        text += ", reported only (dry_run)"
+    elif limit.action != "rollback":
+        text += f", then {limit.action}"
+    return text + ("" if limit.window else " (no window given)")
+
+
+def _acts(limit: LimitConfig) -> bool:
+    return limit.action == "rollback" and not limit.dry_run
+
+
+def redacted(config: Config) -> dict[str, Any]:
+    """Return the config in force with every default, in the notation of the file, without secrets."""
+    plain: dict[str, Any] = _without_absent(config.model_dump(mode="json", by_alias=True))
+    return plain
+
+
+def _without_absent(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {key: _without_absent(value) for key, value in plain.items() if value is not None}
+    return [_without_absent(item) for item in plain] if isinstance(plain, list) else plain

@@ -1,0 +1,40 @@
+"""Files that hold a token of the admin API.
+
+They are read whenever the config is compiled, so a reload picks up a rotated token. Nothing of their text is ever
+shown.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxy.config.load import Document
+
+
+def read_token_files(document: Document, base: Path) -> dict[str, str]:
+    """Return the token of every `token_file` by its path as written; report those that cannot be used."""
+    found: dict[str, str] = {}
+    admin = document.data.get("admin") if isinstance(document.data, dict) else None
+    tokens = admin.get("tokens") if isinstance(admin, dict) else None
+    for index, token in enumerate(tokens if isinstance(tokens, list) else []):
+        name = token.get("token_file") if isinstance(token, dict) else None
+        if isinstance(name, str) and name:
+            try:
+                found[name] = _read(base / name)
+            except ValueError as error:
+                document.report(("admin", "tokens", index, "token_file"), str(error))
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}: {path}") from None
+    except UnicodeDecodeError:
+        raise ValueError("holds a character that no HTTP header can carry") from None
+    if not token:
+        raise ValueError(f"is empty: write the token into {path}")
+    if not token.isprintable() or " " in token:
+        raise ValueError("holds more than one word: a token file holds the token alone")
+    return token
