@@ -25,7 +25,6 @@ class Row:
     rss: int
     generation: int
     stable_only: int
-    callback_max_us: int
     accepted: int
     tunnels: int
 

@@ -237,7 +237,7 @@ def _is_theirs(family: socket.AddressFamily, where: tuple[str, int], orphaned: O
     if not orphaned.pids:
         return False
     listening = _listening(family, where)
-    return bool(listening) and listening <= _sockets_of(orphaned.pids)
+    return bool(listening) and listening <= sockets_of(orphaned.pids)
 
 
 def _listening(family: socket.AddressFamily, where: tuple[str, int]) -> set[int]:
@@ -262,7 +262,8 @@ def _as_kernel_writes(family: socket.AddressFamily, host: str) -> str:
     return "".join(f"{word:08X}" for word in words)
 
 
-def _sockets_of(pids: Iterable[int]) -> set[int]:
+def sockets_of(pids: Iterable[int]) -> set[int]:
+    """Return the inodes of the sockets that are open in these processes."""
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):
