@@ -1,0 +1,425 @@
+"""A client's connection.
+
+It parses heads, hands every request to an `Exchange`, and is the place where requests of one connection stand in
+line: one exchange at a time, pipelined ones wait in `buffer`, and reading stops when too much waits. Everything
+that the proxy says itself (refusals, local replies) is written here.
+
+How a connection ends: idle (keep-alive time over, FIN), after an answer that said `Connection: close`, cut (an
+answer broke), or *lingering*: when the proxy answers before it has read the whole request, it half-closes and
+discards what still comes for a moment, because a close with unread input makes the kernel send RST, which can
+destroy the answer on its way (RFC 9112 §9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from time import monotonic_ns
+from typing import TYPE_CHECKING, cast
+
+from proxy.dataplane import record
+from proxy.dataplane.exchange import Exchange, local_message
+from proxy.dataplane.tunnel import Tunnel
+from proxy.http1.head import Refusal, RequestHead
+from proxy.http1.reply import local_reply
+
+if TYPE_CHECKING:
+    from proxy.dataplane.worker import Worker
+
+# Pipelined bytes that may wait behind the exchange in progress.
+_WAITING_BYTES = 64 * 1024
+_LINGER_TICKS = 40  # 2 s
+_LINGER_BYTES = 1024 * 1024
+_TCP_ESTABLISHED = 1
+_PEEK_TICKS = 10  # how often a connection that is not read from is asked whether its client left: 0.5 s
+
+
+class Downstream(asyncio.Protocol):
+    """One client connection. `ended`: the client sent FIN and `half_close: allow` waits for its answers."""
+
+    __slots__ = (
+        "_address",
+        "_forwarded",
+        "_forwarded_host",
+        "_linger_left",
+        "buffer",
+        "closing",
+        "due",
+        "ended",
+        "exchange",
+        "filed",
+        "lingering",
+        "peer",
+        "reading_paused",
+        "secure",
+        "transport",
+        "trusted",
+        "worker",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.exchange: Exchange | Tunnel | None = None
+        self.buffer = b""
+        self.due = 0
+        self.filed = 0
+        self.peer = b""
+        self.trusted = False
+        self.secure = False
+        self.ended = False
+        self.closing = False
+        self.lingering = False
+        self.reading_paused = False
+        self._linger_left = 0
+        self._forwarded_host = b"\x00"
+        self._forwarded = b""
+        self._address: IPv4Address | IPv6Address | None = None
+
+    # ---------------------------------------------------------------- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a connection, or turn it away when there are too many."""
+        self.transport = cast("asyncio.Transport", transport)
+        worker = self.worker
+        self.transport.set_write_buffer_limits(high=0)
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple):
+            self.peer = _plain_address(name[0]).encode()
+            if worker.trusted_networks:
+                self.trusted = worker.trusts(self.peer)
+        worker.accepted += 1
+        worker.downstreams.add(self)
+        if len(worker.downstreams) + worker.connections_elsewhere > worker.connection_limit:
+            self._answer(Refusal(503, "overload", "Too many connections."), fields=b"Retry-After: 1\r\n")
+            return
+        worker.wheel.arm(self, worker.header_ticks)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes: of a head, of the body in progress, or of requests that must wait."""
+        try:
+            exchange = self.exchange
+            if exchange is None:
+                if self.closing:
+                    self._discard(len(data))
+                elif self.buffer:
+                    self._serve(self.buffer + data)
+                else:
+                    self._serve(data)
+            elif exchange.body_left:
+                exchange.request_received(data)
+            else:
+                self.buffer += data
+                if len(self.buffer) > _WAITING_BYTES:
+                    self.pause_reading()
+        except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
+            self._broken(error)
+
+    def eof_received(self) -> bool:
+        """Take the client's FIN: it left, unless `half_close: allow` or a tunnel says otherwise."""
+        exchange = self.exchange
+        if isinstance(exchange, Tunnel):
+            exchange.client_ended()
+            return True
+        if exchange is not None and self.worker.half_close and not exchange.body_left:
+            self.ended = True
+            return True
+        if exchange is not None:
+            self.exchange = None
+            exchange.abandon()
+            self.worker.log_exchange(exchange)
+            self.abort()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take the end of the connection."""
+        del exc
+        self.due = 0
+        self.closing = True
+        self.worker.downstreams.discard(self)
+        exchange = self.exchange
+        if exchange is None:
+            return
+        self.exchange = None
+        try:
+            exchange.abandon()
+            self.worker.log_exchange(exchange)
+        except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
+            self.worker.internal_error(error)
+
+    def pause_writing(self) -> None:
+        """The client does not take more: the endpoint waits, and its clock stands still."""
+        if self.exchange is not None:
+            self.exchange.hold()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        if self.exchange is not None:
+            self.exchange.unhold()
+
+    # ---------------------------------------------------------------- requests
+
+    def _serve(self, data: bytes) -> None:
+        """Parse the next head and begin its exchange."""
+        worker = self.worker
+        head = worker.request_parser.parse(data, 0, self.trusted)
+        if head is None:
+            if not self.buffer:
+                worker.wheel.arm(self, worker.header_ticks)
+            self.buffer = data
+            return
+        if type(head) is Refusal:
+            self.buffer = b""
+            self._answer(head)
+            return
+        now = monotonic_ns()
+        plane = worker.plane
+        service = plane.only
+        if service is None:
+            service = plane.matcher.find(head.host, head.path)
+            if service is None:
+                self._no_service(head)
+                return
+        exchange = Exchange(worker, self, service, head, now)
+        self.exchange = exchange
+        if not head.length:
+            self.buffer = data[head.end :] if len(data) > head.end else b""
+            exchange.begin()
+            return
+        self.buffer = b""
+        if service.body_limit is not None and head.length > service.body_limit:
+            exchange.keep = False
+            self.reply(exchange, 413, "body_too_large", f"The request body is larger than {service.body_limit} bytes.")
+            return
+        if len(data) > head.end:
+            exchange.request_received(data[head.end :])
+            if self.exchange is not exchange:
+                return
+        exchange.begin()
+
+    def _no_service(self, head: RequestHead) -> None:
+        self.buffer = b""
+        self._answer(
+            Refusal(404, "no_service", "No service here has this host and path."),
+            head_only=head.method == b"HEAD",
+            request_id=head.request_id,
+        )
+
+    def exchange_over(self, exchange: Exchange) -> None:
+        """Go on after an exchange: with the next request in line, or to the end."""
+        worker = self.worker
+        if worker.access_log is not None:
+            worker.access_log.add(exchange)
+        self.exchange = None
+        if exchange.body_left:
+            # Answered before the body was there. The rest cannot be told from the next request in time.
+            self._linger()
+            return
+        if not exchange.keep:
+            self.close()
+            return
+        if self.reading_paused:
+            self.resume_reading()
+        # worker.wheel.arm, without the call: usually one store.
+        wheel = worker.wheel
+        self.due = due = wheel.tick + worker.keepalive_ticks
+        if due < self.filed or not self.filed:
+            wheel.arm(self, worker.keepalive_ticks)
+        if self.buffer:
+            worker.loop.call_soon(self._next)
+        elif self.ended:
+            self.close()
+
+    def _next(self) -> None:
+        """Serve what waited in line."""
+        if self.exchange is not None or self.closing or not self.buffer:
+            return
+        data = self.buffer
+        self.buffer = b""
+        try:
+            self._serve(data)
+            if self.ended and self.exchange is None and not self.closing:
+                self.close()
+        except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
+            self._broken(error)
+
+    # ---------------------------------------------------------------- the proxy's own answers
+
+    def reply(self, exchange: Exchange, status: int, reason: str, detail: str) -> None:
+        """Answer an exchange's request ourselves, and go on or close."""
+        worker = self.worker
+        exchange.status = status
+        if not exchange.request_id:
+            exchange.request_id = worker.request_id()
+        record.waited(exchange, monotonic_ns())
+        worker.count_local_reply(exchange.service.plane, status, reason)
+        unread = bool(exchange.body_left)
+        if unread or worker.draining:
+            exchange.keep = False
+        self.transport.write(local_message(exchange, status, reason, detail, worker.date, close=not exchange.keep))
+        self.exchange_over(exchange)
+
+    def _answer(
+        self, refusal: Refusal, *, head_only: bool = False, request_id: bytes = b"", fields: bytes = b""
+    ) -> None:
+        """Answer what is no exchange (a malformed head, no service), and close."""
+        worker = self.worker
+        worker.count_local_reply(worker.plane, refusal.status, refusal.reason)
+        self.transport.write(
+            local_reply(
+                refusal.status,
+                refusal.reason,
+                refusal.detail,
+                request_id or worker.request_id(),
+                head_only=head_only,
+                close=True,
+                date=worker.date,
+                fields=fields,
+            )
+        )
+        self._linger()
+
+    # ---------------------------------------------------------------- the ends
+
+    def close(self) -> None:
+        """Close after everything written has gone out."""
+        self.closing = True
+        self.transport.close()
+        # A client that does not read would keep the connection for ever.
+        self.worker.wheel.arm(self, self.worker.body_idle_ticks)
+
+    def abort(self) -> None:
+        """Close now, with RST: the client must not take what it has for the whole."""
+        self.closing = True
+        self.transport.abort()
+
+    def cut(self) -> None:
+        """End the connection in the middle of an answer."""
+        exchange = self.exchange
+        self.exchange = None
+        if isinstance(exchange, Exchange):
+            self.worker.log_exchange(exchange)
+        self.abort()
+
+    def _linger(self) -> None:
+        self.closing = True
+        self.lingering = True
+        self.buffer = b""
+        self._linger_left = _LINGER_BYTES
+        self.transport.write_eof()
+        if self.reading_paused:
+            self.resume_reading()
+        self.worker.wheel.arm(self, _LINGER_TICKS)
+
+    def _discard(self, size: int) -> None:
+        self._linger_left -= size
+        if self._linger_left < 0:
+            self.transport.abort()
+
+    def _broken(self, error: Exception) -> None:
+        self.worker.internal_error(error)
+        self.abort()
+
+    # ---------------------------------------------------------------- flow and deadlines
+
+    def pause_reading(self) -> None:
+        """Stop reading from the client."""
+        if not self.reading_paused and not self.transport.is_closing():
+            self.reading_paused = True
+            self.transport.pause_reading()
+            self.worker.wheel.arm(self, _PEEK_TICKS)
+
+    def resume_reading(self) -> None:
+        """Go on reading from the client."""
+        if self.reading_paused and not self.transport.is_closing():
+            self.reading_paused = False
+            self.transport.resume_reading()
+
+    def expire(self, now: int) -> None:
+        """Act on the deadline that is over."""
+        try:
+            exchange = self.exchange
+            if exchange is not None:
+                if self.reading_paused and self._client_left():
+                    self.abort()
+                    return
+                exchange.expire(now)
+                if self.reading_paused and self.exchange is not None:
+                    self.worker.wheel.arm(self, _PEEK_TICKS)
+            elif self.closing:
+                self.transport.abort()
+            elif self.buffer:
+                self._answer(Refusal(408, "head_timeout", "The request head did not arrive in time."))
+            else:
+                self.close()
+        except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
+            self._broken(error)
+
+    def _client_left(self) -> bool:
+        """Ask the kernel: uvloop sees neither FIN nor RST while reading is paused."""
+        if self.worker.half_close:
+            return False
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        with socket.socket(fileno=socket.dup(descriptor)) as peek:
+            if peek.family == socket.AF_UNIX:
+                return False
+            return peek.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _TCP_ESTABLISHED
+
+    # ---------------------------------------------------------------- who the client is
+
+    def forwarded(self, head: RequestHead) -> bytes:
+        """Return the fields that tell the endpoint about the client (INTERFACE §5), up to the request id's value."""
+        if not self.trusted and head.host == self._forwarded_host:
+            return self._forwarded
+        worker = self.worker
+        chain = (
+            head.forwarded_for + b", " + self.peer
+            if head.forwarded_for and self.peer
+            else head.forwarded_for or self.peer
+        )
+        fields = b"X-Forwarded-For: " + chain + b"\r\n" if chain else b""
+        fields += b"X-Forwarded-Proto: " + (head.forwarded_proto or (b"https" if self.secure else b"http")) + b"\r\n"
+        host = head.forwarded_host or head.host
+        if host:
+            fields += b"X-Forwarded-Host: " + host + b"\r\n"
+        if worker.via:
+            fields += b"Via: 1.1 tidegate\r\n"
+        fields += b"X-Request-Id: "
+        if not self.trusted:
+            self._forwarded_host = head.host
+            self._forwarded = fields
+        return fields
+
+    def client_address(self, head: RequestHead) -> IPv4Address | IPv6Address | None:
+        """Return the client's address: the peer's, or behind trusted proxies the last one they did not add themselves."""
+        if not head.forwarded_for:
+            if self._address is None and self.peer:
+                self._address = ip_address(self.peer.decode())
+            return self._address
+        for part in reversed(head.forwarded_for.split(b",")):
+            name = part.strip().decode("latin-1")
+            try:
+                address = ip_address(name)
+            except ValueError:
+                return None
+            if not self.worker.trusts(name.encode()):
+                return address
+        return address
+
+    def client_ip(self, head: RequestHead) -> bytes:
+        """Return the client's address as text, b"" if it has none (a unix socket)."""
+        if not head.forwarded_for:
+            return self.peer
+        address = self.client_address(head)
+        return str(address).encode() if address is not None else self.peer
+
+    def idle(self) -> bool:
+        """Whether nothing is in progress here: it may be closed at a drain."""
+        return self.exchange is None and not self.closing
+
+
+def _plain_address(name: str) -> str:
+    """Return an address without zone, and an IPv4 one as such even on a dual-stack socket."""
+    return name.removeprefix("::ffff:").partition("%")[0]

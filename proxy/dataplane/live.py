@@ -1,0 +1,238 @@
+"""The routing table brought to life in one worker: with its counters, control words and pools attached.
+
+A `Plane` is one generation. It is built once, off the request path; everything that a request needs of it is a
+fixed attribute here (positions of words, prepared bytes, ticks). Exchanges keep the plane they began with, so a
+new generation takes over between two requests, and an old plane ends with its last exchange.
+
+Who writes: the worker that owns the plane writes its counters; the control words are only read.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from proxy.dataplane.deadline import ticks
+from proxy.dataplane.pool import Pool, Pools
+from proxy.ipc import layout
+from proxy.ipc.segment import Segment
+from proxy.routing.match import Matcher
+from proxy.routing.retry import failover_methods
+from proxy.routing.table import NEW, STABLE, Endpoint, RoutingTable, Service
+
+CAUSES = ("connect", "reset", "timeout", "protocol", "5xx")
+
+
+class LiveEndpoint:
+    """One address of a version, as this worker sees it."""
+
+    __slots__ = (
+        "authority",
+        "counters_at",
+        "hdr_at",
+        "in_flight",
+        "pool",
+        "spec",
+        "state_at",
+        "suspect_until",
+    )
+
+    def __init__(self, spec: Endpoint, pool: Pool, counters_at: int, state_at: int) -> None:
+        self.spec = spec
+        self.authority = authority(spec)
+        self.pool = pool
+        self.counters_at = counters_at
+        self.hdr_at = counters_at + layout.ENDPOINT_HDR
+        self.state_at = state_at
+        self.in_flight = 0
+        self.suspect_until = 0  # tick until which another endpoint is preferred: a connect failed here
+
+
+class LiveVersion:
+    """`stable` or `new` of a live service."""
+
+    __slots__ = (
+        "counters_at",
+        "endpoints",
+        "exposed",
+        "in_flight",
+        "index",
+        "label",
+        "last_dispatch_ns",
+        "only",
+        "started",
+        "ttfb_at",
+        "total_at",
+        "within_at",
+    )
+
+    def __init__(
+        self, index: int, label: str, endpoints: list[LiveEndpoint], counters_at: int, *, expose: bool
+    ) -> None:
+        self.index = index
+        self.label = label
+        self.endpoints = endpoints
+        self.only = endpoints[0] if len(endpoints) == 1 else None
+        self.counters_at = counters_at
+        self.total_at = counters_at + layout.VERSION_TOTAL_HDR
+        self.ttfb_at = counters_at + layout.VERSION_TTFB_HDR
+        self.within_at = counters_at + layout.VERSION_ENDED_WITHIN
+        self.in_flight = 0
+        self.last_dispatch_ns = 0
+        self.exposed = b""
+        if expose:
+            name = b"new" if index else b"stable"
+            self.exposed = b"x-tidegate-version: " + name + b"\r\n"
+            if label:
+                self.exposed += b"x-tidegate-label: " + label.encode("latin-1", "replace") + b"\r\n"
+
+
+class LiveService:
+    """A service with what a request needs of it.
+
+    `weights` is the control segment's words, or a row of zeros while everything must go to `stable`.
+    """
+
+    __slots__ = (
+        "body_limit",
+        "causes",
+        "cookie_needle",
+        "counters_at",
+        "failover_budget",
+        "failover_methods",
+        "fallback_to_new",
+        "first_byte_ns",
+        "has_new",
+        "header_name",
+        "host_line",
+        "idle_ns",
+        "in_flight",
+        "mint",
+        "name",
+        "new",
+        "override_header",
+        "override_networks",
+        "patience",
+        "plane",
+        "seed_at",
+        "spec",
+        "stable",
+        "sticky_by",
+        "thresholds_ns",
+        "total_ns",
+        "tunnel_idle_ticks",
+        "user_at",
+        "watchdog_ticks",
+        "weight_at",
+        "weights",
+    )
+
+    def __init__(self, plane: Plane, spec: Service, stable: LiveVersion, new: LiveVersion, counters_at: int) -> None:
+        self.plane = plane
+        self.spec = spec
+        self.name = spec.name
+        self.stable = stable
+        self.new = new
+        self.has_new = bool(new.endpoints)
+        self.counters_at = counters_at
+        self.user_at = counters_at + layout.SERVICE_USER_HDR
+        self.in_flight = 0
+        self.weights = plane.control.words
+        self.weight_at = 0
+        self.seed_at = 0
+        self.sticky_by = spec.sticky.by
+        self.cookie_needle = (
+            spec.sticky.name.encode() + b"=" if spec.sticky.by == "cookie" and spec.sticky.name else b""
+        )
+        self.header_name = spec.sticky.name.lower().encode() if spec.sticky.by == "header" else b""
+        self.mint = spec.sticky.mint and spec.sticky.by in ("cookie", "header")
+        self.override_header = spec.override.header.lower().encode() if spec.override else b""
+        self.override_networks = (
+            tuple(ip_network(network, strict=False) for network in spec.override.allow) if spec.override else ()
+        )
+        self.thresholds_ns = tuple(threshold * 1000 for threshold in spec.thresholds_us)
+        timeouts = spec.timeouts
+        self.first_byte_ns = round(timeouts.first_byte_s * 1e9)
+        self.idle_ns = round(timeouts.idle_s * 1e9)
+        self.total_ns = 0 if timeouts.total_s is None else round(timeouts.total_s * 1e9)
+        first = min((timeouts.first_byte_s, *(threshold / 1e6 for threshold in spec.thresholds_us)))
+        if timeouts.total_s is not None:
+            first = min(first, timeouts.total_s)
+        self.patience = ticks(first)  # until an attempt is first looked at
+        self.tunnel_idle_ticks = ticks(timeouts.tunnel_idle_s)
+        self.watchdog_ticks = ticks(spec.watchdog_s)
+        self.failover_methods = failover_methods(spec.failover)
+        self.causes = frozenset(spec.failover.when)
+        self.failover_budget = spec.failover.budget
+        self.fallback_to_new = spec.fallback_to_new
+        self.body_limit = plane.table.request_limits.body
+        # None: the client's Host passes; b"": the chosen endpoint's own; else this one.
+        self.host_line: bytes | None = None
+        if spec.host == "endpoint":
+            self.host_line = b""
+        elif spec.host != "preserve":
+            self.host_line = b"Host: " + spec.host.encode() + b"\r\n"
+
+
+class Plane:
+    """One generation in this worker. `in_flight` counts the exchanges that began with it."""
+
+    __slots__ = (
+        "control",
+        "counters",
+        "counts",
+        "generation",
+        "in_flight",
+        "layout",
+        "matcher",
+        "only",
+        "services",
+        "table",
+        "zeros",
+    )
+
+    def __init__(self, generation: int, table: RoutingTable, control: Segment, counters: Segment, pools: Pools) -> None:
+        self.generation = generation
+        self.table = table
+        self.control = control
+        self.zeros = memoryview(bytes(control.size * layout.WORD)).cast("Q")
+        self.counters = counters
+        self.counts = counters.words
+        self.layout = layout.counters_layout(table)
+        self.in_flight = 0
+        control_at = layout.control_layout(table)
+        self.services: list[LiveService] = []
+        for index, spec in enumerate(table.services):
+            versions = []
+            for which in (STABLE, NEW):
+                version = spec.version(which)
+                endpoints = [
+                    LiveEndpoint(endpoint, pools.of(endpoint, spec.timeouts), at, state_at)
+                    for endpoint, at, state_at in zip(
+                        version.endpoints,
+                        self.layout.endpoints[index][which],
+                        control_at.endpoints[index][which],
+                        strict=True,
+                    )
+                ]
+                at = self.layout.versions[index][which]
+                versions.append(LiveVersion(which, version.label, endpoints, at, expose=spec.expose_version))
+            service = LiveService(self, spec, versions[STABLE], versions[NEW], self.layout.services[index])
+            service.weight_at = control_at.services[index] + layout.CONTROL_WEIGHT
+            service.seed_at = control_at.services[index] + layout.CONTROL_SEED
+            self.services.append(service)
+        self.matcher = Matcher([(service.spec.match, service) for service in self.services])
+        alone = (
+            len(self.services) == 1 and not self.services[0].spec.match.host and self.services[0].spec.match.path == "/"
+        )
+        self.only = self.services[0] if alone else None
+
+    def close(self) -> None:
+        """Give the segments back; nothing may be in flight."""
+        self.control.close()
+        self.counters.close()
+
+
+def authority(endpoint: Endpoint) -> bytes:
+    """Return what Host says towards an endpoint: host and, unless it is 80, port."""
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    return (host if endpoint.port == 80 else f"{host}:{endpoint.port}").encode()

@@ -1,0 +1,188 @@
+"""A connection to an endpoint.
+
+It is either resting in its pool (`exchange` is None), where it must be silent, or it serves one exchange (or
+tunnel), to which it hands everything that arrives. What a response *is* is the exchange's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic_ns
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from proxy.dataplane.exchange import Exchange
+    from proxy.dataplane.pool import Pool
+    from proxy.dataplane.tunnel import Tunnel
+    from proxy.dataplane.worker import Worker
+
+
+class Upstream(asyncio.Protocol):
+    """One connection; `reused` once it has served an exchange, `reusable` until something forbids it."""
+
+    __slots__ = (
+        "_connecting",
+        "_reading_paused",
+        "began_ns",
+        "due",
+        "ended",
+        "exchange",
+        "filed",
+        "pool",
+        "reusable",
+        "reused",
+        "transport",
+        "worker",
+        "writing_paused",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, worker: Worker, pool: Pool, exchange: Exchange) -> None:
+        self.worker = worker
+        self.pool = pool
+        self.exchange: Exchange | Tunnel | None = exchange
+        self.reused = False
+        self.reusable = True
+        self.ended = False
+        self.writing_paused = False
+        self.due = 0
+        self.filed = 0
+        self.began_ns = monotonic_ns()
+        self._reading_paused = False
+        self._connecting: asyncio.Task[None] | None = worker.loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        endpoint = self.pool.endpoint
+        loop = self.worker.loop
+        try:
+            if endpoint.unix is not None:
+                await loop.create_unix_connection(lambda: self, endpoint.unix)
+            else:
+                await loop.create_connection(lambda: self, endpoint.host, endpoint.port)
+        except OSError as error:
+            self._connecting = None
+            self._tell_end(error)
+
+    # ---------------------------------------------------------------- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the exchange that asked for this connection."""
+        self.transport = cast("asyncio.Transport", transport)
+        self._connecting = None
+        # 0: a write that the kernel does not take whole pauses the sender at once, so that what the proxy holds
+        # is never more than one read (uvloop: 256,000 bytes).
+        self.transport.set_write_buffer_limits(high=0)
+        try:
+            exchange = self.exchange
+            if exchange is None:
+                self.transport.abort()
+            else:
+                exchange.connected()  # type: ignore[union-attr]  # no tunnel is made before a connection
+        except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
+            self._broken(error)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand bytes to the exchange."""
+        exchange = self.exchange
+        if exchange is None:
+            # A resting connection has nothing to say: what it says could be taken for the next answer.
+            self.close()
+            return
+        try:
+            exchange.response_received(data)
+        except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
+            self._broken(error)
+
+    def eof_received(self) -> bool:
+        """Take the endpoint's FIN; only a tunnel goes on half open."""
+        exchange = self.exchange
+        if exchange is not None and exchange.body_left and hasattr(exchange, "endpoint_ended"):
+            exchange.endpoint_ended()
+            return True
+        self._tell_end(None)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take the end of the connection."""
+        self.reusable = False
+        self.due = 0
+        self._leave_pool()
+        self._tell_end(exc)
+
+    def pause_writing(self) -> None:
+        """The endpoint does not take more of the request body: stop reading from the client."""
+        self.writing_paused = True
+        if self.exchange is not None:
+            self.exchange.downstream.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on reading from the client."""
+        self.writing_paused = False
+        if self.exchange is not None:
+            self.exchange.downstream.resume_reading()
+
+    # ---------------------------------------------------------------- for the exchange
+
+    def pause_reading(self) -> None:
+        """Stop reading the response."""
+        if not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading the response."""
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    def rest(self) -> None:
+        """Go back to the pool."""
+        self.reused = True
+        if self._reading_paused:
+            self.resume_reading()
+        pool = self.pool
+        pool.idle.append(self)
+        wheel = self.worker.wheel
+        self.due = due = wheel.tick + pool.idle_ticks
+        if due < self.filed or not self.filed:
+            wheel.arm(self, pool.idle_ticks)
+
+    def expire(self, _now: int) -> None:
+        """Close a connection that rested for `timeouts.pool_idle`."""
+        if self.exchange is None:
+            self.close()
+
+    def close(self) -> None:
+        """Close at once, whether connected, connecting or resting."""
+        self.reusable = False
+        self.due = 0
+        self.exchange = None
+        self._leave_pool()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        elif not self.transport.is_closing():
+            self.transport.abort()
+
+    def _leave_pool(self) -> None:
+        try:
+            self.pool.idle.remove(self)
+        except ValueError:
+            return  # it was in use
+
+    def _tell_end(self, error: Exception | None) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            return
+        try:
+            exchange.upstream_ended(error)
+        except Exception as fault:  # noqa: BLE001 -- no exception crosses a Protocol callback
+            self._broken(fault)
+
+    def _broken(self, error: Exception) -> None:
+        exchange = self.exchange
+        self.worker.internal_error(error)
+        if exchange is not None:
+            exchange.downstream.abort()
+        self.close()

@@ -1,0 +1,520 @@
+"""A worker process: one uvloop loop, the clients' and the endpoints' connections, its own counters.
+
+Started by exec with the descriptor of its channel as the only argument (`python -m proxy.dataplane.worker FD`). The
+supervisor says what to do: `start` (board, listening sockets), `table` (a generation with its segments), `drain`,
+`stop`. Without a supervisor (EOF on the channel) the worker sends everything to `stable` at once, serves on, and
+looks for the next supervisor at the handover socket, to which it hands its listening sockets.
+
+The *sweep* runs every 50 ms: it turns the timer wheel, beats, publishes gauges, and watches the beats of the
+controller and the neighbours. Nothing else in this process runs on a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import signal
+import socket
+import sys
+import traceback
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from email.utils import formatdate
+from ipaddress import ip_address, ip_network
+from time import monotonic_ns
+from typing import Any
+
+import uvloop
+
+from proxy.dataplane.accesslog import AccessLog
+from proxy.dataplane.deadline import TICK_NS, Wheel, ticks
+from proxy.dataplane.downstream import Downstream
+from proxy.dataplane.exchange import Exchange
+from proxy.dataplane.listening import Listener, own_listeners
+from proxy.dataplane.live import LiveService, Plane
+from proxy.dataplane.pool import Pool, Pools
+from proxy.dataplane.upstream import Upstream
+from proxy.dataplane.watch import Beat
+from proxy.http1.request import RequestParser
+from proxy.http1.response import ResponseParser
+from proxy.ipc import channel, layout
+from proxy.ipc.segment import Segment
+from proxy.routing.table import RoutingTable, from_plain
+
+_TICK_S = TICK_NS / 1e9
+_SECOND = 20  # ticks
+_NEIGHBOUR_SILENT = 20  # ticks after which a neighbour's accept queue is adopted
+_HANDOVER_TICKS = 4
+_LOCAL_REPLIES = {pair: index for index, pair in enumerate(layout.LOCAL_REPLIES)}
+_INTERNAL = _LOCAL_REPLIES[500, "internal"]
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_MOST_ADDRESSES = 4096  # remembered as trusted or not
+
+
+class Worker:
+    """Everything of one worker process that connections share."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, phone: socket.socket) -> None:
+        self.loop = loop
+        self.wheel = Wheel()
+        self.pools = Pools()
+        self.downstreams: set[Downstream] = set()
+        self.connections_elsewhere = 0
+        self.accepted = 0
+        self.tunnels = 0
+        self.failing_over = 0
+        self.serial = 0
+        self.id_prefix = os.urandom(10).hex().encode()
+        self.draining = False
+        self.date = b""
+        self.plane: Plane
+        self.request_parser: RequestParser
+        self.response_parser = ResponseParser()
+        self.access_log: AccessLog | None = None
+        draw = random.Random(os.urandom(16)).getrandbits  # noqa: S311 -- dealing, not secrets
+        self.random64: Callable[[], int] = lambda: draw(64)
+        self._old_planes: list[Plane] = []
+        self._phone: socket.socket | None = phone
+        self._receiver = channel.Receiver()
+        self._handover_path: str | None = None
+        self._handover: socket.socket | None = None
+        self._handover_receiver = channel.Receiver()
+        self._slot = 0
+        self._slots = 1
+        self._board: Segment
+        self._row = 0
+        self._listeners: list[Listener] = []
+        self._listening = False
+        self._controller = Beat()
+        self._neighbours: dict[int, Beat] = {}
+        self._orphan = False
+        self._began_ns = 0
+        self._drain_until = 0
+        self._stop_accepting_at = 0
+        self._drain_ticks = 0
+        self._trusted_memo: dict[bytes, bool] = {}
+        self._settle(RoutingTable(services=()))
+        self._second()
+        phone.setblocking(False)
+        loop.add_reader(phone.fileno(), self._heard)
+
+    # ---------------------------------------------------------------- for connections
+
+    def mint(self) -> bytes:
+        """Return a fresh value for the minted cookie: 22 characters of base64url, random."""
+        return urlsafe_b64encode(os.urandom(16))[:22]
+
+    def set_cookie(self, value: bytes, secure: bool) -> bytes:  # noqa: FBT001 -- on the request path
+        """Return the Set-Cookie line of a minted cookie."""
+        end = b"; Secure\r\n" if secure else b"\r\n"
+        return b"Set-Cookie: tidegate=" + value + b"; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax" + end
+
+    def request_id(self) -> bytes:
+        """Return a fresh request id."""
+        self.serial += 1
+        return b"%b%012x" % (self.id_prefix, self.serial)
+
+    def connect(self, pool: Pool, exchange: Exchange) -> Upstream:
+        """Open a connection for `exchange`, which hears of it through `connected` or `upstream_ended`."""
+        return Upstream(self, pool, exchange)
+
+    def connect_ticks(self, pool: Pool) -> int:
+        """Return how long a connection may take to be made, in ticks."""
+        return ticks(pool.connect_s)
+
+    def in_flight(self) -> int:
+        """Return how many attempts are in flight in this worker, in all generations."""
+        return sum(
+            service.stable.in_flight + service.new.in_flight
+            for plane in (self.plane, *self._old_planes)
+            for service in plane.services
+        )
+
+    def trusts(self, peer: bytes) -> bool:
+        """Return whether an address is one of the trusted proxies."""
+        known = self._trusted_memo.get(peer)
+        if known is None:
+            if len(self._trusted_memo) >= _MOST_ADDRESSES:
+                self._trusted_memo.clear()
+            address = ip_address(peer.decode())
+            known = self._trusted_memo[peer] = any(address in network for network in self.trusted_networks)
+        return known
+
+    def count_local_reply(self, plane: Plane, status: int, reason: str) -> None:
+        """Count an answer that the proxy gave itself."""
+        index = _LOCAL_REPLIES.get((status, reason), _INTERNAL)
+        plane.counts[plane.layout.process + layout.PROCESS_LOCAL_REPLIES + index] += 1
+
+    def log_exchange(self, exchange: object) -> None:
+        """Note an exchange that is over in the access log, if there is one."""
+        if self.access_log is not None and isinstance(exchange, Exchange):
+            self.access_log.add(exchange)
+
+    def internal_error(self, error: BaseException) -> None:
+        """Count and show a fault of our own. It is charged to nobody."""
+        plane = self.plane
+        plane.counts[plane.layout.process + layout.PROCESS_INTERNAL_ERRORS] += 1
+        text = "".join(traceback.format_exception(error))
+        sys.stderr.write(f"worker {self._slot}: internal error\n{text}")
+        sys.stderr.flush()
+
+    # ---------------------------------------------------------------- the supervisor's words
+
+    def _heard(self) -> None:
+        phone = self._phone
+        if phone is None:
+            return
+        try:
+            messages = self._receiver.feed(phone)
+        except (EOFError, ValueError, OSError):
+            self._supervisor_lost()
+            return
+        for message, descriptors in messages:
+            self._obey(message, descriptors)
+
+    def _obey(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        kind = message["type"]
+        if kind == "start":
+            self._start(message, descriptors)
+        elif kind == "table":
+            self._switch(message, descriptors)
+        elif kind == "drain":
+            self._drain(message["delay_s"], message["timeout_s"])
+        elif kind == "stop":
+            self.loop.stop()
+
+    def _say(self, message: dict[str, Any]) -> None:
+        if self._phone is None:
+            return
+        try:
+            channel.send(self._phone, message)
+        except OSError:
+            self._supervisor_lost()
+
+    def _start(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        self._slot = message["slot"]
+        self._slots = message["slots"]
+        self._handover_path = message.get("handover")
+        self._board = Segment.attach(descriptors[0], layout.board_hash(self._slots))
+        self._row = layout.row(self._slot)
+        self._neighbours = {slot: Beat() for slot in range(self._slots) if slot != self._slot}
+        self._listeners = [
+            Listener(entry["address"], entry["slot"], socket.socket(fileno=descriptor))
+            for entry, descriptor in zip(message["listeners"], descriptors[1:], strict=True)
+        ]
+        self._board.words[self._row + layout.ROW_PID] = os.getpid()
+        self._began_ns = monotonic_ns()
+        self._sweep()
+
+    def _switch(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        """Bring a generation into force: table, control words and counters together."""
+        generation = message["generation"]
+        table = from_plain(message["table"])
+        control = Segment.attach(descriptors[0], layout.control_layout(table).hash)
+        counters = Segment.attach(descriptors[1], layout.counters_layout(table).hash)
+        first = not hasattr(self, "plane")
+        if not first:
+            self._old_planes.append(self.plane)
+        self.plane = Plane(generation, table, control, counters, self.pools)
+        self._settle(table)
+        self._watch_controller()
+        self._board.words[self._row + layout.ROW_GENERATION] = generation
+        self._say({"type": "ack", "generation": generation})
+        if first:
+            for listener in own_listeners(self._listeners, self._slot):
+                listener.accept(self.loop, self._downstream)
+            self.loop.call_soon(self._check_listening)
+
+    def _check_listening(self) -> None:
+        if self._listening:
+            return
+        if all(listener.serving for listener in own_listeners(self._listeners, self._slot)):
+            self._listening = True
+            self._say({"type": "listening"})
+        else:
+            self.loop.call_soon(self._check_listening)
+
+    def _downstream(self) -> Downstream:
+        return Downstream(self)
+
+    def _settle(self, table: RoutingTable) -> None:
+        """Take over what a table says about all services together."""
+        limits = table.request_limits
+        watch = {service.sticky.name.lower().encode() for service in table.services if service.sticky.by == "header"}
+        watch |= {
+            service.override.header.lower().encode() for service in table.services if service.override is not None
+        }
+        self.request_parser = RequestParser(limits.head, limits.target, limits.headers, frozenset(watch))
+        self.header_ticks = ticks(limits.header_timeout_s)
+        self.keepalive_ticks = ticks(limits.keepalive_timeout_s)
+        self.body_idle_ticks = ticks(limits.body_idle_timeout_s)
+        self.body_idle_ns = round(limits.body_idle_timeout_s * 1e9)
+        self.connection_limit = limits.connections
+        self.trusted_networks = tuple(ip_network(network, strict=False) for network in table.trusted_proxies)
+        self._trusted_memo.clear()
+        self.via = table.via
+        self.half_close = table.half_close == "allow"
+        if self.access_log is not None:
+            self.access_log.close()
+            self.access_log = None
+        if table.access_log.path is not None:
+            self.access_log = AccessLog(table.access_log)
+
+    # ---------------------------------------------------------------- the sweep
+
+    def _sweep(self) -> None:
+        now = monotonic_ns()
+        wheel = self.wheel
+        due = (now - self._began_ns) // TICK_NS + 1
+        late_us = (now - self._began_ns - (wheel.tick - 1) * TICK_NS) // 1000
+        try:
+            # A loop that was held up turns the wheel as far as the time went.
+            while wheel.tick < due:
+                wheel.advance(now)
+            words = self._board.words
+            row = self._row
+            words[row + layout.ROW_BEAT] += 1
+            words[row + layout.ROW_LOOP_LAG_US] = max(0, late_us)
+            words[row + layout.ROW_CONNECTIONS] = len(self.downstreams)
+            words[row + layout.ROW_ACCEPTED] = self.accepted
+            words[row + layout.ROW_TUNNELS] = self.tunnels
+            if hasattr(self, "plane"):
+                self._watch_controller()
+                self._publish(now)
+                if self._old_planes:
+                    self._release_planes()
+            self._watch_neighbours()
+            if self.access_log is not None:
+                self.access_log.flush()
+            if wheel.tick % _SECOND == 0:
+                self._second()
+            if self._orphan and wheel.tick % _HANDOVER_TICKS == 0:
+                self._look_for_successor()
+            if self._drain_until:
+                self._drain_on(wheel.tick)
+        except Exception as error:  # noqa: BLE001 -- the sweep must go on
+            self.internal_error(error)
+        next_ns = self._began_ns + wheel.tick * TICK_NS
+        self.loop.call_later(max(0.001, (next_ns - monotonic_ns()) / 1e9), self._sweep)
+
+    def _second(self) -> None:
+        self.date = formatdate(usegmt=True).encode()
+        if hasattr(self, "_board"):
+            with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 -- twenty times faster than Path
+                self._board.words[self._row + layout.ROW_RSS] = int(statm.read().split()[1]) * _PAGE
+
+    def _watch_controller(self) -> None:
+        """Send everything to `stable` while nobody judges (DESIGN §1, promise 7), where stable can serve."""
+        silent = self._controller.look(self._board.words[layout.BOARD_BEAT])
+        stable_only = 0
+        for plane in (self.plane, *self._old_planes):
+            control = plane.control.words
+            for service in plane.services:
+                shut = (
+                    (self._orphan or silent >= service.watchdog_ticks)
+                    and not control[service.weight_at] & layout.FLAG_WATCHDOG_OFF
+                    and self._can_serve(service)
+                )
+                service.weights = plane.zeros if shut else control
+                stable_only |= shut
+        self._board.words[self._row + layout.ROW_STABLE_ONLY] = stable_only
+
+    def _can_serve(self, service: LiveService) -> bool:
+        """Return whether `stable` has a ready endpoint, as far as this worker knows (promise 9)."""
+        states = service.plane.control.words
+        tick = self.wheel.tick
+        return any(
+            not states[endpoint.state_at] and endpoint.suspect_until <= tick for endpoint in service.stable.endpoints
+        )
+
+    def _publish(self, now: int) -> None:
+        """Write the gauges that requests do not write themselves."""
+        for plane in (self.plane, *self._old_planes):
+            counts = plane.counts
+            for service in plane.services:
+                for version in (service.stable, service.new):
+                    at = version.counters_at
+                    counts[at + layout.VERSION_IN_FLIGHT] = version.in_flight
+                    counts[at + layout.VERSION_LAST_DISPATCH_NS] = version.last_dispatch_ns
+                    for endpoint in version.endpoints:
+                        block = endpoint.counters_at
+                        counts[block + layout.ENDPOINT_IN_FLIGHT] = endpoint.in_flight
+                        counts[block + layout.ENDPOINT_POOL_IDLE] = len(endpoint.pool.idle)
+                        counts[block + layout.ENDPOINT_POOL_ACTIVE] = endpoint.pool.active
+        oldest: dict[int, int] = {}
+        for downstream in self.downstreams:
+            exchange = downstream.exchange
+            if isinstance(exchange, Exchange) and exchange.started_ns:
+                at = exchange.version.counters_at
+                oldest[at] = max(oldest.get(at, 0), (now - exchange.started_ns) // 1000)
+        for service in self.plane.services:
+            for version in (service.stable, service.new):
+                at = version.counters_at
+                self.plane.counts[at + layout.VERSION_OLDEST_US] = oldest.get(at, 0)
+
+    def _release_planes(self) -> None:
+        """Give back generations in which nothing is in flight any more."""
+        for plane in list(self._old_planes):
+            if any(version.in_flight for service in plane.services for version in (service.stable, service.new)):
+                continue
+            self._old_planes.remove(plane)
+            self._say({"type": "released", "generation": plane.generation})
+            plane.close()
+        if not self._old_planes:
+            self.pools.keep_only({endpoint.url for _, _, _, endpoint in self.plane.table.endpoints()})
+
+    def _watch_neighbours(self) -> None:
+        words = self._board.words
+        elsewhere = 0
+        for slot, beat in self._neighbours.items():
+            at = layout.row(slot)
+            elsewhere += words[at + layout.ROW_CONNECTIONS]
+            silent = beat.look(words[at + layout.ROW_BEAT])
+            if not self._listening or self._stop_accepting_at:
+                continue
+            for listener in self._listeners:
+                if listener.slot == slot:
+                    if silent >= _NEIGHBOUR_SILENT and not listener.accepting:
+                        listener.accept(self.loop, self._downstream)
+                    elif not silent and listener.accepting:
+                        listener.rest()
+        self.connections_elsewhere = elsewhere
+
+    # ---------------------------------------------------------------- the ends
+
+    def _supervisor_lost(self) -> None:
+        """Serve on without a supervisor: stable only, until the next one comes."""
+        phone = self._phone
+        if phone is None:
+            return
+        self._phone = None
+        self.loop.remove_reader(phone.fileno())
+        phone.close()
+        if not hasattr(self, "plane"):
+            self.loop.stop()
+            return
+        self._orphan = True
+        self._watch_controller()
+        if self._drain_until or self._stop_accepting_at:
+            self._handover_path = None
+
+    def _look_for_successor(self) -> None:
+        if self._handover is not None or self._handover_path is None:
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(0.05)
+            sock.connect(self._handover_path)
+            entries = [{"address": listener.address, "slot": listener.slot} for listener in self._listeners]
+            message = {"type": "orphan", "slot": self._slot, "pid": os.getpid(), "listeners": entries}
+            channel.send(sock, message, [listener.sock.fileno() for listener in self._listeners])
+            sock.setblocking(False)
+        except OSError:
+            sock.close()
+            return
+        self._handover = sock
+        self._handover_receiver = channel.Receiver()
+        self.loop.add_reader(sock.fileno(), self._heard_successor)
+
+    def _heard_successor(self) -> None:
+        sock = self._handover
+        if sock is None:
+            return
+        try:
+            messages = self._handover_receiver.feed(sock)
+        except (EOFError, ValueError, OSError):
+            self.loop.remove_reader(sock.fileno())
+            sock.close()
+            self._handover = None
+            return
+        for message, _ in messages:
+            if message["type"] == "retire":
+                self._retire(adopted=bool(message.get("adopted")))
+
+    def _retire(self, *, adopted: bool) -> None:
+        """Leave the field to the next supervisor's workers: they have our sockets, or the queue is emptied first."""
+        self._handover_path = None
+        if adopted:
+            for listener in self._listeners:
+                listener.close()
+            self._listeners = []
+        self._drain(0.0, self.plane.table.drain.timeout_s)
+
+    def _drain(self, delay_s: float, timeout_s: float) -> None:
+        """Keep accepting for `delay_s`, then finish what is open for up to `timeout_s`, then end."""
+        if self._drain_until:
+            return
+        tick = self.wheel.tick
+        self._stop_accepting_at = tick + (ticks(delay_s) if delay_s > 0 else 0)
+        self._drain_ticks = ticks(timeout_s) if timeout_s > 0 else 0
+        self._drain_until = self._stop_accepting_at + self._drain_ticks
+
+    def _drain_on(self, tick: int) -> None:
+        if tick < self._stop_accepting_at:
+            return
+        if not self.draining:
+            self.draining = True
+            self._stop_accepting()
+        for downstream in list(self.downstreams):
+            if downstream.idle() and not downstream.buffer:
+                downstream.close()
+        if not self.downstreams or tick >= self._drain_until:
+            for downstream in list(self.downstreams):
+                downstream.abort()
+            # One turn of the loop more, so that what was written is flushed and ends are counted.
+            self.loop.call_soon(self.loop.call_soon, self.loop.stop)
+
+    def _stop_accepting(self) -> None:
+        """Close the listening sockets, after their accept queues are empty."""
+        for listener in self._listeners:
+            listener.rest()
+            if listener.slot is None or listener.slot == self._slot:
+                for waiting in listener.take_queue():
+                    self.loop.create_task(self._adopt(waiting))
+            listener.close()
+        self._listeners = []
+
+    async def _adopt(self, waiting: socket.socket) -> None:
+        # connect_accepted_socket is a coroutine only by its form: the connection is made before it returns.
+        await self.loop.connect_accepted_socket(self._downstream, waiting)
+
+    def on_signal(self) -> None:
+        """TERM: finish what is open and end."""
+        if hasattr(self, "plane"):
+            self._drain(0.0, self.plane.table.drain.timeout_s)
+        else:
+            self.loop.stop()
+
+    def finish(self) -> None:
+        """Leave nothing half written."""
+        if hasattr(self, "plane"):
+            self._publish(monotonic_ns())
+        if self.access_log is not None:
+            self.access_log.close()
+        if hasattr(self, "_board"):
+            self._board.words[self._row + layout.ROW_CONNECTIONS] = 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run a worker on the channel whose descriptor is the only argument; return the exit code."""
+    phone = socket.socket(fileno=int(arguments[0]))
+    loop = uvloop.new_event_loop()
+    worker = Worker(loop, phone)
+    loop.add_signal_handler(signal.SIGTERM, worker.on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the supervisor
+    # What lives from here on is short-lived and without cycles; the collector only has to look now and then.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    try:
+        loop.run_forever()
+    finally:
+        worker.finish()
+        loop.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,192 @@
+"""The routing table: everything a worker needs to know, and nothing else.
+
+It is compiled from the config in the supervisor (`proxy.config.compile`), crosses the process border
+as JSON (`to_json`, `from_json`) and never changes: a reload is a new table with the next generation.
+What changes while a table lives (weights, salts as seeds, endpoint states) is in the control segment,
+by the index that services, versions and endpoints have here.
+
+Units: `_s` seconds (float; `None` = no limit), `_us` microseconds, bytes for sizes, weights in 1/10,000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+STABLE = 0
+NEW = 1
+VERSIONS = ("stable", "new")
+FULL = 10_000  # buckets, and the weight at which every bucket goes to `new`
+MAX_THRESHOLDS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of a version. `unix` is a socket's path; then `host` and `port` are "localhost", 80."""
+
+    url: str
+    host: str
+    port: int
+    unix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """`stable` or `new` of a service. No endpoints: the version is absent."""
+
+    label: str = ""
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which requests a service gets: an exact host, `*.suffix` or any (""), and a path prefix of whole segments."""
+
+    host: str = ""
+    path: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Sticky:
+    """Where the sticky key comes from. `by`: cookie | header | client_ip | none; `name` "" = minted cookie alone."""
+
+    by: str = "cookie"
+    name: str = ""
+    mint: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Testers choose a version by header `name` (lower case) if their address is in one of the `allow` networks."""
+
+    header: str
+    allow: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Waits of the exchange with an endpoint, in seconds."""
+
+    connect_s: float = 1.0
+    first_byte_s: float = 30.0
+    idle_s: float = 60.0
+    total_s: float | None = None
+    tunnel_idle_s: float = 3600.0
+    pool_idle_s: float = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """Which failed requests of `new` `stable` answers.
+
+    `to_stable`: safe | idempotent | never. `when`: connect, reset, timeout, 5xx. `budget`: share of in-flight, 0…1.
+    """
+
+    to_stable: str = "safe"
+    when: tuple[str, ...] = ("connect", "reset", "timeout", "5xx")
+    budget: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What clients reach: a `stable` version and, for a part of the year, a `new` one.
+
+    `thresholds_us`: the latency limits of all limits of the service, ascending, at most 16.
+    `host`: "preserve", "endpoint" or a fixed name. `watchdog_s`: silence of the controller after which
+    everything goes to `stable`.
+    """
+
+    name: str
+    stable: Version
+    new: Version = Version()
+    match: Match = Match()
+    sticky: Sticky = Sticky()
+    override: Override | None = None
+    timeouts: Timeouts = Timeouts()
+    failover: Failover = Failover()
+    thresholds_us: tuple[int, ...] = ()
+    fallback_to_new: bool = False
+    watchdog_s: float = 2.0
+    host: str = "preserve"
+    expose_version: bool = True
+
+    def version(self, version: int) -> Version:
+        """Return the version with index `STABLE` or `NEW`."""
+        return self.new if version else self.stable
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """Limits on what clients send, in bytes and seconds; `connections` is for all workers together."""
+
+    head: int = 32 * 1024
+    target: int = 16 * 1024
+    headers: int = 128
+    body: int | None = None
+    header_timeout_s: float = 10.0
+    body_idle_timeout_s: float = 30.0
+    keepalive_timeout_s: float = 75.0
+    connections: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLog:
+    """Where a worker writes its access log: a file, "-" (stdout) or `None`; `sample` 0…1."""
+
+    path: str | None = None
+    format: str = "json"
+    sample: float = 1.0
+    min_status: int = 0
+    redact: tuple[str, ...] = ("authorization", "cookie", "set-cookie")
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """`delay_s`: how long to keep accepting after readiness turned 503; `timeout_s`: how long requests may finish."""
+
+    delay_s: float = 5.0
+    timeout_s: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """All services of one generation and the listener-wide settings."""
+
+    services: tuple[Service, ...]
+    trusted_proxies: tuple[str, ...] = ()
+    request_limits: RequestLimits = RequestLimits()
+    access_log: AccessLog = AccessLog()
+    drain: Drain = Drain()
+    via: bool = True
+    half_close: str = "abort"  # abort | allow
+
+    def endpoints(self) -> Iterator[tuple[int, int, int, Endpoint]]:
+        """Yield (service index, version index, endpoint index, endpoint) in the order of the layout."""
+        for service_index, service in enumerate(self.services):
+            for version_index in (STABLE, NEW):
+                for index, endpoint in enumerate(service.version(version_index).endpoints):
+                    yield service_index, version_index, index, endpoint
+
+
+def to_plain(value: Any) -> Any:
+    """Return dataclasses and tuples as dicts and lists that JSON can hold."""
+    if is_dataclass(value):
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(plain: Any, kind: Any = RoutingTable) -> Any:
+    """Return the inverse of `to_plain` for the dataclass `kind`; unknown keys raise `TypeError`."""
+    if get_origin(kind) is tuple:
+        return tuple(from_plain(item, get_args(kind)[0]) for item in plain)
+    if isinstance(kind, UnionType):
+        inner = next(option for option in get_args(kind) if option is not NoneType)
+        return None if plain is None else from_plain(plain, inner)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: from_plain(item, hints[name]) for name, item in plain.items()})  # type: ignore[operator]
+    return plain

@@ -1,0 +1,175 @@
+"""A real worker process with a test as its supervisor: channel, board, segments and listening socket are real."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from proxy.ipc import channel, layout
+from proxy.ipc.segment import Segment
+from proxy.routing.split import seed_of
+from proxy.routing.table import RoutingTable, to_plain
+
+DEADLINE_S = 10.0
+
+
+def eventually(condition: Callable[[], Any], what: str = "the condition", within_s: float = DEADLINE_S) -> Any:
+    """Return the condition's first true value; fail when there is none in time."""
+    end = time.monotonic() + within_s
+    pause = threading.Event()
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"{what} did not come true within {within_s} s"
+        pause.wait(0.01)
+
+
+class LoneWorker:
+    """One worker process, told what to do by a test."""
+
+    def __init__(
+        self, table: RoutingTable, *, weights: dict[str, int] | None = None, handover: str | None = None
+    ) -> None:
+        self.table = table
+        self.generation = 0
+        self.board = Segment.create("board", layout.board_words(1), layout.board_hash(1))
+        self.listener = socket.socket()
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen(1024)
+        self.port: int = self.listener.getsockname()[1]
+        self.phone, theirs = channel.pair()
+        self.receiver = channel.Receiver()
+        self.heard: list[dict[str, Any]] = []
+        self.segments: dict[int, tuple[RoutingTable, Segment, Segment]] = {}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "proxy.dataplane.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONWARNINGS": "error"},
+            stderr=subprocess.PIPE,
+        )
+        theirs.close()
+        self._beating = threading.Event()
+        self._beating.set()
+        self._ended = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._heart.start()
+        entry = {"address": f"127.0.0.1:{self.port}", "slot": 0}
+        start = {"type": "start", "slot": 0, "slots": 1, "handover": handover, "listeners": [entry]}
+        channel.send(self.phone, start, [self.board.fd, self.listener.fileno()])
+        self.switch(table, weights or {})
+        self.expect("listening")
+
+    def _beat(self) -> None:
+        while not self._ended.wait(0.05):
+            if self._beating.is_set():
+                self.board.words[layout.BOARD_BEAT] += 1
+
+    def stop_beating(self) -> None:
+        """Play a controller that has gone silent."""
+        self._beating.clear()
+
+    def beat_again(self) -> None:
+        """Play a controller that is back."""
+        self._beating.set()
+
+    def switch(self, table: RoutingTable, weights: dict[str, int]) -> None:
+        """Bring a generation into force."""
+        self.generation += 1
+        self.table = table
+        control_layout = layout.control_layout(table)
+        counters_layout = layout.counters_layout(table)
+        control = Segment.create("control", control_layout.words, control_layout.hash, generation=self.generation)
+        counters = Segment.create("counters", counters_layout.words, counters_layout.hash, generation=self.generation)
+        for index, service in enumerate(table.services):
+            at = control_layout.services[index]
+            control.words[at + layout.CONTROL_WEIGHT] = weights.get(service.name, 0)
+            control.words[at + layout.CONTROL_SEED] = seed_of("test")
+        self.segments[self.generation] = (table, control, counters)
+        message = {"type": "table", "generation": self.generation, "table": to_plain(table)}
+        channel.send(self.phone, message, [control.fd, counters.fd])
+        self.expect("ack", generation=self.generation)
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send a message to the worker."""
+        channel.send(self.phone, message)
+
+    def hear(self) -> list[dict[str, Any]]:
+        """Return everything that the worker has said so far."""
+        self.phone.setblocking(False)
+        try:
+            self.heard += [message for message, _ in self.receiver.feed(self.phone)]
+        except EOFError:
+            pass
+        return self.heard
+
+    def expect(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Wait for a message of the worker."""
+
+        def said() -> dict[str, Any] | None:
+            assert self.process.poll() is None, self.process.stderr and self.process.stderr.read().decode()
+            wanted = {"type": kind, **fields}
+            return next((one for one in self.hear() if wanted.items() <= one.items()), None)
+
+        found: dict[str, Any] = eventually(said, f"message {kind}")
+        return found
+
+    def set_weight(self, weight: int, service: int = 0) -> None:
+        """Store a weight word in the current generation."""
+        table, control, _ = self.segments[self.generation]
+        control.words[layout.control_layout(table).services[service] + layout.CONTROL_WEIGHT] = weight
+
+    def count(self, version: int, word: int, service: int = 0, generation: int | None = None) -> int:
+        """Return a word of a version's counters."""
+        table, _, counters = self.segments[generation or self.generation]
+        return counters.words[layout.counters_layout(table).versions[service][version] + word]
+
+    def process_count(self, word: int) -> int:
+        """Return a word of the process block."""
+        table, _, counters = self.segments[self.generation]
+        return counters.words[layout.counters_layout(table).process + word]
+
+    def service_count(self, word: int, service: int = 0) -> int:
+        """Return a word of a service's counters."""
+        table, _, counters = self.segments[self.generation]
+        return counters.words[layout.counters_layout(table).services[service] + word]
+
+    def endpoint_count(self, version: int, index: int, word: int, service: int = 0) -> int:
+        """Return a word of an endpoint's counters."""
+        table, _, counters = self.segments[self.generation]
+        return counters.words[layout.counters_layout(table).endpoints[service][version][index] + word]
+
+    def row(self, word: int) -> int:
+        """Return a word of the worker's row on the board."""
+        return self.board.words[layout.row(0) + word]
+
+    def connect(self) -> socket.socket:
+        """Return a client connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S)
+
+    def close(self) -> None:
+        """Kill the worker and give everything back; a fault of the worker's own fails the test."""
+        faults = self.process_count(layout.PROCESS_INTERNAL_ERRORS)
+        self._ended.set()
+        self._heart.join()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stderr is not None
+        stderr = self.process.stderr.read().decode()
+        self.process.stderr.close()
+        self.phone.close()
+        self.receiver.close()
+        self.listener.close()
+        self.board.close()
+        for _, control, counters in self.segments.values():
+            control.close()
+            counters.close()
+        assert faults == 0, stderr
+        assert stderr == "", stderr
