@@ -47,7 +47,6 @@ class StickyUser(FastHttpUser):
             self.version = version or self.version
 
 
-@events.quitting.add_listener
 def both_versions_answered(environment: Any, **_: Any) -> None:
     """Fail a run in which a version that should have traffic had none (LOADTEST_VERSIONS, by default both)."""
     rows = {name for name, _ in environment.stats.entries}
@@ -55,3 +54,6 @@ def both_versions_answered(environment: Any, **_: Any) -> None:
         if f"GET {PATH} [{version}]" not in rows:
             print(f"loadtest: no request was answered by {version}")
             environment.process_exit_code = 1
+
+
+events.quitting.add_listener(both_versions_answered)  # type: ignore[no-untyped-call]
