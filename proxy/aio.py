@@ -1,0 +1,21 @@
+"""What asyncio does not have: a timer that neither drifts nor catches up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+
+async def every(period_s: float) -> AsyncIterator[int]:
+    """Yield at the multiples of `period_s` since the first call; the value is how many were missed just before.
+
+    Whoever takes longer than a period, or is stopped for a while, gets one late turn and then the next
+    multiple: no turn is made up for, and the phase stays.
+    """
+    loop = asyncio.get_running_loop()
+    start, turn = loop.time(), 0
+    while True:
+        due = max(turn + 1, int((loop.time() - start) / period_s))
+        await asyncio.sleep(start + due * period_s - loop.time())
+        yield due - turn - 1
+        turn = due

@@ -1,0 +1,84 @@
+"""Why a visitor gets the version that they get: the worker's way through the split, told step by step.
+
+The same arithmetic and the same order of keys as `proxy.routing.split`, applied to what an operator says that a
+visitor brings. What only a worker knows (an endpoint that is down, a watchdog that has tripped) is not in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+
+from proxy.controlplane.operations import Json
+from proxy.routing.split import MINTED_LENGTH, MINTED_NAME, bucket, sticky_key
+from proxy.routing.table import FULL, VERSIONS, Service
+
+_MINTED = re.compile(rf"[A-Za-z0-9_-]{{{MINTED_LENGTH}}}")
+
+
+def explain(
+    service: Service,
+    *,
+    weight_bp: int,
+    seed: int,
+    cookies: Mapping[str, str],
+    headers: Mapping[str, str],
+    client_ip: str | None,
+) -> Json:
+    """Return {"service", "key", "key_from", "bucket", "weight", "version", "reason"}; `headers` by lower-case name.
+
+    `version` is `None` where chance decides: a cookie is minted, or each request is drawn. `weight` is in percent.
+    """
+    answer: Json = {
+        "service": service.name,
+        "key": None,
+        "key_from": "none",
+        "bucket": None,
+        "weight": weight_bp / 100,
+        "version": "stable",
+        "reason": "",
+    }
+    if not service.new.endpoints:
+        return {**answer, "reason": "there is no new version: everything goes to stable"}
+    if (chosen := _override(service, headers, client_ip)) is not None:
+        reason = f"the header {service.override.header} chooses it" if service.override else ""
+        return {**answer, "key_from": "override", "version": chosen, "reason": reason}
+    minted = cookies.get(MINTED_NAME.decode(), "")
+    key, key_from = sticky_key(
+        service.sticky,
+        "; ".join(f"{name}={value}" for name, value in cookies.items()).encode(),
+        minted.encode() if _MINTED.fullmatch(minted) else b"",
+        {name.lower().encode(): value.encode() for name, value in headers.items()},
+        (client_ip or "").encode(),
+    )
+    if not key:
+        how = "a cookie is minted and is the key" if _mints(service) else "each request is drawn"
+        decided = {0: "stable", FULL: "new"}.get(weight_bp)
+        return {**answer, "version": decided, "reason": f"it brings no key: {how}, {weight_bp / 100:g} % go to new"}
+    at = bucket(key, seed)
+    is_new = at < weight_bp
+    return {
+        **answer,
+        "key": key.decode(errors="replace"),
+        "key_from": key_from,
+        "bucket": at,
+        "version": "new" if is_new else "stable",
+        "reason": f"bucket {at} {'<' if is_new else '>='} {weight_bp} of {FULL}",
+    }
+
+
+def _mints(service: Service) -> bool:
+    return service.sticky.mint and service.sticky.by in ("cookie", "header")
+
+
+def _override(service: Service, headers: Mapping[str, str], client_ip: str | None) -> str | None:
+    override = service.override
+    if override is None or client_ip is None or headers.get(override.header.lower()) not in VERSIONS:
+        return None
+    try:
+        address = ip_address(client_ip)
+    except ValueError:
+        return None
+    allowed = any(address in ip_network(network, strict=False) for network in override.allow)
+    return headers[override.header.lower()] if allowed else None
