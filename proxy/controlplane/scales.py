@@ -6,7 +6,7 @@ was added since, as sparse deltas (index → count). Cumulative sums of the delt
 region by themselves.
 
 Cost: a block that did not change is found by one comparison in C (2 to 3 ns per word, each read by itself); in
-one that did, only the parts of 128 words that differ are unpacked. A block in which nothing was ever counted
+one that did, only the parts of 64 words that differ are unpacked. A block in which nothing was ever counted
 takes no memory. Histograms of endpoints are left out of this and are read on demand.
 
 Rule: a version's total histogram is kept per set of thresholds that its table knew, because only there the exact
@@ -30,7 +30,7 @@ CODES, TOTAL, TTFB, USER, OVERHEAD = "codes", "total", "ttfb", "user", "overhead
 
 Sparse = dict[int, int]
 
-_PART = 128  # words that are compared at a time
+_PART = 64  # words that are compared at a time
 _NOTHING = memoryview(array("Q", bytes(layout.WORD * layout.HDR_WORDS)))
 
 
@@ -66,7 +66,7 @@ class Scales:
     __slots__ = ("_blocks", "_endpoints", "_pending", "_seen", "_totals")
 
     def __init__(self) -> None:
-        self._totals: dict[tuple[Scale, tuple[int, ...]], Sparse] = {}
+        self._totals: dict[Scale, dict[tuple[int, ...], Sparse]] = {}  # per set of known thresholds
         self._endpoints: dict[tuple[str, int, str], Sparse] = {}
         self._blocks: dict[int, list[Block]] = {}  # by generation
         self._seen: dict[tuple[int, int], list[memoryview]] = {}  # (generation, slot) → per block
@@ -107,13 +107,12 @@ class Scales:
 
     def total(self, scale: Scale) -> Sparse:
         """Return all that was ever harvested of a scale."""
-        return hdr.merge(counts for (name, _), counts in self._totals.items() if name == scale)
+        return hdr.merge(self._totals.get(scale, {}).values())
 
     def total_without(self, scale: Scale, threshold_us: int) -> Sparse:
         """Return the part of `total` whose table did not know a threshold."""
-        return hdr.merge(
-            counts for (name, known), counts in self._totals.items() if name == scale and threshold_us not in known
-        )
+        sets = self._totals.get(scale, {})
+        return hdr.merge(counts for known, counts in sets.items() if threshold_us not in known)
 
     def endpoint(self, live: Sequence[Generation], service: str, version: int, url: str) -> Sparse:
         """Return an endpoint's histogram since the start, read now."""
@@ -141,7 +140,7 @@ class Scales:
             if before is _NOTHING:
                 before = seen[number] = memoryview(array("Q", bytes(layout.WORD * block.words)))
             counts = _added(now, before)
-            total = self._totals.setdefault((block.scale, block.thresholds_us), {})
+            total = self._totals.setdefault(block.scale, {}).setdefault(block.thresholds_us, {})
             for at, added in counts.items():
                 total[at] = total.get(at, 0) + added
             self._pending.append(Delta(block.scale, block.incarnation, counts))

@@ -85,6 +85,9 @@ def merge(parts: Iterable[Mapping[int, int]]) -> dict[int, int]:
     """Return the sum of sparse histograms."""
     total: dict[int, int] = {}
     for part in parts:
+        if not total:
+            total = dict(part)
+            continue
         for at, count in part.items():
             total[at] = total.get(at, 0) + count
     return total

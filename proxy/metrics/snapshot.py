@@ -72,10 +72,13 @@ def nothing(thresholds: int) -> Judged:
 
 @dataclass(frozen=True, slots=True)
 class EndpointCounts:
-    """One address of a version. `in_flight`, `pool_idle`, `pool_active` are gauges, the others totals."""
+    """One address of a version. `state`: ready | drain | maintenance | down.
+
+    `in_flight`, `pool_idle` and `pool_active` are gauges, the others totals.
+    """
 
     url: str
-    state: int
+    state: str
     ended: int = 0
     bad: int = 0
     connect_failed: int = 0
@@ -129,3 +132,32 @@ class Snapshot:
     services: Mapping[str, ServiceCounts]
     internal_errors: int = 0
     local_replies: Mapping[tuple[int, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionScales:
+    """Status codes (code → count) and histograms (`proxy.metrics.hdr` index → count) of a version since the start.
+
+    `within`: for each of the service's thresholds (µs) how many attempts ended within it, exactly.
+    """
+
+    codes: Mapping[int, int] = field(default_factory=dict)
+    total: Mapping[int, int] = field(default_factory=dict)
+    ttfb: Mapping[int, int] = field(default_factory=dict)
+    within: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceScales:
+    """The histogram of what users waited, and the scales of stable and new, in this order."""
+
+    user: Mapping[int, int]
+    versions: tuple[VersionScales, VersionScales]
+
+
+@dataclass(frozen=True, slots=True)
+class Deep:
+    """Everything that is too large to be read in every block."""
+
+    overhead: Mapping[int, int]
+    services: Mapping[str, ServiceScales]

@@ -1,0 +1,202 @@
+"""The collector: reads every worker's region and says what was counted, by name.
+
+`collect` is called once per block (250 ms): it reads the small words, among them all that is judged, and keeps the
+history. `deep` reads what is large, for /metrics. Both only read shared memory: workers do not notice.
+
+Cost, measured on a two-core x86-64 machine: see `tests/controlplane/test_collector.py`.
+"""
+
+from __future__ import annotations
+
+from proxy.clock import Clock
+from proxy.controlplane.generation import Generation
+from proxy.controlplane.generations import Generations
+from proxy.controlplane.history import History
+from proxy.controlplane.scales import CODES, OVERHEAD, TOTAL, TTFB, USER, Scale, Sparse
+from proxy.controlplane.totals import (
+    ASSIGNED,
+    BAD,
+    OVERRIDES,
+    RESCUED,
+    RETRIES,
+    Totals,
+    VersionTotals,
+)
+from proxy.ipc import layout
+from proxy.metrics import hdr
+from proxy.metrics.snapshot import (
+    Deep,
+    EndpointCounts,
+    ServiceCounts,
+    ServiceScales,
+    Snapshot,
+    VersionCounts,
+    VersionScales,
+)
+from proxy.routing.table import NEW, STABLE, VERSIONS, Service
+
+LONGEST_WINDOW_S = 600.0
+ENDPOINT_STATES = {
+    layout.ENDPOINT_READY: "ready",
+    layout.ENDPOINT_DRAIN: "drain",
+    layout.ENDPOINT_MAINTENANCE: "maintenance",
+    layout.ENDPOINT_DOWN: "down",
+}
+
+
+class Collector:
+    """Reads the regions of `generations`; `longest_s` is the longest window that `history` is asked for."""
+
+    __slots__ = ("_clock", "_generations", "_latest", "history")
+
+    def __init__(self, generations: Generations, clock: Clock, *, longest_s: float = LONGEST_WINDOW_S) -> None:
+        self._generations = generations
+        self._clock = clock
+        self._latest: Snapshot | None = None
+        self.history = History(longest_s)
+
+    @property
+    def latest(self) -> Snapshot:
+        """The snapshot of the last `collect`; the first one is made here if there was none."""
+        return self.read() if self._latest is None else self._latest
+
+    def collect(self) -> Snapshot:
+        """Read all that is judged and small, and add it to the history: once per block.
+
+        Raises `CounterWentBack` when a histogram shrank; a judged counter that shrank raises in `history.over`.
+        """
+        snapshot = self._latest = self.read()
+        history = self.history
+        history.add(snapshot)
+        if history.slice_due(snapshot.time_s):
+            scales = self._generations.scales
+            scales.harvest(self._generations.live)
+            history.add_slice(snapshot.time_s, scales.take())
+        return snapshot
+
+    def read(self) -> Snapshot:
+        """Read all that is judged and small, and leave the history alone."""
+        now_s = self._clock.monotonic_ns() / 1e9
+        live = self._generations.live
+        if not live:
+            return Snapshot(now_s, {})
+        totals = self._generations.totals.copy()
+        for generation in live:
+            for region in generation.counters.values():
+                totals.add(generation, region)
+        current = live[-1]
+        replies = totals.process[layout.PROCESS_LOCAL_REPLIES :]
+        return Snapshot(
+            now_s,
+            {
+                service.name: _service(current, index, service, totals)
+                for index, service in enumerate(current.table.services)
+            },
+            totals.process[layout.PROCESS_INTERNAL_ERRORS],
+            dict(zip(layout.LOCAL_REPLIES, replies, strict=False)),
+        )
+
+    def deep(self) -> Deep:
+        """Read status codes and histograms since the start, of every service of the current table."""
+        generations = self._generations
+        scales = generations.scales
+        scales.harvest(generations.live)
+        totals = generations.totals.copy()
+        for generation in generations.live:
+            for region in generation.counters.values():
+                totals.add(generation, region)
+        services: dict[str, ServiceScales] = {}
+        for service in generations.current.table.services if generations.live else ():
+            stable, new = (self._version_scales(service, version, totals) for version in (STABLE, NEW))
+            services[service.name] = ServiceScales(scales.total(Scale(USER, service.name)), (stable, new))
+        return Deep(scales.total(Scale(OVERHEAD)), services)
+
+    def endpoint_histogram(self, service: str, version: int, url: str) -> Sparse:
+        """Return the total latencies of one endpoint since the start."""
+        return self._generations.scales.endpoint(self._generations.live, service, version, url)
+
+    def _version_scales(self, service: Service, version: int, totals: Totals) -> VersionScales:
+        scales = self._generations.scales
+        total = Scale(TOTAL, service.name, version)
+        lives = totals.versions.get((service.name, version), {}).values()
+        # Where a table did not know a threshold, nobody counted it: there the histogram has to say it, to 0.8 %.
+        within = {
+            us: sum(life.fast.get(us, 0) for life in lives) + hdr.within(scales.total_without(total, us), us)
+            for us in service.thresholds_us
+        }
+        return VersionScales(
+            codes=scales.total(Scale(CODES, service.name, version)),
+            total=scales.total(total),
+            ttfb=scales.total(Scale(TTFB, service.name, version)),
+            within=within,
+        )
+
+
+def _service(current: Generation, index: int, service: Service, totals: Totals) -> ServiceCounts:
+    words = totals.services.get(service.name, [0] * layout.SERVICE_USER_HDR)
+    stable, new = (_version(current, index, service, version, totals) for version in (STABLE, NEW))
+    return ServiceCounts(
+        name=service.name,
+        thresholds_us=service.thresholds_us,
+        versions=(stable, new),
+        client_aborts=words[layout.SERVICE_CLIENT_ABORTS],
+        failovers=_named(layout.FAILOVER_OUTCOMES, words, layout.SERVICE_FAILOVERS),
+    )
+
+
+def _version(current: Generation, index: int, service: Service, version: int, totals: Totals) -> VersionCounts:
+    lives = totals.versions.get((service.name, version), {})
+    incarnation = current.incarnations[index][version]
+    mine = lives.get(incarnation) or VersionTotals()
+    every = mine
+    if len(lives) > 1:
+        every = VersionTotals()
+        for life in lives.values():
+            every.add(life)
+    plain = every.plain
+    return VersionCounts(
+        name=VERSIONS[version],
+        label=service.version(version).label,
+        incarnation=incarnation,
+        judged=mine.judged(service.thresholds_us),
+        bad=_named(layout.BAD_KINDS, plain, BAD),
+        assigned=_named(layout.ASSIGNMENT_REASONS, plain, ASSIGNED),
+        retries=_named(layout.RETRY_OUTCOMES, plain, RETRIES),
+        rescued=plain[RESCUED],
+        overrides=plain[OVERRIDES],
+        in_flight=every.in_flight,
+        oldest_us=every.oldest_us,
+        last_dispatch_ns=every.last_dispatch_ns,
+        endpoints=_endpoints(current, index, service, version, totals),
+    )
+
+
+def _endpoints(
+    current: Generation, index: int, service: Service, version: int, totals: Totals
+) -> tuple[EndpointCounts, ...]:
+    words = current.control.words
+    counts: list[EndpointCounts] = []
+    places = current.control_layout.endpoints[index][version]
+    for endpoint, at in zip(service.version(version).endpoints, places, strict=True):
+        block = totals.endpoints.get((service.name, version, endpoint.url), _NO_ENDPOINT)
+        counts.append(
+            EndpointCounts(
+                url=endpoint.url,
+                state=ENDPOINT_STATES[words[at]],
+                ended=block[layout.ENDPOINT_ENDED],
+                bad=block[layout.ENDPOINT_BAD],
+                connect_failed=block[layout.ENDPOINT_CONNECT_FAILED],
+                connected=block[layout.ENDPOINT_CONNECTED],
+                in_flight=block[layout.ENDPOINT_IN_FLIGHT],
+                pool_idle=block[layout.ENDPOINT_POOL_IDLE],
+                pool_active=block[layout.ENDPOINT_POOL_ACTIVE],
+            )
+        )
+    return tuple(counts)
+
+
+_NO_ENDPOINT = [0] * layout.ENDPOINT_HDR
+
+
+def _named(names: tuple[str, ...], words: list[int], at: int) -> dict[str, int]:
+    return dict(zip(names, words[at:], strict=False))

@@ -1,0 +1,212 @@
+"""What was measured lately: windows of judged integers, and histograms of the last ten minutes.
+
+Judged integers are kept per block for the longest window; histograms as what was added, in *slices*: one a second
+for a minute, then one per ten seconds for ten minutes. A slice holds packed pairs (index, count) of the scales
+that changed in it: some hundred bytes per version where whole histograms would be 20 kB.
+
+Rule: a version that becomes another one (another incarnation) begins with an empty history; what its predecessor
+still has in flight is not added to it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from proxy.controlplane.scales import TOTAL, TTFB, Delta, Scale, Sparse
+from proxy.metrics import hdr
+from proxy.metrics.snapshot import Judged, Snapshot, nothing
+from proxy.metrics.window import Ring, Window
+from proxy.routing.table import NEW, STABLE
+
+FINE_S, FINE_SLICES = 1.0, 60
+COARSE_SLICES = 60
+FINE_PER_COARSE = 10
+_SPLIT_LONGEST_S = 60.0
+# The reasons that are the split's own: what people and failures choose is no share of the weight.
+_BY_SPLIT = ("hash", "mint", "random")
+
+
+class Packed(NamedTuple):
+    """A sparse histogram in 6 bytes per counter."""
+
+    indices: array[int]
+    counts: array[int]
+
+
+class Slice(NamedTuple):
+    """What was added to each scale from `begin_s` to `end_s` (monotonic seconds)."""
+
+    begin_s: float
+    end_s: float
+    parts: dict[Scale, Packed]
+
+
+class History:
+    """Filled by the collector, read by the judge, the status and the admin API."""
+
+    __slots__ = (
+        "_coarse",
+        "_fine",
+        "_growing",
+        "_growing_slices",
+        "_latest",
+        "_lives",
+        "_longest_s",
+        "_merged",
+        "_since",
+        "_splits",
+        "_windows",
+    )
+
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._windows: dict[tuple[str, int], Window] = {}
+        self._splits: dict[str, Ring] = {}
+        self._lives: dict[tuple[str, int], int] = {}
+        self._since: dict[tuple[str, int], float] = {}  # when the version's history of histograms begins
+        self._fine: deque[Slice] = deque(maxlen=FINE_SLICES)
+        self._coarse: deque[Slice] = deque(maxlen=COARSE_SLICES)
+        self._growing: dict[Scale, Sparse] = {}  # the next coarse slice: what was added since the last one
+        self._growing_slices = 0
+        self._latest: float | None = None  # end of the newest slice
+        self._merged: dict[tuple[Scale, float], tuple[Sparse, float]] = {}
+
+    def keep(self, longest_s: float) -> None:
+        """Keep judged integers for windows of up to `longest_s` seconds, never less than before."""
+        self._longest_s = max(self._longest_s, longest_s)
+        for window in self._windows.values():
+            window.keep(longest_s)
+
+    def over(self, service: str, version: int, seconds: float) -> tuple[Judged, float]:
+        """Return what was judged in the last `seconds`, and the seconds that this covers.
+
+        It is never less than asked but at the beginning: of the process, of an incarnation, after `restart`.
+        """
+        window = self._windows.get((service, version))
+        return (nothing(0), 0.0) if window is None else window.over(seconds)
+
+    def restart(self, service: str, version: int) -> None:
+        """Let the version's windows begin at the newest snapshot: what was before is not judged any more."""
+        window = self._windows.get((service, version))
+        if window is not None:
+            window.restart()
+
+    def share_of_new(self, service: str, seconds: float) -> float | None:
+        """Return the share of requests that the split gave to `new` in the last `seconds`; `None` without any."""
+        ring = self._splits.get(service)
+        if ring is None:
+            return None
+        (new, every), _ = ring.over(seconds)
+        return new / every if every else None
+
+    def histogram(self, service: str, version: int, phase: str, seconds: float) -> tuple[Sparse, float]:
+        """Return the histogram of about the last `seconds` (to 600), and the seconds that it covers.
+
+        `phase`: "total" or "ttfb". It ends with the newest whole second; beyond a minute it is cut at ten seconds.
+        """
+        scale = Scale(TOTAL if phase == TOTAL else TTFB, service, version)
+        found = self._merged.get((scale, seconds))
+        if found is None:
+            found = self._merged[scale, seconds] = self._merge(scale, seconds)
+        counts, covered = found
+        return dict(counts), covered
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Add a block's snapshot to the windows."""
+        for name, service in snapshot.services.items():
+            for version in (STABLE, NEW):
+                counts = service.versions[version]
+                key = (name, version)
+                window = self._windows.get(key)
+                if window is None or self._lives[key] != counts.incarnation:
+                    window = self._begin(key, counts.incarnation, service.thresholds_us, snapshot.time_s)
+                elif window.thresholds_us != service.thresholds_us:
+                    window = self._windows[key] = window.with_thresholds(service.thresholds_us)
+                window.append(snapshot.time_s, counts.judged)
+            split = self._splits.get(name)
+            if split is None:
+                split = self._splits[name] = Ring(2, _SPLIT_LONGEST_S)
+            stable, new = (sum(one.assigned.get(reason, 0) for reason in _BY_SPLIT) for one in service.versions)
+            split.append(snapshot.time_s, (new, stable + new))
+        for name in self._splits.keys() - snapshot.services.keys():
+            self._end(name)
+
+    def slice_due(self, now_s: float) -> bool:
+        """Tell whether the next slice of histograms is due; the very first call begins the first slice."""
+        if self._latest is None:
+            self._latest = now_s
+        return now_s - self._latest >= FINE_S
+
+    def add_slice(self, now_s: float, deltas: Iterable[Delta]) -> None:
+        """Add what was added to the scales since the last slice."""
+        parts: dict[Scale, list[Sparse]] = {}
+        for scale, incarnation, counts in deltas:
+            if scale.kind in (TOTAL, TTFB) and self._lives.get((scale.service, scale.version)) == incarnation:
+                parts.setdefault(scale, []).append(counts)
+        added = {scale: hdr.merge(many) for scale, many in parts.items()}
+        begin_s = now_s if self._latest is None else self._latest
+        self._fine.append(Slice(begin_s, now_s, {scale: _pack(counts) for scale, counts in added.items()}))
+        self._latest = now_s
+        self._merged.clear()
+        # A coarse slice grows by a fine one at a time, so that no single block has to merge ten.
+        for scale, counts in added.items():
+            self._growing[scale] = hdr.merge([self._growing.get(scale, {}), counts])
+        self._growing_slices += 1
+        if self._growing_slices == FINE_PER_COARSE:
+            begin_s = self._fine[-FINE_PER_COARSE].begin_s
+            self._coarse.append(
+                Slice(begin_s, now_s, {scale: _pack(counts) for scale, counts in self._growing.items()})
+            )
+            self._growing = {}
+            self._growing_slices = 0
+
+    def _merge(self, scale: Scale, seconds: float) -> tuple[Sparse, float]:
+        if self._latest is None:
+            return {}, 0.0
+        # Coarse slices end where the fine ones that follow them begin: no second is missed or counted twice.
+        fine = list(self._fine)
+        slices = fine[::-1] if seconds <= FINE_S * FINE_SLICES else self._from_coarse(fine)
+        parts: list[Sparse] = []
+        reach = self._latest
+        for one in slices:
+            if self._latest - reach >= seconds:
+                break
+            reach = one.begin_s
+            if scale in one.parts:
+                parts.append(_unpack(one.parts[scale]))
+        reach = max(reach, self._since.get((scale.service, scale.version), reach))
+        return hdr.merge(parts), max(0.0, self._latest - reach)
+
+    def _from_coarse(self, fine: list[Slice]) -> list[Slice]:
+        """Return the fine slices that no coarse one has yet, and all coarse ones, newest first."""
+        newest = fine[len(fine) - self._growing_slices :]
+        return [*reversed(newest), *reversed(self._coarse)]
+
+    def _begin(self, key: tuple[str, int], incarnation: int, thresholds_us: tuple[int, ...], now_s: float) -> Window:
+        if key in self._lives:
+            self._since[key] = now_s
+        self._lives[key] = incarnation
+        for one in (*self._fine, *self._coarse):
+            for kind in (TOTAL, TTFB):
+                one.parts.pop(Scale(kind, *key), None)
+        for kind in (TOTAL, TTFB):
+            self._growing.pop(Scale(kind, *key), None)
+        self._merged.clear()
+        window = self._windows[key] = Window(thresholds_us, self._longest_s)
+        return window
+
+    def _end(self, name: str) -> None:
+        del self._splits[name]
+        for version in (STABLE, NEW):
+            del self._windows[name, version]
+
+
+def _pack(counts: Sparse) -> Packed:
+    return Packed(array("H", counts.keys()), array("I", counts.values()))
+
+
+def _unpack(packed: Packed) -> Sparse:
+    return dict(zip(packed.indices, packed.counts, strict=True))
