@@ -21,6 +21,7 @@ from proxy.config.compile import AdminSettings
 from proxy.controlplane.operations import Operations
 
 SHUTDOWN_S = 2.0
+LINGERING_S = 1.0  # how long the rest of a refused body is read, so that the client sees the answer
 OPEN = Caller("", "open")
 
 
@@ -38,10 +39,15 @@ def build(operations: Operations, settings: AdminSettings) -> web.Application:
     return app
 
 
-def runner(app: web.Application) -> web.AppRunner:
-    """Return the runner of `app`: no access log, no bytes of clients in any log, streams closed at shutdown."""
+def runner(operations: Operations, settings: AdminSettings) -> web.AppRunner:
+    """Return the server of the admin API, not yet set up; the caller gives it its socket."""
     return web.AppRunner(
-        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, logger=_quiet_logger()
+        build(operations, settings),
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=SHUTDOWN_S,
+        lingering_time=LINGERING_S,
+        logger=_quiet_logger(),
     )
 
 

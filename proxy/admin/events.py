@@ -2,7 +2,8 @@
 
 A stream gives each event its `seq` as `id:`, so that a client that lost the connection comes back with
 `Last-Event-ID` and misses nothing (WHATWG HTML, section 9.2). A comment every 15 s shows both sides that the
-other is still there. A client that does not read for 30 s is dropped; streams are counted and bounded.
+other is still there; a client that left is noticed within a second, one that does not read for 30 s is dropped.
+Streams are counted and bounded.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from proxy.errors import Problem, Refused
 PAGE = 1000
 MAX_STREAMS = 64
 HEARTBEAT_S = 15.0
+LOOK_S = 1.0
 WRITE_TIMEOUT_S = 30.0
 
 
@@ -66,19 +68,24 @@ async def _stream(request: web.Request, streams: Streams, events: AsyncIterator[
     await answer.prepare(request)
     closing = asyncio.ensure_future(streams.closing.wait())
     coming = asyncio.ensure_future(_next(events))
+    loop = asyncio.get_running_loop()
     try:
         await _write(answer, b": events\n\n")
-        while True:
-            done, _ = await asyncio.wait({closing, coming}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+        written = loop.time()
+        while (transport := request.transport) is not None and not transport.is_closing():
+            done, _ = await asyncio.wait({closing, coming}, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
             if closing in done:
                 break
             if not done:
-                await _write(answer, b": still here\n\n")
+                if loop.time() - written >= HEARTBEAT_S:
+                    await _write(answer, b": still here\n\n")
+                    written = loop.time()
                 continue
             event = coming.result()
             if event is None:
                 break
             await _write(answer, b"id: %d\ndata: %s\n\n" % (event["seq"], orjson.dumps(event)))
+            written = loop.time()
             coming = asyncio.ensure_future(_next(events))
     except (ConnectionError, TimeoutError):
         if request.transport is not None:

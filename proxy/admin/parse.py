@@ -22,6 +22,7 @@ from proxy.errors import Problem, Refused
 
 FULL_PERCENT = 100
 BUCKETS_PER_PERCENT = 100
+BUCKET = Decimal("0.01")  # percent
 UNMATCHED = -1  # a revision that no service ever has
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -67,10 +68,10 @@ def weight_bp(percent: Any, key: str) -> int:
         refuse([Problem(key, "must be a number: percent from 0 to 100")])
     if not 0 <= percent <= FULL_PERCENT:
         refuse([Problem(key, "must be from 0 to 100 percent")])
-    buckets = Decimal(percent) * BUCKETS_PER_PERCENT
-    if buckets != int(buckets):
+    rounded = Decimal(percent).quantize(BUCKET)
+    if rounded != percent:
         refuse([Problem(key, "must have at most two decimals (one bucket is 0.01 percent)")])
-    return int(buckets)
+    return int(rounded * BUCKETS_PER_PERCENT)
 
 
 def part(value: Any, key: str) -> float:
@@ -96,8 +97,7 @@ def share_bp(stable: float, new: float) -> int:
     larger = max(stable, new)
     if larger == 0:
         refuse([Problem("", "the two numbers must not both be 0")])
-    stable, new = stable / larger, new / larger
-    bp = round(10_000 * (new / (stable + new)))
+    bp = round(10_000 * (new / larger) / (stable / larger + new / larger))
     if new > 0 and bp == 0:
         return 1
     return 9_999 if stable > 0 and bp == 10_000 else bp
@@ -168,12 +168,12 @@ def unknown(key: str, known: Iterable[str]) -> str:
     names = list(known)
     near = get_close_matches(key, names, n=1)
     if near:
-        return f"unknown; did you mean {near[0]!r}?"
-    return f"unknown; known here: {', '.join(names)}" if names else "unknown; none are known here"
+        return f"is not known here: did you mean {near[0]}?"
+    return f"is not known here: known are {', '.join(names)}" if names else "is not known here: nothing is"
 
 
 def _problem(kind: str, location: tuple[int | str, ...], message: str, known: list[str]) -> Problem:
-    key = ".".join(str(step) for step in location)
+    key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
     if kind == "extra_forbidden":
         return Problem(key, unknown(key, known))
     if kind == "missing":
@@ -188,7 +188,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        refuse([Problem(twice, "the key is given twice")])
+        refuse([Problem(twice, "is given twice")])
     return found
 
 

@@ -59,9 +59,10 @@ def run(
     for note in compiled.notes:
         typer.echo(f"note: {note}")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT)
+    from proxy.admin.app import runner
     from proxy.controlplane.supervisor import run as supervise
 
-    raise typer.Exit(supervise(compiled, announce=_announce))
+    raise typer.Exit(supervise(compiled, announce=_announce, admin=runner))
 
 
 def _announce(line: str) -> None:
