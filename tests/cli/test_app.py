@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from proxy import __version__
+from proxy.cli import app as module
+from proxy.errors import AddressInUse, StateError
+from tests.cli.conftest import command, tidegate
+
+
+def test_version():
+    assert tidegate("version").output == f"tidegate {__version__}\n"
+    assert tidegate("--version").output == f"tidegate {__version__}\n"
+    assert json.loads(tidegate("version", "-o", "json").output) == {"version": __version__}
+
+
+def test_help_lists_every_verb_and_each_has_help():
+    result = tidegate("--help")
+    assert result.exit_code == 0
+    for verb in module.VERBS:
+        assert f"\n  {verb} " in result.output
+        assert tidegate(verb, "--help").exit_code == 0
+
+
+def test_a_mistyped_verb_is_suggested():
+    result = tidegate("statsu")
+    assert result.exit_code == 2
+    assert "'status'" in result.output
+
+
+@pytest.mark.parametrize(
+    "error, code", [(StateError("is corrupt", where="/x.db"), 5), (AddressInUse("is taken", where="127.0.0.1:80"), 6)]
+)
+def test_our_own_errors_end_with_their_code(monkeypatch, error, code):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("proxy.controlplane.supervisor.run", fail)
+    result = tidegate("run", "--stable", "http://127.0.0.1:9001")
+    assert result.exit_code == code
+    assert result.stderr == f"tidegate: {error}\n"
+
+
+def test_unexpected_errors_are_one_line_without_a_traceback(monkeypatch, capsys):
+    def fail(*_, **__):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(module, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "tidegate: unexpected error: ZeroDivisionError: division by zero (TIDEGATE_DEBUG=1 shows where it came from)"
+    ]
+    monkeypatch.setenv("TIDEGATE_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        module.main()
+
+
+def test_completion_is_offered():
+    done = command("--show-completion", "bash")
+    assert "tidegate" in done.stdout or done.returncode == 0

@@ -1,0 +1,125 @@
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from proxy.cli import status as verb
+from tests.cli.conftest import admin_server, command, tidegate
+
+
+def test_status_shows_weights_versions_limits_and_the_last_event(admin):
+    tidegate("weights", "set", "25%", "--reason", "ramp", "--admin", admin.url)
+    result = tidegate("status", "--admin", admin.url)
+    assert result.exit_code == 0
+    text = result.output
+    assert "tidegate 0.1.0, up 1h 2m, workers: 1 serving" in text
+    assert "web: idle, revision 2" in text
+    assert "PASS  error_rate of new <= 1%  is 0.2%  over 1,000 requests" in text
+    assert "WeightsSet by local" in text
+    assert "new 0.0 -> 25.0" in text
+    assert "\x1b" not in text
+    rows = [line.split() for line in text.splitlines()]
+    row = ["new", "2.3.0", "25%", "12,345", "7", "3", "100", "0.2%", "4.2ms", "31.5ms", "10s"]
+    assert row in rows
+
+
+def test_json_is_the_apis_object():
+    with admin_server(names=("web", "api")) as admin:
+        result = tidegate("status", "-o", "json", "--admin", admin.url)
+        assert json.loads(result.output) == admin.operations.status()
+        result = tidegate("status", "-o", "json", "--service", "api", "--admin", admin.url)
+        assert json.loads(result.output) == admin.operations.service("api")
+        result = tidegate("status", "--service", "nope", "--admin", admin.url)
+        assert result.exit_code == 2
+        assert "there are: web, api" in result.output
+
+
+def test_nothing_measured_yet_is_shown_as_nothing():
+    with admin_server() as admin:
+        status = json.loads(json.dumps(admin.operations.status()))
+    service = status["services"]["web"]
+    service["versions"]["new"] = {"label": "", "requests": 0, "bad": 0, "in_flight": 0, "window": None, "endpoints": []}
+    service["limits"] = [{"metric": "p99", "version": "new", "max": 200.0, "value": None, "unit": "ms"}]
+    service["limits"][0] |= {"verdict": "INCONCLUSIVE", "samples": 0, "needed": 20, "action": "rollback"}
+    service["stage"] = {"index": 0, "of": 3, "name": "canary", "weight": 1, "elapsed_s": 61, "hold_s": 7200}
+    text = "\n".join(verb.render(status))
+    assert "INCONCLUSIVE  p99 of new <= 200ms  is -  over 0 requests  needs 20 more" in text
+    assert "stage 1 of 3: canary, 1%, 1m 1s of 2h" in text
+
+
+@pytest.mark.parametrize("phase, code", [("idle", 0), ("completed", 0), ("rolled_back", 3)])
+def test_wait_ends_with_the_phase(admin, phase, code):
+    admin.operations.phase["web"] = phase
+    assert tidegate("status", "--wait", "--admin", admin.url).exit_code == code
+
+
+def test_wait_times_out_while_a_rollout_goes_on(admin):
+    admin.operations.phase["web"] = "progressing"
+    result = tidegate("status", "--wait", "--timeout", "10ms", "--admin", admin.url)
+    assert result.exit_code == 4
+    assert "waiting for web (progressing)" in result.output
+    assert tidegate("status", "--wait", "--timeout", "10", "--admin", admin.url).exit_code == 2
+
+
+def test_wait_times_out_while_nobody_answers(tmp_path):
+    result = tidegate("status", "--wait", "--timeout", "10ms", "--admin", f"unix:{tmp_path}/none.sock")
+    assert result.exit_code == 4
+
+
+def test_wait_goes_on_until_the_phase_changes(admin, monkeypatch):
+    monkeypatch.setattr(verb, "POLL_S", 0.01)
+    admin.operations.phase["web"] = "progressing"
+    asked = threading.Event()
+    original = admin.operations.status
+
+    def status():
+        asked.set()
+        return original()
+
+    admin.operations.status = status
+    results = []
+    waiting = threading.Thread(target=lambda: results.append(tidegate("status", "--wait", "--admin", admin.url)))
+    waiting.start()
+    assert asked.wait(10)
+    admin.operations.phase["web"] = "rolled_back"
+    waiting.join(10)
+    assert results[0].exit_code == 3
+
+
+def test_watch_shows_it_again_and_again(admin, monkeypatch):
+    times = iter(range(3))
+
+    def sleep(_):
+        if next(times) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(verb.time, "sleep", sleep)
+    result = tidegate("status", "--watch", "--admin", admin.url)
+    assert result.exit_code == 130
+    assert result.output.count("web: idle") == 3
+    assert tidegate("status", "--watch", "--wait", "--admin", admin.url).exit_code == 2
+
+
+def test_text_from_elsewhere_cannot_command_the_terminal(admin):
+    admin.operations.labels["web"]["new"] = "\x1b[2J"
+    result = tidegate("status", "--admin", admin.url)
+    assert "\x1b" not in result.output
+
+
+def test_a_status_loads_nothing_heavy(admin):
+    script = "import sys\nfrom proxy.cli.app import app\ntry:\n    app()\nexcept SystemExit:\n    pass\n"
+    script += (
+        "print([name for name in ('aiohttp', 'yaml', 'rich', 'asyncio', 'proxy.config.model') if name in sys.modules])"
+    )
+    for verbs in (["status", "--admin", admin.url], ["version"], ["weights", "--admin", admin.url]):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *verbs], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_as_a_process(admin):
+    done = command("status", "--admin", admin.url)
+    assert (done.returncode, done.stderr) == (0, "")
