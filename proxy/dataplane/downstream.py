@@ -150,7 +150,7 @@ class Downstream(asyncio.Protocol):
             self.worker.internal_error(error)
 
     def pause_writing(self) -> None:
-        """The client does not take more: the endpoint waits, and its clock stands still."""
+        """Let the endpoint wait, its clock standing still: the client does not take more."""
         if self.exchange is not None:
             self.exchange.hold()
 
@@ -170,7 +170,7 @@ class Downstream(asyncio.Protocol):
                 worker.wheel.arm(self, worker.header_ticks)
             self.buffer = data
             return
-        if type(head) is Refusal:
+        if isinstance(head, Refusal):
             self.buffer = b""
             self._answer(head)
             return
@@ -393,7 +393,7 @@ class Downstream(asyncio.Protocol):
         return fields
 
     def client_address(self, head: RequestHead) -> IPv4Address | IPv6Address | None:
-        """Return the client's address: the peer's, or behind trusted proxies the last one they did not add themselves."""
+        """Return the client's address: the peer's, or the last one that is no trusted proxy's."""
         if not head.forwarded_for:
             if self._address is None and self.peer:
                 self._address = ip_address(self.peer.decode())

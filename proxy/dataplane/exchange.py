@@ -28,7 +28,7 @@ from proxy.ipc import layout
 from proxy.routing.balance import two_choices
 from proxy.routing.retry import IDEMPOTENT, NEVER_FAILED_OVER, within_budget
 from proxy.routing.split import cookie_value
-from proxy.routing.table import FULL, NEW
+from proxy.routing.table import FULL, NEW, STABLE
 
 if TYPE_CHECKING:
     from proxy.dataplane.downstream import Downstream
@@ -68,10 +68,10 @@ class Exchange:
         "_interim",
         "_kept_size",
         "_no_more_body",
-        "_retried",
         "_rechunk",
         "_response_decoder",
         "_response_left",
+        "_retried",
         "_tried_other",
         "_until_close",
         "active_tick",
@@ -150,17 +150,18 @@ class Exchange:
         """Assign a version and make the first attempt."""
         service = self.service
         if not service.has_new:
-            self._attempt(service.stable)
+            self._attempt(service.stable, self._pick(service.stable))
             return
         reason = self._assign()
         version = self.version
-        if version.index and self._pick(version) is None:
-            self._divert()
-            return
+        endpoint = self._pick(version)
         if version.index:
+            if endpoint is None:
+                self._divert()
+                return
             version.last_dispatch_ns = self.arrived_ns
         service.plane.counts[version.counters_at + _ASSIGNED + reason] += 1
-        self._attempt(version)
+        self._attempt(version, endpoint)
 
     def _assign(self) -> int:
         """Set `version` by override, key or chance; return why (index in ASSIGNMENT_REASONS)."""
@@ -223,23 +224,16 @@ class Exchange:
             counts[service.new.counters_at + layout.VERSION_BAD + BAD_DIVERTED] += 1
             counts[service.new.counters_at + _ASSIGNED + DIVERTED] += 1
         self._bucket = -1
-        self._attempt(service.stable)
+        self._attempt(service.stable, self._pick(service.stable))
 
     # ---------------------------------------------------------------- dispatching
 
-    def _attempt(self, version: LiveVersion, *, fresh: bool = False, other_than: LiveEndpoint | None = None) -> None:
-        """Send the request to an endpoint of `version`, over a pooled connection or, if `fresh`, a new one."""
+    def _attempt(self, version: LiveVersion, endpoint: LiveEndpoint | None, *, fresh: bool = False) -> None:
+        """Send the request to `endpoint` of `version`, over a pooled connection or, if `fresh`, a new one."""
         self.version = version
-        endpoint = self._pick(version)
         if endpoint is None:
-            if version.index == 0 and self.service.fallback_to_new and self._pick(self.service.new) is not None:
-                self._attempt(self.service.new)
-                return
-            self.endpoint = None
-            self._reply(503, "no_endpoint", f"No endpoint of {self.service.name} can take the request.")
+            self._nowhere()
             return
-        if endpoint is other_than:
-            endpoint = next((one for one in version.endpoints if one is not other_than), endpoint)
         self.endpoint = endpoint
         version.in_flight += 1
         endpoint.in_flight += 1
@@ -259,6 +253,16 @@ class Exchange:
         self.upstream = self.worker.connect(pool, self)
         self.worker.wheel.arm(self.downstream, min(self.service.patience, self.worker.connect_ticks(pool)))
 
+    def _nowhere(self) -> None:
+        """Answer a request for which its version has no ready endpoint."""
+        service = self.service
+        if self.version.index == STABLE and service.fallback_to_new:
+            endpoint = self._pick(service.new)
+            if endpoint is not None:
+                self._attempt(service.new, endpoint)
+                return
+        self._reply(503, "no_endpoint", f"No endpoint of {service.name} can take the request.")
+
     def connected(self) -> None:
         """Go on with a fresh upstream connection: dispatched late, so the weight is read again (DESIGN §1)."""
         service = self.service
@@ -271,7 +275,7 @@ class Exchange:
             if self._bucket >= service.weights[service.weight_at] & _WEIGHT_MASK:
                 self._detach(reuse=True)
                 self.started_ns = 0 if self.body_left else now
-                self._attempt(service.stable)
+                self._attempt(service.stable, self._pick(service.stable))
                 return
             self.version.last_dispatch_ns = now
         self._send()
@@ -314,7 +318,7 @@ class Exchange:
             self.sampled_ns = monotonic_ns() - self.arrived_ns
 
     def _with_host(self, block: bytes, host_line: bytes | None) -> bytes:
-        """Return `block` with the Host that `host:` of the service asks for (or any, where an HTTP/1.0 client sent none)."""
+        """Return `block` with the Host that `host:` asks for, or with any where an HTTP/1.0 client sent none."""
         assert self.endpoint is not None
         line = host_line or b"Host: " + self.endpoint.authority + b"\r\n"
         if not self.head.host_line:
@@ -399,7 +403,7 @@ class Exchange:
             data = self._early + data
             self._early = b""
         head = self.worker.response_parser.parse(data, 0, self.head.method)
-        while head is not None and type(head) is not Refusal and head.status < 200:
+        while head is not None and not isinstance(head, Refusal) and head.status < 200:
             if head.status == 101:
                 self._switch_protocols(head, data)
                 return
@@ -409,7 +413,7 @@ class Exchange:
         if head is None:
             self._early = data
             return
-        if type(head) is Refusal:
+        if isinstance(head, Refusal):
             self._attempt_failed(BAD_PROTOCOL, 502, "protocol", f"The endpoint's answer is malformed: {head.detail}")
             return
         now = monotonic_ns()
@@ -602,7 +606,7 @@ class Exchange:
             self._detach(reuse=False)
             if not self._retried and self.head.method in IDEMPOTENT and self._replayable():
                 self._retried = True
-                self._attempt(version, fresh=True)
+                self._attempt(version, endpoint, fresh=True)
                 return
             record.uncharged(self, 502)
             self._reply(502, "reset", "The endpoint closed an idle connection; the method does not allow another try.")
@@ -616,13 +620,15 @@ class Exchange:
             return
         record.ended(self, now, kind)
         version = self.version
-        if kind == BAD_CONNECT and not self._tried_other and len(version.endpoints) > 1 and self._replayable():
+        if kind == BAD_CONNECT and not self._tried_other and self._replayable():
             # Nothing was sent: another endpoint of the same version may get it, whatever the method.
-            self._tried_other = True
-            self._detach(reuse=False)
-            self._start_again(now)
-            self._attempt(version, other_than=endpoint)
-            return
+            other = self._pick(version)
+            if other is not None and other is not endpoint:
+                self._tried_other = True
+                self._detach(reuse=False)
+                self._start_again(now)
+                self._attempt(version, other)
+                return
         self._detach(reuse=False)
         self._reply(status, reason, detail)
 
@@ -664,7 +670,7 @@ class Exchange:
         self._bucket = -1
         self._start_again(now)
         counts[service.stable.counters_at + _ASSIGNED + BY_FAILOVER] += 1
-        self._attempt(service.stable)
+        self._attempt(service.stable, self._pick(service.stable))
 
     def _start_again(self, now: int) -> None:
         """Begin the measurement of the next attempt."""

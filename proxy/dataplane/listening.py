@@ -35,7 +35,7 @@ class Listener:
     async def _start(self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.Protocol]) -> None:
         # The server closes the descriptor it is given; ours must outlive it.
         own = self.sock.dup()
-        own.setblocking(False)
+        own.settimeout(0)
         if own.family == socket.AF_UNIX:
             self._server = await loop.create_unix_server(factory, sock=own, backlog=BACKLOG)
         else:
@@ -64,13 +64,13 @@ class Listener:
     def take_queue(self) -> list[socket.socket]:
         """Return the connections that wait in the accept queue now."""
         waiting: list[socket.socket] = []
-        self.sock.setblocking(False)
+        self.sock.settimeout(0)
         while True:
             try:
                 accepted, _ = self.sock.accept()
             except OSError:
                 return waiting
-            accepted.setblocking(False)
+            accepted.settimeout(0)
             waiting.append(accepted)
 
     def close(self) -> None:

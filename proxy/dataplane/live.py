@@ -60,8 +60,8 @@ class LiveVersion:
         "last_dispatch_ns",
         "only",
         "started",
-        "ttfb_at",
         "total_at",
+        "ttfb_at",
         "within_at",
     )
 

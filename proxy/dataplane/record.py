@@ -47,7 +47,7 @@ def ended(exchange: Exchange, now: int, kind: int, *, last: bool = False) -> Non
             waited = (exchange.held_since or now) - begin - exchange.held_ns
             us = waited // 1000
             if us < 256:
-                index = us if us > 0 else 0
+                index = max(0, us)
             elif us <= _HIGHEST:
                 shift = us.bit_length() - 8
                 index = (shift << 7) + (us >> shift)

@@ -69,11 +69,11 @@ class Tunnel:
             self.downstream.transport.write_eof()
 
     def abandon(self) -> None:
-        """The client's connection is gone."""
+        """Take the end of the client's connection."""
         self._part()
 
     def upstream_ended(self, error: Exception | None) -> None:
-        """The endpoint's connection is gone."""
+        """Take the end of the endpoint's connection."""
         self._part()
         if error is None:
             self.downstream.close()
@@ -81,7 +81,7 @@ class Tunnel:
             self.downstream.abort()
 
     def hold(self) -> None:
-        """The client does not take more: stop reading from the endpoint."""
+        """Stop reading from the endpoint: the client does not take more."""
         self.upstream.pause_reading()
 
     def unhold(self) -> None:

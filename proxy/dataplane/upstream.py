@@ -111,7 +111,7 @@ class Upstream(asyncio.Protocol):
         self._tell_end(exc)
 
     def pause_writing(self) -> None:
-        """The endpoint does not take more of the request body: stop reading from the client."""
+        """Stop reading from the client: the endpoint does not take more of the request body."""
         self.writing_paused = True
         if self.exchange is not None:
             self.exchange.downstream.pause_reading()

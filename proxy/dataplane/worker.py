@@ -97,7 +97,7 @@ class Worker:
         self._trusted_memo: dict[bytes, bool] = {}
         self._settle(RoutingTable(services=()))
         self._second()
-        phone.setblocking(False)
+        phone.settimeout(0)
         loop.add_reader(phone.fileno(), self._heard)
 
     # ---------------------------------------------------------------- for connections
@@ -410,7 +410,7 @@ class Worker:
             entries = [{"address": listener.address, "slot": listener.slot} for listener in self._listeners]
             message = {"type": "orphan", "slot": self._slot, "pid": os.getpid(), "listeners": entries}
             channel.send(sock, message, [listener.sock.fileno() for listener in self._listeners])
-            sock.setblocking(False)
+            sock.settimeout(0)
         except OSError:
             sock.close()
             return

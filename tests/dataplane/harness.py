@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -102,11 +103,9 @@ class LoneWorker:
 
     def hear(self) -> list[dict[str, Any]]:
         """Return everything that the worker has said so far."""
-        self.phone.setblocking(False)
-        try:
+        self.phone.settimeout(0)
+        with contextlib.suppress(EOFError):
             self.heard += [message for message, _ in self.receiver.feed(self.phone)]
-        except EOFError:
-            pass
         return self.heard
 
     def expect(self, kind: str, **fields: Any) -> dict[str, Any]:
