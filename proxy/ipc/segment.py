@@ -48,14 +48,16 @@ class Segment:
 
     @classmethod
     def attach(cls, fd: int, layout_hash: int) -> Segment:
-        """Map the segment behind `fd`; raise `SegmentMismatch` when it is not of this layout."""
+        """Map the segment behind `fd`; raise `SegmentMismatch` (and close it) when it is not of this layout."""
         size = os.fstat(fd).st_size // WORD
-        segment = cls(fd, size)
-        words = segment.words
-        if size <= HEADER_WORDS_TOTAL or words[HEADER_MAGIC] != MAGIC or words[HEADER_HASH] != layout_hash:
+        if size > HEADER_WORDS_TOTAL:
+            segment = cls(fd, size)
+            if segment.words[HEADER_MAGIC] == MAGIC and segment.words[HEADER_HASH] == layout_hash:
+                return segment
             segment.close()
-            raise SegmentMismatch("the shared-memory segment is of another layout", where=f"descriptor {fd}")
-        return segment
+        else:
+            os.close(fd)
+        raise SegmentMismatch("the shared-memory segment is of another layout", where=f"descriptor {fd}")
 
     def close(self) -> None:
         """Unmap and close; other processes keep their mapping."""
