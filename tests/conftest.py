@@ -1,14 +1,13 @@
-"""What holds for every test: whole-product tests are marked by where they stand."""
+"""What holds for every test: those in `tests/e2e` start whole processes of the product and are marked so."""
 
 from pathlib import Path
 
 import pytest
 
-WHOLE_PRODUCT = {"e2e", "demo", "loadtests"}
+HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0] in WHOLE_PRODUCT:
+        if item.path.is_relative_to(HERE / "e2e"):
             item.add_marker(pytest.mark.e2e)

@@ -33,7 +33,7 @@ class Load:
         self._draw = random.Random(1)  # noqa: S311  (which user comes next is no secret)
         self._next_ns = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._stopping = False
+        self._stopping = self._closed = False
         self._quiet = asyncio.Event()
         self._idle: list[ClientConnection] = []
         self._open: set[ClientConnection] = set()
@@ -53,6 +53,7 @@ class Load:
         self._say_when_quiet()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._quiet.wait(), patience_s)
+        self._closed = True
         for connection in list(self._open):
             connection.abort()
 
@@ -115,6 +116,10 @@ class Load:
             async with asyncio.timeout(TIMEOUT_S):
                 _, connection = await loop.create_connection(lambda: ClientConnection(self), *self._address)
         except OSError:
+            self.ended(intended_ns, 0)
+            return
+        if self._closed:
+            connection.abort()
             self.ended(intended_ns, 0)
             return
         self._open.add(connection)
