@@ -24,9 +24,11 @@ from rich.table import Table
 from loadtests.bench.cases import CASES
 from loadtests.bench.contestants import Contestant, Envoy, HAProxy, Nginx, Tidegate
 from loadtests.bench.race import run
-from loadtests.bench.report import HEADINGS, as_json, as_markdown, cells
+from loadtests.bench.report import HEADINGS, as_json, as_markdown, as_readme, cells
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+README = Path(__file__).resolve().parents[2] / "README.md"
+BEGIN, END = "<!-- bench: written by make bench ARGS=--readme -->", "<!-- /bench -->"
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -46,6 +48,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--markdown", type=Path, default=RESULTS / "bench.md", help="where the table goes (%(default)s)"
     )
+    parser.add_argument("--readme", action="store_true", help="put the short table into README.md as well")
     parser.add_argument("--keep", action="store_true", help="keep configs and logs of the contestants")
     return parser.parse_args(argv)
 
@@ -93,11 +96,15 @@ def main(argv: list[str]) -> int:
             console.print(f"configs and logs: {folder}", markup=False)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    command = shlex.join(["make", "bench", *([f"ARGS={shlex.join(argv)}"] if argv else [])])
+    command = "make bench" + (f' ARGS="{shlex.join(argv)}"' if argv else "")
     result = as_json(outcome, command, dt.datetime.now(dt.UTC))
     for path, text in ((arguments.json, json.dumps(result, indent=1)), (arguments.markdown, as_markdown(result))):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    if arguments.readme:
+        text = README.read_text()
+        before, _, rest = text.partition(BEGIN)
+        README.write_text(f"{before}{BEGIN}\n{as_readme(result)}{END}{rest.partition(END)[2]}")
     _print(result)
     print(f"\n{os.path.relpath(arguments.json)}\n{os.path.relpath(arguments.markdown)}")
     return 0

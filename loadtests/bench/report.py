@@ -123,6 +123,38 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def as_readme(result: dict[str, Any]) -> str:
+    """Return the short table: a row per case, a column per contestant, CPU µs per request and the ratio to nginx."""
+    names = list(dict.fromkeys(row["contestant"] for row in result["summary"]))
+    found = {(row["case"], row["contestant"]): row for row in result["summary"]}
+    lines = [
+        "| CPU µs per request (× nginx) | " + " | ".join(names) + " |",
+        "|---|" + "---:|" * len(names),
+    ]
+    for case in CASES:
+        rows = [found.get((case.name, name)) for name in names]
+        if any(rows):
+            lines.append(f"| {case.title} | " + " | ".join(_short(row) for row in rows) + " |")
+    memory = [f"{result['idle_pss_kib'][name] / 1024:.0f} MiB" for name in names]
+    lines += [
+        "| memory before the first load (PSS) | " + " | ".join(memory) + " |",
+        "",
+        f"{result['date']}, {result['machine']}; {_versions(result)}.",
+        f"`{result['command']}`; medians of {max(row['rounds'] for row in result['summary'])} interleaved rounds.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _short(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return f"{row['cpu_us']:.1f}" + ("" if row["ratio"] is None else f" ({row['ratio']:.2f})")
+
+
+def _versions(result: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {text}" for name, text in result["versions"].items())
+
+
 def as_markdown(result: dict[str, Any]) -> str:
     """Return the table with the date, the machine and the command above it."""
     lines = [
@@ -133,7 +165,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         "|" + "---|" * 2 + "---:|" * (len(HEADINGS) - 2),
     ]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in result["summary"]]
-    lines += ["", "Versions: " + ", ".join(f"{name} {text}" for name, text in result["versions"].items()) + "."]
+    lines += ["", f"Versions: {_versions(result)}."]
     idle = ", ".join(f"{name} {kib / 1024:.0f}" for name, kib in result["idle_pss_kib"].items())
     lines += [f"Memory before the first load, MiB PSS: {idle}."]
     shares = ", ".join(f"{name} {share:.1%}" for name, share in result["share_to_new"].items())

@@ -144,14 +144,14 @@ services:
                 self.client.get("/readyz")
                 return
             time.sleep(0.05)
-        said = self._log.read_text(errors="replace").strip()
-        raise DemoFailed(f"tidegate run did not get ready:\n{said}", cure=f"it waited {READY_S:.0f} s")
+        if self._process.poll() is None:
+            raise DemoFailed(f"tidegate run was not ready within {READY_S:.0f} s; it said:\n{self._said()}")
+        raise self._ended()
 
     def status(self) -> dict[str, Any]:
         """Return the status of the service."""
         if self._process.poll() is not None:
-            said = self._log.read_text(errors="replace").strip()
-            raise DemoFailed(f"tidegate run ended by itself, with exit code {self._process.returncode}:\n{said}")
+            raise self._ended()
         return cast("dict[str, Any]", self.client.get("/api/v1/status")["services"]["web"])
 
     def events(self, since: int) -> list[dict[str, Any]]:
@@ -165,6 +165,13 @@ services:
     def close(self) -> None:
         """Drain and end."""
         _end(self._process)
+
+    def _said(self) -> str:
+        return self._log.read_text(errors="replace").strip()
+
+    def _ended(self) -> DemoFailed:
+        code = self._process.returncode
+        return DemoFailed(f"tidegate run ended by itself with exit code {code}; it said:\n{self._said()}")
 
 
 @contextmanager
