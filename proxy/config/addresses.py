@@ -1,7 +1,6 @@
 """Addresses: where we listen, endpoints, hosts, networks.
 
-`parse_…` raises `ValueError` whose text is a predicate about the value ("has no port: …"). The text never repeats
-the whole value: a mistyped URL may hold a password.
+`parse_…` raises `WrongValue`, whose text never repeats a whole URL: a mistyped one may hold a password.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+from proxy.config.wrong import WrongValue
 from proxy.routing.table import Endpoint
 
 UNIX_PATH_MAX = 107  # sun_path without its final NUL, in bytes (unix(7))
@@ -25,14 +25,14 @@ def parse_listen(text: str) -> str:
     if text.startswith("unix:"):
         return f"unix:{_unix_path(text)}"
     if "://" in text:
-        raise ValueError("is a URL: write an address and a port, such as 0.0.0.0:8080")
+        raise WrongValue("is a URL", "write an address and a port, such as 0.0.0.0:8080")
     host, port = _host_port(text)
     if port is None:
-        raise ValueError("has no port: write it as 0.0.0.0:8080, [::]:8080 or unix:/path")
+        raise WrongValue("has no port", "write it as 0.0.0.0:8080, [::]:8080 or unix:/path")
     if host == "localhost":
         host = "127.0.0.1"
     if host in {"", "*"}:
-        raise ValueError(f"has no address: write 0.0.0.0:{port} for every IPv4 address, [::]:{port} for IPv6 too")
+        raise WrongValue("has no address", f"write 0.0.0.0:{port} for every IPv4 address, [::]:{port} for IPv6 too")
     return f"{_literal(host)}:{port}"
 
 
@@ -50,18 +50,18 @@ def parse_endpoint(url: str) -> Endpoint:
         return Endpoint(url=f"unix:{path}", host="localhost", port=80, unix=path)
     scheme, separator, authority = url.partition("://")
     if not separator:
-        raise ValueError("is not an endpoint: write http://host:port or unix:/path")
+        raise WrongValue("is not an endpoint", "write http://host:port or unix:/path")
     if scheme.lower() == "https":
-        raise ValueError("is an https endpoint: TLS towards endpoints is not in this version yet, write http://…")
+        raise WrongValue("is an https endpoint", "TLS towards endpoints is not in this version yet, write http://…")
     if scheme.lower() != "http":
-        raise ValueError("has an unknown scheme: write http://host:port or unix:/path")
+        raise WrongValue("has an unknown scheme", "write http://host:port or unix:/path")
     authority = authority.removesuffix("/")
     for character, what in _NOT_IN_ENDPOINTS.items():
         if character in authority:
-            raise ValueError(f"has {what}: endpoints are http://host:port only")
+            raise WrongValue(f"has {what}", "endpoints are http://host:port only")
     host, port = _host_port(authority)
     if port == 0:
-        raise ValueError("has port 0: write the port that the endpoint listens on")
+        raise WrongValue("has port 0", "write the port that the endpoint listens on")
     host = _upstream_host(host)
     suffix = "" if port is None else f":{port}"
     return Endpoint(url=f"http://{host}{suffix}", host=host.strip("[]"), port=80 if port is None else port)
@@ -76,37 +76,37 @@ def parse_network(text: str) -> str:
     try:
         network = ip_network(text, strict=False)
     except ValueError:
-        raise ValueError("is neither an IP address nor a network: write it as 10.0.0.1 or 10.0.0.0/8") from None
-    raise ValueError(f"has bits set to the right of its prefix: write {network}")
+        raise WrongValue("is neither an IP address nor a network", "write it as 10.0.0.1 or 10.0.0.0/8") from None
+    raise WrongValue("has bits set to the right of its prefix", f"write {network}")
 
 
 def parse_match_host(text: str) -> str:
     """Return the lower-case exact host or `*.suffix` that requests are matched with."""
     host = text.lower().rstrip(".")
     if host == "*":
-        raise ValueError("matches every host: leave the key out for that")
+        raise WrongValue("matches every host", "leave the key out for that")
     if "://" in host or "/" in host:
-        raise ValueError("is a URL: write the host alone, such as shop.example.com")
+        raise WrongValue("is a URL", "write the host alone, such as shop.example.com")
     if host.startswith("["):
         return _literal(host)
     if ":" in host:
-        raise ValueError("has a port: hosts are matched without it")
+        raise WrongValue("has a port", "hosts are matched without it")
     name = host.removeprefix("*.")
     if "*" in name:
-        raise ValueError("has a * that does not stand for the first part: write *.example.com")
+        raise WrongValue("has a * that does not stand for the first part", "write *.example.com")
     if not _HOST.fullmatch(name) or len(host) > 253:
-        raise ValueError("is not a host name: write it as shop.example.com or *.example.com")
+        raise WrongValue("is not a host name", "write it as shop.example.com or *.example.com")
     return host
 
 
 def parse_match_path(text: str) -> str:
     """Return the path prefix that requests are matched with, without a final slash."""
     if not text.startswith("/"):
-        raise ValueError(f"does not begin with a slash: write /{text}" if text.isalnum() else "must begin with a slash")
+        raise WrongValue("does not begin with a slash", f"write /{text}")
     if re.search(r"[^!-~]|[?#*]", text):
-        raise ValueError("is not a path prefix: no spaces, ?, # or * (a prefix matches whole segments by itself)")
+        raise WrongValue("is not a path prefix", "no spaces, ?, # or * (a prefix matches whole segments by itself)")
     if "//" in text or re.search(r"/\.\.?(?:/|$)", text):
-        raise ValueError("has an empty or dot segment: requests are compared as they come")
+        raise WrongValue("has an empty or dot segment", "requests are compared as they come")
     return text.rstrip("/") or "/"
 
 
@@ -122,14 +122,14 @@ def parse_upstream_host(text: str) -> str:
 def parse_field_name(text: str) -> str:
     """Return a header's name in lower case."""
     if not _TOKEN.fullmatch(text):
-        raise ValueError("is not a header name: letters, digits and - only")
+        raise WrongValue("is not a header name", "letters, digits and - only")
     return text.lower()
 
 
 def parse_cookie_name(text: str) -> str:
     """Return a cookie's name as it is: cookies are told apart by case."""
     if not _TOKEN.fullmatch(text):
-        raise ValueError("is not a cookie name: letters, digits, - and _ only")
+        raise WrongValue("is not a cookie name", "letters, digits, - and _ only")
     return text
 
 
@@ -139,17 +139,17 @@ def _host_port(text: str) -> tuple[str, int | None]:
         host, closing, rest = text.partition("]")
         host += closing
         if not closing or (rest and not rest.startswith(":")):
-            raise ValueError("has unbalanced brackets: write an IPv6 address as [::1]:8080")
+            raise WrongValue("has unbalanced brackets", "write an IPv6 address as [::1]:8080")
         port = rest[1:] if rest else None
     elif text.count(":") > 1:
-        raise ValueError("looks like IPv6: write it in brackets, such as [::1]:8080")
+        raise WrongValue("looks like IPv6", "write it in brackets, such as [::1]:8080")
     else:
         host, separator, rest = text.partition(":")
         port = rest if separator else None
     if port is None:
         return host, None
     if not _PORT.fullmatch(port) or int(port) > 65535:
-        raise ValueError("has no valid port: a port is a number up to 65535")
+        raise WrongValue("has no valid port", "a port is a number up to 65535")
     return host, int(port)
 
 
@@ -159,7 +159,7 @@ def _upstream_host(text: str) -> str:
     if host.startswith("[") or re.fullmatch(r"[0-9.]+", host):
         return _literal(host)
     if not _HOST.fullmatch(host) or len(host) > 253:
-        raise ValueError("has no valid host: write a name such as app.internal, an IPv4 address or [IPv6]")
+        raise WrongValue("has no valid host", "write a name such as app.internal, an IPv4 address or [IPv6]")
     return host
 
 
@@ -167,11 +167,11 @@ def _literal(host: str) -> str:
     try:
         address: IPv4Address | IPv6Address = ip_address(host.strip("[]"))
     except ValueError:
-        raise ValueError("has no valid IP address: write it as 0.0.0.0:8080 or [::]:8080") from None
+        raise WrongValue("has no valid IP address", "write it as 0.0.0.0:8080 or [::]:8080") from None
     if isinstance(address, IPv6Address):
         return f"[{address}]"
     if host.startswith("["):
-        raise ValueError("has an IPv4 address in brackets: write it without")
+        raise WrongValue("has an IPv4 address in brackets", "write it without")
     return str(address)
 
 
@@ -180,9 +180,9 @@ def _unix_path(text: str) -> str:
     if path.startswith("//"):
         path = "/" + path.lstrip("/")
     if not path:
-        raise ValueError("has no path: write unix:/run/name.sock")
+        raise WrongValue("has no path", "write unix:/run/name.sock")
     if not path.isprintable() or "?" in path or "#" in path:
-        raise ValueError("has a path that no socket should have: plain characters only")
+        raise WrongValue("has a path that no socket should have", "plain characters only")
     if len(path.encode()) > UNIX_PATH_MAX:
-        raise ValueError(f"has a path longer than {UNIX_PATH_MAX} bytes: the kernel takes no longer socket path")
+        raise WrongValue(f"has a path longer than {UNIX_PATH_MAX} bytes", "the kernel takes no longer socket path")
     return path

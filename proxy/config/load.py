@@ -9,14 +9,14 @@ Rules:
   everywhere: other YAML readers take it for a boolean.
 * `${NAME}` and `${NAME:-default}` are replaced inside values after the YAML was read, so that a variable's text can
   never become structure; `$${` stands for `${`. What is shown of a value in an error is the text of the file, never
-  the text of the variable: it may be a secret.
+  the text of the variable: it may be a secret. A user name and password in a URL are never shown either.
 * A key that stands twice is refused. Anchors, aliases and `<<` work; other tags are refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ _VARIABLE = re.compile(r"\$(\$?)\{([^}]*)(\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)?\.[0-9]+(?:[eE][-+]?[0-9]+)?", re.ASCII)
+_PASSWORD = re.compile(r"//[^/]*@")
 _BARE = {"yes", "no", "on", "off"}
 _TAG = "tag:yaml.org,2002:"
 _PLAIN, _QUOTED, _MERGE = "plain", "quoted", _TAG + "merge"
@@ -68,18 +69,28 @@ class Place:
 
 @dataclass(slots=True)
 class Document:
-    """Plain data, the place of every key path in it, and what is already known to be wrong, by path."""
+    """Plain data, the place of every key path in it, and what is already known to be wrong, by path.
+
+    `expanded`: the paths whose value holds an environment variable.
+    """
 
     name: str
     data: object = None
     places: dict[Loc, Place] = field(default_factory=dict)
     problems: dict[Loc, Problem] = field(default_factory=dict)
+    expanded: set[Loc] = field(default_factory=set)
 
     def place(self, loc: Loc) -> Place:
         """Return the place of `loc`, or of what surrounds it."""
         while loc not in self.places:
             loc = loc[:-1]
         return self.places[loc]
+
+    def same(self, loc: Loc, source: Loc) -> None:
+        """Let `loc`, which the text does not have, stand where `source` stands."""
+        self.places[loc] = self.places[source]
+        if source in self.expanded:
+            self.expanded.add(loc)
 
     def report(self, loc: Loc, message: str, *, at_key: bool = False) -> None:
         """Note a problem at `loc`; what is wrong around or at the same path already is enough."""
@@ -112,8 +123,12 @@ def join(path: str, part: str | int) -> str:
 
 def load(text: str, environ: Mapping[str, str], name: str) -> Document:
     """Return the document of a YAML text; raise `ConfigError` at once where the text is no YAML."""
+    document = Document(name)
+    document.places[()] = Place("", 1, 1, 1, 1)
     try:
         node = yaml.compose(text, Loader=_Loader)
+        if node is not None:
+            document.data = _Builder(document, environ).build(node, (), "", node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -126,10 +141,6 @@ def load(text: str, environ: Mapping[str, str], name: str) -> Document:
         raise ConfigError([Problem("", what, name, line, column)]) from None
     except RecursionError:
         raise ConfigError([Problem("", "is nested too deeply", name, 1, 1)]) from None
-    document = Document(name)
-    document.places[()] = Place("", 1, 1, 1, 1)
-    if node is not None:
-        document.data = _Builder(document, environ).build(node, (), "", node)
     return document
 
 
@@ -156,10 +167,8 @@ class _Builder:
         self.open: set[int] = set()  # collections that are being walked: an alias to one of them has no end
 
     def build(self, node: yaml.Node, loc: Loc, key: str, key_node: yaml.Node) -> object:
-        self.nodes += 1
+        self._count(node, key)
         self.document.places[loc] = _place(node, key, key_node)
-        if self.nodes > MAX_NODES:
-            raise ConfigError([self._problem(node, key, f"has more than {MAX_NODES} values")])
         if node.tag not in _TAGS:
             self.document.report(loc, f"has the YAML tag {node.tag}: write the plain value")
             return None
@@ -177,7 +186,8 @@ class _Builder:
         finally:
             self.open.discard(id(node))
 
-    def mapping(self, node: yaml.Node, loc: Loc, key: str) -> dict[str, object]:
+    def mapping(self, node: yaml.Node, loc: Loc, key: str, known: Iterable[str] = ()) -> dict[str, object]:
+        """Return a mapping without the keys in `known`, which stand in the one that this is merged into."""
         data: dict[str, object] = {}
         seen: dict[str, yaml.Node] = {}
         merged: list[yaml.Node] = []
@@ -198,22 +208,21 @@ class _Builder:
                 )
             else:
                 seen[name] = name_node
-                data[name] = self.build(value_node, path, join(key, name), name_node)
+                if name not in known:
+                    data[name] = self.build(value_node, path, join(key, name), name_node)
         for source in merged:
-            for name, value in self.merge(source, loc, key).items():
-                data.setdefault(name, value)
+            data |= self.merge(source, loc, key, {*known, *data})
         return data
 
-    def merge(self, source: yaml.Node, loc: Loc, key: str) -> dict[str, object]:
-        """Return what `<<` brings in. Keys of the mapping itself win, with their places."""
-        own = dict(self.document.places)
+    def merge(self, source: yaml.Node, loc: Loc, key: str, known: Iterable[str]) -> dict[str, object]:
+        """Return what `<<` brings in beside the keys that are known: those of the mapping itself win."""
+        self._count(source, key)
         if not isinstance(source, yaml.MappingNode) or id(source) in self.open:
             self.document.report((*loc, "<<"), "merges something that is no mapping")
             return {}
         self.open.add(id(source))
-        data = self.mapping(source, loc, key)
+        data = self.mapping(source, loc, key, known)
         self.open.discard(id(source))
-        self.document.places.update(own)
         return data
 
     def scalar(self, node: yaml.ScalarNode, loc: Loc) -> object:
@@ -242,7 +251,15 @@ class _Builder:
                 return ""
             return self.environ[name]
 
-        return _VARIABLE.sub(replace, node.value) if "${" in node.value else node.value
+        if "${" not in node.value:
+            return str(node.value)
+        self.document.expanded.add(loc)
+        return _VARIABLE.sub(replace, node.value)
+
+    def _count(self, node: yaml.Node, key: str) -> None:
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise ConfigError([self._problem(node, key, f"has more than {MAX_NODES} values")])
 
     def _problem(self, node: yaml.Node, key: str, message: str) -> Problem:
         return Problem(key, message, self.document.name, node.start_mark.line + 1, node.start_mark.column + 1)
@@ -252,6 +269,6 @@ def _place(node: yaml.Node, key: str, key_node: yaml.Node) -> Place:
     shown = None
     if isinstance(node, yaml.ScalarNode):
         shown = node.value if len(node.value) <= SHOWN_MAX else node.value[:SHOWN_MAX] + "…"
-        shown = "".join(character if character.isprintable() else "�" for character in shown)
+        shown = _PASSWORD.sub("//***@", "".join(character if character.isprintable() else "�" for character in shown))
     at, value = key_node.start_mark, node.start_mark
     return Place(key, at.line + 1, at.column + 1, value.line + 1, value.column + 1, shown)

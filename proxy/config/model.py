@@ -9,6 +9,7 @@ never ignored. In memory: durations are seconds, shares 0…1, sizes bytes, weig
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -44,6 +45,7 @@ from proxy.config.units import (
     parse_size,
     parse_weight,
 )
+from proxy.config.wrong import WrongValue
 from proxy.rollout.plan import QUANTILES, SHARES
 
 WORKERS_MAX = 256
@@ -77,31 +79,31 @@ def _name(text: str) -> str:
     inner = text.strip("-")
     plain = inner == text and text.isascii() and text.replace("-", "").isalnum() and text == text.lower()
     if not plain or len(text) > _NAME_MAX:
-        raise ValueError("is not a name: lower-case letters, digits and - inside, at most 63 characters")
+        raise WrongValue("is not a name", "lower-case letters, digits and - inside, at most 63 characters")
     return text
 
 
 def _label(text: str) -> str:
     if not text.isascii() or not text.isprintable() or text != text.strip() or len(text) > _NAME_MAX:
-        raise ValueError("is not a label: printable ASCII without spaces around it, at most 63 characters")
+        raise WrongValue("is not a label", "printable ASCII without spaces around it, at most 63 characters")
     return text
 
 
 def _token(text: str) -> str:
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("holds a space or a character that no HTTP header can carry")
+        raise WrongValue("holds a space or a character that no HTTP header can carry")
     return text
 
 
 def _path(text: str) -> str:
     if not text.strip() or not text.isprintable():
-        raise ValueError("is not a path")
+        raise WrongValue("is not a path")
     return text
 
 
 def _salt(text: str) -> str:
     if not text.strip() or len(text) > 200:
-        raise ValueError("is not a salt: write rollout or a fixed text of at most 200 characters")
+        raise WrongValue("is not a salt", "write rollout or a fixed text of at most 200 characters")
     return text
 
 
@@ -110,7 +112,7 @@ def _listen(value: object) -> str:
         raise PydanticCustomError("whole", f"a TLS listener is not in this version yet: {TLS_LATER}")
     if not isinstance(value, str) or isinstance(value, Bare):
         if isinstance(value, int) and not isinstance(value, bool):
-            raise ValueError(f"is a port without an address: write 0.0.0.0:{value}")  # noqa: TRY004 (for pydantic)
+            raise WrongValue("is a port without an address", f"write 0.0.0.0:{value}")
         raise PydanticCustomError("text_expected", "must be text")
     return parse_listen(value)
 
@@ -118,25 +120,46 @@ def _listen(value: object) -> str:
 def _workers(value: object) -> object:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= WORKERS_MAX):
         return value
-    raise ValueError(f"is neither auto nor a whole number from 1 to {WORKERS_MAX}")
+    raise WrongValue(f"is neither auto nor a whole number from 1 to {WORKERS_MAX}")
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration), _write(format_duration)]
+@dataclass(frozen=True, slots=True)
+class Notation:
+    """What a value looks like, for the documentation."""
+
+    text: str
+
+
+Duration = Annotated[float, Notation("duration"), BeforeValidator(parse_duration), _write(format_duration)]
 Wait = Annotated[Duration, Field(gt=0)]
-WaitOrNone = Annotated[Annotated[float, Field(gt=0)] | None, _or_none(parse_duration), _write(format_duration)]
-Share = Annotated[float, BeforeValidator(parse_share), _write(format_share)]
-Weight = Annotated[int, BeforeValidator(parse_weight), _write(format_weight)]
-Size = Annotated[int, BeforeValidator(parse_size), _write(format_size)]
-SizeOrNone = Annotated[int | None, _or_none(parse_size), _write(format_size)]
-Name = Annotated[str, _text(_name)]
-Label = Annotated[str, _text(_label)]
-Secret = Annotated[str, _text(_token)]
-File = Annotated[str, _text(_path)]
-FileOrNone = Annotated[str | None, _text(lambda text: None if text == "none" else _path(text)), _write(str)]
-Listen = Annotated[str, BeforeValidator(_listen)]
-EndpointUrl = Annotated[str, _text(lambda text: parse_endpoint(text).url)]
-Network = Annotated[str, _text(parse_network)]
-FieldName = Annotated[str, _text(parse_field_name)]
+WaitOrNone = Annotated[
+    Annotated[float, Field(gt=0)] | None,
+    Notation("duration or none"),
+    _or_none(parse_duration),
+    _write(format_duration),
+]
+Share = Annotated[float, Notation("share"), BeforeValidator(parse_share), _write(format_share)]
+Weight = Annotated[int, Notation("weight"), BeforeValidator(parse_weight), _write(format_weight)]
+Size = Annotated[int, Notation("size"), BeforeValidator(parse_size), _write(format_size)]
+SizeOrNone = Annotated[int | None, Notation("size or none"), _or_none(parse_size), _write(format_size)]
+Workers = Annotated[
+    int | Literal["auto"], Notation(f"auto, or a number from 1 to {WORKERS_MAX}"), BeforeValidator(_workers)
+]
+Name = Annotated[str, Notation("name"), _text(_name)]
+Label = Annotated[str, Notation("text"), _text(_label)]
+Salt = Annotated[str, Notation("text"), _text(_salt)]
+Secret = Annotated[str, Notation("text"), _text(_token)]
+File = Annotated[str, Notation("path"), _text(_path)]
+FileOrNone = Annotated[
+    str | None, Notation("path or none"), _text(lambda text: None if text == "none" else _path(text)), _write(str)
+]
+Listen = Annotated[str, Notation("address"), BeforeValidator(_listen)]
+EndpointUrl = Annotated[str, Notation("endpoint"), _text(lambda text: parse_endpoint(text).url)]
+Network = Annotated[str, Notation("network"), _text(parse_network)]
+FieldName = Annotated[str, Notation("header name"), _text(parse_field_name)]
+MatchHost = Annotated[str, Notation("host"), _text(parse_match_host)]
+MatchPath = Annotated[str, Notation("path prefix"), _text(parse_match_path)]
+UpstreamHost = Annotated[str, Notation("preserve, endpoint or a host"), _text(parse_upstream_host)]
 
 
 class Section(BaseModel):
@@ -149,12 +172,14 @@ class Section(BaseModel):
 class TokenConfig(Section):
     """One token of the admin API."""
 
-    name: Name = Field(description="who uses it; stands in every event as the actor")
-    role: Literal["operator", "read"] = Field(description="operator changes things; read only looks")
+    name: Name = Field(description="who uses it; stands in every event as the actor", examples=["ops"])
+    role: Literal["operator", "read"] = Field(
+        description="operator changes things; read only looks", examples=["operator"]
+    )
     token: Secret | None = Field(
         default=None,
         description="the token itself, best from a variable; empty = no token",
-        examples=['"${TIDEGATE_TOKEN:-}"'],
+        examples=['"${TIDEGATE_ADMIN_TOKEN:-}"'],
     )
     token_file: File | None = Field(
         default=None, description="or a file that holds it; read again at every reload", examples=["ops.token"]
@@ -176,25 +201,32 @@ class AdminConfig(Section):
     )
     tokens: list[TokenConfig] = Field(default=[], description="named tokens: `Authorization: Bearer …`")
     public_metrics: bool = Field(default=False, description="true: /metrics needs no token")
-    hosts: list[Annotated[str, _text(parse_match_host)]] = Field(
-        default=[], description="names a browser may use for it where no token is set; loopback names always may"
+    hosts: list[MatchHost] = Field(
+        default=[],
+        description="names a browser may use for it where no token is set; loopback names always may",
     )
 
 
 class MatchConfig(Section):
     """Which requests a service gets."""
 
-    host: Annotated[str, _text(parse_match_host)] | None = Field(
+    host: MatchHost | None = Field(
         default=None, description="exact host, or *.suffix; absent = every host", examples=["shop.example.com"]
     )
-    path: Annotated[str, _text(parse_match_path)] = Field(default="/", description="path prefix of whole segments")
+    path: MatchPath = Field(default="/", description="path prefix of whole segments")
 
 
 class VersionConfig(Section):
     """`stable` or `new` of a service."""
 
-    label: Label = Field(default="", description="its release, shown in status, reports and x-tidegate-label")
-    endpoints: list[EndpointUrl] = Field(min_length=1, description="http://host[:port] or unix:/path")
+    label: Label = Field(
+        default="", description="its release, shown in status, reports and x-tidegate-label", examples=['"2.3.0"']
+    )
+    endpoints: list[EndpointUrl] = Field(
+        min_length=1,
+        description="http://host[:port] or unix:/path; requests go to the less busy of two drawn at random",
+        examples=["[http://127.0.0.1:9001]"],
+    )
 
 
 class StickyConfig(Section):
@@ -203,7 +235,7 @@ class StickyConfig(Section):
     by: Literal["cookie", "header", "client_ip", "none"] = Field(
         default="cookie", description="where the key comes from"
     )
-    name: str | None = Field(
+    name: Annotated[str, Notation("cookie or header name")] | None = Field(
         default=None,
         description="the cookie or header; with cookie it may be absent: the minted cookie alone",
         examples=["session"],
@@ -234,7 +266,7 @@ class SplitConfig(Section):
 
     new: Weight = Field(default=0, description="weight of `new` while none is stored; a stored weight wins")
     sticky: StickyConfig = Field(default=StickyConfig(), description="what keeps a visitor on a version")
-    salt: Annotated[str, _text(_salt)] = Field(
+    salt: Salt = Field(
         default="rollout", description="rollout = other visitors first in every rollout; or any fixed text"
     )
     override: OverrideConfig | None = Field(
@@ -250,11 +282,13 @@ class LimitConfig(Section):
         "floor": "it belongs to max_ratio, which comes later",
     }
 
-    metric: str = Field(description=f"one of {', '.join(METRICS)}", examples=["error_rate"])
-    max: float | None = Field(
+    metric: Annotated[str, Notation("metric")] = Field(
+        description=f"one of {', '.join(METRICS)}", examples=["error_rate"]
+    )
+    max: Annotated[float, Notation("share or duration")] | None = Field(
         default=None, description="highest good value: a share (1%), or a duration for p50 … p999", examples=["1%"]
     )
-    min: float | None = Field(
+    min: Annotated[float, Notation("share")] | None = Field(
         default=None, description="lowest good value, a share; for availability instead of max", examples=["99.5%"]
     )
     window: Annotated[Duration, Field(gt=0, le=LONGEST_WINDOW_S)] | None = Field(
@@ -290,10 +324,10 @@ class LimitConfig(Section):
             if info.field_name == "min":
                 raise PydanticCustomError("whole", "min is for availability only: give max")
             if isinstance(value, str) and value.endswith("%"):
-                raise ValueError(f"is a share, but {metric} is a duration: write it like 200ms")
+                raise WrongValue(f"is a share, but {metric} is a duration", "write it like 200ms")
             seconds = parse_duration(value)
             if seconds < 0.000_001:
-                raise ValueError("is below 1 µs")
+                raise WrongValue("is below 1 µs")
             return seconds
         other = {"min": "max", "max": "min"}[str(info.field_name)]
         if (metric == "availability") != (info.field_name == "min"):
@@ -367,6 +401,7 @@ class ServiceConfig(Section):
     limits: list[LimitConfig] = Field(
         default=[],
         description="what `new` must keep; armed while its weight is above 0; short: {error_rate: 1%, p99: 200ms}",
+        examples=["{metric: p99, max: 200ms}", "{metric: availability, min: 99.5%}"],
     )
     judge: JudgeConfig = Field(default=JudgeConfig(), description="how often the limits are judged")
     timeouts: TimeoutsConfig = Field(default=TimeoutsConfig(), description="how long an endpoint may take")
@@ -377,7 +412,7 @@ class ServiceConfig(Section):
         default=False, description="true: `new` answers when no endpoint of `stable` is ready, at weight 0 too"
     )
     watchdog: Wait = Field(default=2.0, description="nobody judged for this long: workers send everything to stable")
-    host: Annotated[str, _text(parse_upstream_host)] = Field(
+    host: UpstreamHost = Field(
         default="preserve", description="the Host that endpoints see: preserve, endpoint, or a name"
     )
     expose_version: bool = Field(default=True, description="put x-tidegate-version and x-tidegate-label on responses")
@@ -387,7 +422,7 @@ class RequestLimitsConfig(Section):
     """What clients may send."""
 
     head: Annotated[Size, Field(ge=1024, le=1024**2)] = Field(default=32 * 1024, description="request line and headers")
-    target: Annotated[Size, Field(ge=256, le=1024**2)] = Field(
+    target: Annotated[Size, Field(ge=1024, le=1024**2)] = Field(
         default=16 * 1024, description="the request target (414)"
     )
     headers: Annotated[int, Field(ge=1, le=10_000)] = Field(default=128, description="number of headers (431)")
@@ -431,8 +466,9 @@ class Config(Section):
         default=["0.0.0.0:8080"],
         min_length=1,
         description="where clients connect: one address or a list; [::]:8080, unix:/path",
+        examples=["0.0.0.0:8080"],
     )
-    workers: Annotated[int | Literal["auto"], BeforeValidator(_workers)] = Field(
+    workers: Workers = Field(
         default="auto", description="processes; auto = what CPU affinity and the cgroup's quota give"
     )
     state: FileOrNone = Field(
@@ -444,7 +480,7 @@ class Config(Section):
     admin: AdminConfig = Field(default=AdminConfig(), description="the admin API")
     services: list[ServiceConfig] = Field(min_length=1, description="what clients reach")
     trusted_proxies: list[Network] = Field(
-        default=[], description="whose X-Forwarded-For is believed: addresses and networks", examples=["[10.0.0.0/8]"]
+        default=[], description="whose X-Forwarded-For is believed: addresses and networks, such as 10.0.0.0/8"
     )
     request_limits: RequestLimitsConfig = Field(default=RequestLimitsConfig(), description="what clients may send")
     access_log: AccessLogConfig = Field(default=AccessLogConfig(), description="one line per request")

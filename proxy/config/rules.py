@@ -14,6 +14,7 @@ from proxy.config.addresses import is_local, parse_endpoint, parse_listen, parse
 from proxy.config.load import Document, Loc
 from proxy.config.model import METRICS
 from proxy.config.units import format_duration, parse_duration, parse_size
+from proxy.config.wrong import WrongValue
 from proxy.rollout.plan import QUANTILES
 from proxy.routing.table import MAX_THRESHOLDS, RequestLimits, Timeouts
 
@@ -126,7 +127,7 @@ def _sticky(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
     by, loc = sticky.get("by", "cookie"), (*loc, "split", "sticky")
     if by == "header" and "name" not in sticky:
         yield loc, "by: header needs the name of the header: add name: x-user"
-    if by in {"client_ip", "none"} and "name" in sticky:
+    if by in ("client_ip", "none") and "name" in sticky:
         yield (*loc, "name"), f"by: {by} has no name: remove it"
     if by == "cookie" and sticky.get("name") == "tidegate":
         yield (*loc, "name"), "tidegate is the minted cookie, which is used anyway: remove the name"
@@ -172,7 +173,7 @@ def _limits(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
                 (*at, "max"),
                 (
                     f"is above timeouts.first_byte ({format_duration(first_byte)}): "
-                    "no response takes that long, so the limit could never be broken"
+                    "an endpoint that never answers is recorded at that timeout and would count as fast enough"
                 ),
             )
         if edge not in edges and len(edges) == MAX_THRESHOLDS:
@@ -206,7 +207,7 @@ def _good(parse: Callable[[Any], T], value: object) -> T | None:
         return None
     try:
         return parse(value)
-    except ValueError:
+    except WrongValue:
         return None
 
 

@@ -20,6 +20,7 @@ from proxy.config.units import format_duration, format_size
 from proxy.rollout.plan import QUANTILES
 
 SECRETS = {"token"}
+EMPTY = "is empty: give it a value or remove the key"
 _BOUNDS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "at least"),
@@ -35,7 +36,7 @@ def normalise(document: Document) -> None:
         return
     if "listen" in data and not isinstance(data["listen"], list) and data["listen"] is not None:
         data["listen"] = [data["listen"]]
-        document.places["listen", 0] = document.places["listen",]
+        document.same(("listen", 0), ("listen",))
     services = data.get("services")
     for index, service in enumerate(services if isinstance(services, list) else []):
         if isinstance(service, dict) and isinstance(service.get("limits"), dict):
@@ -45,10 +46,9 @@ def normalise(document: Document) -> None:
 def _long_limits(document: Document, loc: Loc, short: dict[str, object]) -> list[object]:
     limits: list[object] = []
     for index, (metric, bound) in enumerate(short.items()):
-        place = document.places[(*loc, metric)]
         key = "min" if metric == "availability" else "max"
         for part in ((), ("metric",), (key,)):
-            document.places[(*loc, index, *part)] = place
+            document.same((*loc, index, *part), (*loc, metric))
         if isinstance(bound, dict):
             document.report((*loc, index, key), f"takes one value here: write the long form - {{metric: {metric}, …}}")
         limits.append({"metric": metric, key: bound})
@@ -60,10 +60,15 @@ def validate(document: Document) -> Config | None:
     try:
         config = Config.model_validate(document.data)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            _report(document, detail)
+        details = error.errors(include_url=False)
+        meant = {
+            (*detail["loc"][:-1], _meant(detail["loc"])) for detail in details if detail["type"] == "extra_forbidden"
+        }
+        for detail in details:
+            if detail["type"] != "missing" or detail["loc"] not in meant:  # else it is there, misspelt
+                _report(document, detail)
         config = None
-    _report_bare(document, (), document.data)
+    _report_unclear(document, (), document.data)
     return config
 
 
@@ -97,7 +102,7 @@ def _report(document: Document, detail: ErrorDetails) -> None:
         document.report(loc, _unknown_key(loc), at_key=True)
     elif kind == "unknown_metric":
         short = document.place(loc).key.endswith(f".{value}")
-        document.report(loc, _unknown_metric(value), at_key=short)
+        document.report(loc, _unknown_metric(value, value if short else document.place(loc).shown), at_key=short)
     else:
         mistake = _Mistake(document, loc, kind, value, detail.get("ctx", {}), detail["msg"])
         document.report(loc, _wrong_value(mistake))
@@ -109,7 +114,7 @@ def _wrong_value(mistake: _Mistake) -> str:
     if kind == "whole":  # a validator of `model` has said it all
         return mistake.text
     if value is None:
-        return "is empty: give it a value or remove the key"
+        return EMPTY
     if isinstance(value, dict | list) and kind not in _ABOUT_COLLECTIONS:
         return f"is {'a mapping' if isinstance(value, dict) else 'a list'} here, but takes one value"
     return _SENTENCES[kind](mistake) if kind in _SENTENCES else f"{mistake.shown}is not right: {mistake.text.lower()}"
@@ -136,6 +141,11 @@ def _no_text(mistake: _Mistake) -> str:
     return f'{mistake.raw} is {what} to YAML: write "{mistake.raw}"'
 
 
+def _refused(mistake: _Mistake) -> str:
+    error = mistake.context["error"]
+    return error.what if mistake.loc in mistake.document.expanded else str(error)
+
+
 def _bare(value: Bare) -> str:
     return f'{value} without quotes is a boolean to many YAML readers: write "{value}" if you mean the text'
 
@@ -151,7 +161,7 @@ _SENTENCES: dict[str, Callable[[_Mistake], str]] = {
     **dict.fromkeys(("int_type", "int_from_float"), _no_integer),
     "too_short": lambda mistake: f"is empty: it needs at least {mistake.context['min_length']}",
     "list_type": lambda _: "must be a list: write [first, second], or one per line with - before it",
-    "value_error": lambda mistake: f"{mistake.shown}{mistake.context['error']}",
+    "value_error": lambda mistake: mistake.shown + _refused(mistake),
     "literal_error": _unknown_word,
     "bool_type": lambda mistake: f"{mistake.shown}is neither true nor false: write one of them, without quotes",
 }
@@ -174,10 +184,16 @@ def _unknown_key(loc: Loc) -> str:
     return f"is not known here: {_choose(key, _keys(section))}"
 
 
-def _unknown_metric(value: object) -> str:
+def _unknown_metric(value: object, shown: object) -> str:
     if str(value).removeprefix("ttfb_") in QUANTILES:
         return "the time to the first byte is not judged in this version yet: limit the whole time, such as p99"
-    return f'"{value}" is not a metric: {_choose(value, METRICS)}'
+    return f'"{shown}" is not a metric: {_choose(value, METRICS)}'
+
+
+def _meant(loc: Loc) -> str | None:
+    """Return the key that an unknown one was probably meant to be."""
+    section = section_at(loc[:-1])
+    return _closest(loc[-1], _keys(section)) if section else None
 
 
 def _about(loc: Loc) -> str:
@@ -220,21 +236,26 @@ def _literals(annotation: Any) -> Iterable[str]:
 
 def _choose(value: object, options: Sequence[str]) -> str:
     """Return the word that was probably meant, and all that are known."""
-    close = get_close_matches(str(value).lower(), options, n=1)
-    known = ", ".join(options)
-    return f"did you mean {close[0]}? (known: {known})" if close else f"known are {known}"
+    close, known = _closest(value, options), ", ".join(options)
+    return f"did you mean {close}? (known: {known})" if close else f"known are {known}"
 
 
-def _report_bare(document: Document, loc: Loc, value: object) -> None:
-    """Report every bare yes/no/on/off that the model took for a text."""
+def _closest(value: object, options: Sequence[str]) -> str | None:
+    return next(iter(get_close_matches(str(value).lower(), options, n=1)), None)
+
+
+def _report_unclear(document: Document, loc: Loc, value: object) -> None:
+    """Report every key without a value and every bare yes/no/on/off that the model took for a text."""
     if isinstance(value, dict):
         for key, item in value.items():
-            _report_bare(document, (*loc, key), item)
+            _report_unclear(document, (*loc, key), item)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            _report_bare(document, (*loc, index), item)
+            _report_unclear(document, (*loc, index), item)
     elif isinstance(value, Bare):
         document.report(loc, _bare(value))
+    elif value is None:
+        document.report(loc, EMPTY)
 
 
 def section_at(loc: Loc) -> type[Section] | None:

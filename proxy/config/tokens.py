@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from proxy.config.load import Document
+from proxy.config.wrong import WrongValue
 
 
 def read_token_files(document: Document, base: Path) -> dict[str, str]:
@@ -18,23 +19,24 @@ def read_token_files(document: Document, base: Path) -> dict[str, str]:
     tokens = admin.get("tokens") if isinstance(admin, dict) else None
     for index, token in enumerate(tokens if isinstance(tokens, list) else []):
         name = token.get("token_file") if isinstance(token, dict) else None
-        if isinstance(name, str) and name:
+        loc = ("admin", "tokens", index, "token_file")
+        if isinstance(name, str) and name and loc not in document.problems:
             try:
-                found[name] = _read(base / name)
-            except ValueError as error:
-                document.report(("admin", "tokens", index, "token_file"), str(error))
+                found[name] = _read(name, base)
+            except WrongValue as error:
+                document.report(loc, str(error))
     return found
 
 
-def _read(path: Path) -> str:
+def _read(name: str, base: Path) -> str:
     try:
-        token = path.read_text(encoding="ascii").strip()
+        token = (base / name).read_text(encoding="ascii").strip()
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}: {path}") from None
+        raise WrongValue(f"cannot be read ({error.strerror})", f"relative paths are taken from {base}") from None
     except UnicodeDecodeError:
-        raise ValueError("holds a character that no HTTP header can carry") from None
+        raise WrongValue("holds a character that no HTTP header can carry") from None
     if not token:
-        raise ValueError(f"is empty: write the token into {path}")
+        raise WrongValue("is empty", "write the token into it")
     if not token.isprintable() or " " in token:
-        raise ValueError("holds more than one word: a token file holds the token alone")
+        raise WrongValue("holds more than one word", "a token file holds the token alone")
     return token

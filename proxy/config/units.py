@@ -1,8 +1,7 @@
 """Durations, shares, sizes and weights: text with a unit to numbers and back.
 
 A config is read by people in a hurry: `timeout: 30` could be seconds or milliseconds, `max: 1` one per cent or all.
-So every such value carries its unit, and a bare number is refused with the cure. `parse_…` raises `ValueError`
-whose text is a predicate about the value ("needs a unit: …"), so that the caller puts the value or the key before it.
+So every such value carries its unit, and a bare number is refused with the cure. `parse_…` raises `WrongValue`,
 `format_…` gives the shortest text that `parse_…` reads back as the same number.
 """
 
@@ -10,6 +9,8 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+
+from proxy.config.wrong import WrongValue
 
 DURATION_UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 SIZE_UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
@@ -26,10 +27,10 @@ def parse_duration(value: object) -> float:
     if unit not in DURATION_UNITS:
         right = _FORGIVING.get(unit.lower(), unit.lower())
         cure = f"{_plain(number)}{right}" if right in DURATION_UNITS else "30s"
-        raise ValueError(f"has an unknown unit: write it with ms, s, m, h or d, such as {cure}")
+        raise WrongValue("has an unknown unit (ms, s, m, h and d are known)", f"write {cure}")
     seconds = number * DURATION_UNITS[unit]
     if seconds > LONGEST_S:
-        raise ValueError("is longer than a year (366d)")
+        raise WrongValue("is longer than a year (366d)")
     return float(seconds)
 
 
@@ -47,9 +48,9 @@ def parse_share(value: object) -> float:
     """Return a fraction 0…1 for a text such as `1%` or `0.05%`."""
     number, unit = _split(value, "a share", "%", "1%", bare="%")
     if unit != "%":
-        raise ValueError("is not a share: write a number and %, such as 1%")
+        raise WrongValue("is not a share", "write a number and %, such as 1%")
     if number > 100:
-        raise ValueError("is above 100%")
+        raise WrongValue("is above 100%")
     return float(number / 100)
 
 
@@ -62,12 +63,12 @@ def parse_weight(value: object) -> int:
     """Return 1/10,000 (0…10,000) for a text such as `10%` or `0.25%`."""
     number, unit = _split(value, "a weight", "%", "10%", bare="%")
     if unit != "%":
-        raise ValueError("is not a weight: write a number and %, such as 10%")
+        raise WrongValue("is not a weight", "write a number and %, such as 10%")
     if number > 100:
-        raise ValueError("is above 100%")
+        raise WrongValue("is above 100%")
     hundredths = number * 100
     if hundredths != hundredths.to_integral_value():
-        raise ValueError("has more than two decimals: the smallest step of a weight is 0.01%")
+        raise WrongValue("has more than two decimals", "the smallest step of a weight is 0.01%")
     return int(hundredths)
 
 
@@ -81,12 +82,12 @@ def parse_size(value: object) -> int:
     number, unit = _split(value, "a size", "KiB, MiB or GiB", "32KiB", bare="")
     if unit not in SIZE_UNITS:
         named = {known[0].lower(): known for known in SIZE_UNITS}.get(unit[:1].lower(), "KiB")
-        raise ValueError(f"has an unknown unit: write it with KiB, MiB or GiB, such as {_plain(number)}{named}")
+        raise WrongValue("has an unknown unit (KiB, MiB and GiB are known)", f"write {_plain(number)}{named}")
     size = number * SIZE_UNITS[unit]
     if size != size.to_integral_value():
-        raise ValueError("is no whole number of bytes")
+        raise WrongValue("is no whole number of bytes")
     if size > LARGEST:
-        raise ValueError("is larger than 1 PiB (1048576GiB)")
+        raise WrongValue("is larger than 1048576GiB")
     return int(size)
 
 
@@ -101,13 +102,13 @@ def format_size(size: int) -> str:
 def _split(value: object, what: str, units: str, example: str, *, bare: str) -> tuple[Decimal, str]:
     """Return number and unit; `bare` is the unit that the cure of a bare number names ("" = none is likelier)."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"is not {what}: write a number and {units}, such as {example}")  # noqa: TRY004
+        raise WrongValue(f"is not {what}", f"write a number and {units}, such as {example}")
     found = _QUANTITY.fullmatch(str(value).strip())
     if found is None:
-        raise ValueError(f"is not {what}: write a number and {units}, such as {example}")
+        raise WrongValue(f"is not {what}", f"write a number and {units}, such as {example}")
     if not found[2]:
-        cure = f"{found[1]}{bare}" if bare else example
-        raise ValueError(f"needs a unit: write it with {units}, such as {cure}")
+        cure = f"write {found[1]}{bare}" if bare else f"write it as {example}"
+        raise WrongValue(f"needs a unit ({units})", cure)
     return Decimal(found[1]), found[2]
 
 

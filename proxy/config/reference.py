@@ -1,0 +1,194 @@
+"""The reference, generated from the models: `config/reference.yaml` and `docs/reference/config.md`.
+
+    python -m proxy.config.reference          write both files of the checkout
+
+A key is documented once, by its description in `model`; a test fails when the files are older than the models.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from annotated_types import Ge, Gt, Le
+from pydantic import PlainSerializer
+from pydantic.fields import FieldInfo
+
+from proxy.config.model import Config, Notation, Section
+from proxy.config.schema import sections_in
+from proxy.config.units import format_duration, format_size
+
+ROOT = Path(__file__).parents[2]
+# Keys that exclude the one above them: shown as comments, so that the file stays a valid config.
+ALTERNATIVES = {"token_file", "min"}
+# What `stable` and `new`, two of the same model, are shown with.
+NEW_VERSION = {"label": '"2.4.0"', "endpoints": "[http://127.0.0.1:9002]"}
+COMMENT_COLUMN = 38
+WIDTH = 120
+YAML_HEAD = """\
+# Every key of a config with its default, or an example where it has none.
+# GENERATED from proxy/config/model.py by `python -m proxy.config.reference`: do not edit.
+#
+# Durations are a number and ms, s, m, h or d; shares and weights a number and %; sizes a number and KiB, MiB or GiB.
+# ${NAME} and ${NAME:-default} take environment variables, $${ stands for ${ itself.
+# `tidegate check FILE` names every mistake of a config with its line, column and cure.
+"""
+MARKDOWN_HEAD = """\
+# Config
+
+<!-- Generated from proxy/config/model.py by `python -m proxy.config.reference`: do not edit. -->
+
+One YAML file. [`config/reference.yaml`](../../config/reference.yaml) is this page as a file that runs;
+`tidegate check FILE` names every mistake at once, as `FILE:LINE:COLUMN: key.path: message`.
+
+* **duration**: one number and one unit of `ms s m h d`, such as `250ms`. **share**: a number and `%`, such as `0.5%`.
+  **weight**: a share with at most two decimals. **size**: a number and `KiB`, `MiB` or `GiB`.
+  A bare number is refused for each of them.
+* **address**: `0.0.0.0:8080`, `[::]:8080` or `unix:/path`. **endpoint**: `http://host[:port]` or `unix:/path`.
+  **network**: an IP address or `10.0.0.0/8`. **path**: relative ones are taken from the directory of the file.
+* `${NAME}` and `${NAME:-default}` take environment variables inside values; without a default the variable must
+  be set. `$${` stands for `${` itself. What an error shows of a value is the text of the file, never the variable's.
+* `true` and `false` are the only booleans. A bare `yes`, `no`, `on` or `off` is refused: put it in quotes.
+* Anchors, aliases and `<<` work. A key that stands twice is refused.
+* A stored weight wins over `split.new`. Changes of `listen`, `workers`, `state` and `admin` need a restart.
+"""
+
+
+def reference_yaml() -> str:
+    """Return `config/reference.yaml`."""
+    return YAML_HEAD + "\n" + "\n".join(_section_yaml(Config, "", {})) + "\n"
+
+
+def reference_markdown() -> str:
+    """Return `docs/reference/config.md`."""
+    return MARKDOWN_HEAD + "\n" + "\n".join(_section_markdown(Config, "")) + "\n"
+
+
+def write(root: Path = ROOT) -> list[Path]:
+    """Write both files below `root` and return their paths."""
+    texts = {"config/reference.yaml": reference_yaml(), "docs/reference/config.md": reference_markdown()}
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return [root / name for name in texts]
+
+
+def _section_yaml(section: type[Section], indent: str, values: Mapping[str, str]) -> Iterator[str]:
+    for key, field in _fields(section):
+        inner = next(sections_in(field.annotation), None)
+        if inner is None:
+            hidden = "# " if key in ALTERNATIVES else ""
+            yield from _commented(f"{indent}{hidden}{key}: {values.get(key) or _value(field)}", field.description)
+            continue
+        yield from _commented(f"{indent}{key}:", field.description)
+        if get_origin(field.annotation) is list:
+            lines = list(_section_yaml(inner, indent + "    ", {}))
+            yield indent + "  - " + lines[0].removeprefix(indent + "    ")
+            yield from lines[1:]
+            yield from (f"{indent}  - {text}" for text in field.examples or ())
+        else:
+            yield from _section_yaml(inner, indent + "  ", NEW_VERSION if key == "new" else {})
+
+
+def _commented(text: str, comment: str | None) -> Iterator[str]:
+    """Yield a line with its comment to the right, continued below where it is long."""
+    column = max(COMMENT_COLUMN, len(text) + 2)
+    parts = textwrap.wrap(comment or "", WIDTH - column - 2)
+    for part in parts:
+        yield f"{text:<{column}}# {part}"
+        text = ""
+
+
+def _section_markdown(section: type[Section], path: str) -> Iterator[str]:
+    title = f"`{path}`" if path else "Top level"
+    if path.endswith(".stable"):
+        title += f" and `{path.removesuffix('stable')}new`"
+    yield f"## {title}\n\n{section.__doc__}\n"
+    yield "| key | takes | default | meaning |\n|---|---|---|---|"
+    for key, field in _fields(section):
+        default = "required" if field.is_required() else _default(field)
+        meaning = (field.description or "").replace("|", "\\|")
+        yield f"| `{key}` | {_takes(field)} | {default} | {meaning} |"
+    if section.LATER:
+        yield "\nNot in this version yet, and refused with a sentence that says so: " + _words(section.LATER) + "."
+    yield ""
+    for key, field in _fields(section):
+        for inner in () if key == "new" else sections_in(field.annotation):
+            many = "[]" if get_origin(field.annotation) is list else ""
+            yield from _section_markdown(inner, f"{path}.{key}{many}".lstrip("."))
+
+
+def _fields(section: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in section.model_fields.items():
+        yield field.alias or name, field
+
+
+def _value(field: FieldInfo) -> str:
+    """Return a value as YAML: the example of a key whose default shows nothing, or the default."""
+    return str(field.examples[0]) if field.examples else _yaml(_written(field, field.get_default()))
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.get_default()
+    if isinstance(default, Section):
+        return ""
+    text = _written(field, default)
+    return "absent" if text is None else f"`{_yaml(text)}`"
+
+
+def _written(field: FieldInfo, value: Any) -> Any:
+    """Return a value in the notation of the file."""
+    for item in field.metadata:
+        if isinstance(item, PlainSerializer):
+            return item.func(value)  # type: ignore[call-arg]
+    return value
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+
+
+def _takes(field: FieldInfo) -> str:
+    many = "list of " if get_origin(field.annotation) is list else ""
+    inner = next(sections_in(field.annotation), None)
+    if inner is not None:
+        return many + ("mappings" if many else "mapping")
+    return many + (_notation(field.annotation, field.metadata) or "text") + _range(field.metadata)
+
+
+def _notation(annotation: Any, metadata: Any) -> str:
+    """Return how a value is written, from the `Notation` on its type or from the type itself."""
+    for item in metadata:
+        if isinstance(item, Notation):
+            return item.text
+    if get_origin(annotation) is Literal:
+        return _words(get_args(annotation))
+    if annotation in _SIMPLE:
+        return _SIMPLE[annotation]
+    texts = (_notation(part, getattr(part, "__metadata__", ())) for part in get_args(annotation))
+    return next((text for text in texts if text), "")
+
+
+_SIMPLE: dict[Any, str] = {bool: "`true` or `false`", int: "number"}
+
+
+def _range(metadata: list[Any]) -> str:
+    kind = next((item.text for item in metadata if isinstance(item, Notation)), "")
+    write = {"duration": format_duration, "size": format_size}.get(kind, str)
+    lowest = next((write(item.ge) for item in metadata if isinstance(item, Ge)), None)  # type: ignore[arg-type]
+    highest = next((write(item.le) for item in metadata if isinstance(item, Le)), None)  # type: ignore[arg-type]
+    if lowest is not None and highest is not None:
+        return f", {lowest} … {highest}"
+    return ", above 0" if any(isinstance(item, Gt) for item in metadata) else ""
+
+
+def _words(words: Any) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+if __name__ == "__main__":
+    for path in write():
+        print(path)  # noqa: T201
