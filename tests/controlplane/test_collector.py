@@ -1,0 +1,280 @@
+"""The collector: what workers wrote, by name, forwards only."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.controlplane.collector import Collector
+from proxy.controlplane.generations import Generation, Generations, ServiceWords
+from proxy.errors import CounterWentBack
+from proxy.ipc import layout
+from proxy.metrics import expose, hdr
+from proxy.metrics.expose import Exposition
+from proxy.metrics.snapshot import Judged, Snapshot, VersionCounts, VersionScales
+from proxy.routing.table import NEW, STABLE, RoutingTable
+from tests.controlplane.regions import A, B, C, Hand, service, table, version
+from tests.controlplane.waiting import until_now
+
+SECOND = 1_000_000_000
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now_ns = 5 * SECOND
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+    def wall(self) -> float:
+        return 0.0
+
+
+class Bench:
+    """A collector with its generations, and hands for the workers."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.generations = Generations()
+        self.collector = Collector(self.generations, self.clock)
+        self.hands: list[Hand] = []
+
+    def generation(self, made: RoutingTable | None = None, slots: int = 1) -> Generation:
+        made = made or table()
+        generation = self.generations.create(made, {one.name: ServiceWords(0, 0, 1) for one in made.services})
+        for slot in range(slots):
+            self.start(generation, slot)
+        return generation
+
+    def start(self, generation: Generation, slot: int) -> Hand:
+        hand = Hand(generation, self.generations.counters_for(generation, slot))
+        self.hands.append(hand)
+        return hand
+
+    def block(self, seconds: float = 0.25) -> Snapshot:
+        self.clock.now_ns += int(seconds * SECOND)
+        return self.collector.collect()
+
+    def scales(self, which: int = STABLE, name: str = "web") -> VersionScales:
+        return self.collector.deep().services[name].versions[which]
+
+    def close(self) -> None:
+        for hand in self.hands:
+            hand.close()
+        self.generations.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def counts(snapshot: Snapshot, which: int = STABLE, name: str = "web") -> VersionCounts:
+    return snapshot.services[name].versions[which]
+
+
+def test_workers_are_added_up(bench: Bench) -> None:
+    bench.generation(slots=2)
+    one, two = bench.hands
+    one.end(us=100_000, times=3)
+    two.end(us=300_000, status=503, kind="status")
+    two.end(us=100, status=404)
+    two.add(two.version_at(NEW) + layout.VERSION_BAD + layout.BAD_KINDS.index("diverted"), 2)
+    snapshot = bench.block()
+    assert counts(snapshot).judged == Judged(5, 1, 0, 1, slow=(1,), fast=(4,))
+    assert counts(snapshot, NEW).judged == Judged(0, 2, 2, 0, slow=(0,), fast=(0,))
+    assert counts(snapshot, NEW).judged.requests == 2
+    assert counts(snapshot).bad == dict.fromkeys(layout.BAD_KINDS, 0) | {"status": 1}
+    assert bench.collector.latest is snapshot
+
+
+def test_hung_requests_count_before_they_end(bench: Bench) -> None:
+    bench.generation()
+    bench.hands[0].add(bench.hands[0].version_at(NEW) + layout.VERSION_SLOW, 30)
+    bench.block()
+    judged = counts(bench.block(), NEW).judged
+    assert (judged.ended, judged.slow) == (0, (30,))
+
+
+def test_every_word_has_its_name(bench: Bench) -> None:
+    bench.generation(slots=2)
+    for hand in bench.hands:
+        at = hand.version_at(NEW)
+        for reason in range(len(layout.ASSIGNMENT_REASONS)):
+            hand.add(at + layout.VERSION_ASSIGNED + reason, reason + 1)
+        hand.add(at + layout.VERSION_RETRIES + 1, 4)
+        hand.add(at + layout.VERSION_RESCUED, 5)
+        hand.add(at + layout.VERSION_OVERRIDES, 6)
+        hand.set(at + layout.VERSION_IN_FLIGHT, 7)
+        hand.set(at + layout.VERSION_OLDEST_US, 8)
+        hand.set(at + layout.VERSION_LAST_DISPATCH_NS, 9)
+        hand.add(hand.service_at() + layout.SERVICE_CLIENT_ABORTS, 10)
+        hand.add(hand.service_at() + layout.SERVICE_FAILOVERS, 11)
+        hand.add(hand.places.process + layout.PROCESS_INTERNAL_ERRORS, 12)
+        hand.add(hand.places.process + layout.PROCESS_LOCAL_REPLIES + 1, 13)
+        at = hand.endpoint_at(NEW)
+        for word in range(layout.ENDPOINT_POOL_ACTIVE + 1):
+            hand.add(at + word, word + 20)
+    bench.generations.store_endpoint_state("web", NEW, B.url, layout.ENDPOINT_MAINTENANCE)
+    snapshot = bench.block()
+    new = counts(snapshot, NEW)
+    assert new.assigned == {reason: 2 * at for at, reason in enumerate(layout.ASSIGNMENT_REASONS, 1)}
+    assert new.retries == {"ok": 0, "failed": 8}
+    assert (new.rescued, new.overrides) == (10, 12)
+    assert (new.in_flight, new.oldest_us, new.last_dispatch_ns) == (14, 8, 9)
+    assert snapshot.services["web"].client_aborts == 20
+    assert snapshot.services["web"].failovers == {"rescued": 22, "failed": 0, "over_budget": 0}
+    assert snapshot.internal_errors == 24
+    assert snapshot.local_replies[404, "no_service"] == 26
+    [endpoint] = new.endpoints
+    assert (endpoint.url, endpoint.state) == (B.url, "maintenance")
+    assert (endpoint.ended, endpoint.bad, endpoint.connect_failed, endpoint.connected) == (40, 42, 44, 46)
+    assert (endpoint.in_flight, endpoint.pool_idle, endpoint.pool_active) == (48, 50, 52)
+
+
+def test_windows_are_fed_by_blocks_only(bench: Bench) -> None:
+    bench.generation()
+    bench.block()
+    bench.hands[0].end(times=4)
+    bench.collector.read()
+    bench.collector.deep()
+    assert bench.collector.history.over("web", STABLE, 10.0)[0].ended == 0
+    bench.block()
+    assert bench.collector.history.over("web", STABLE, 10.0) == (Judged(4, slow=(0,), fast=(4,)), 0.25)
+
+
+def test_histograms_are_sliced_by_the_second(bench: Bench) -> None:
+    bench.generation(slots=2)
+    bench.block()
+    for hand in bench.hands:
+        hand.end(us=1000, times=2)
+    bench.collector.deep()  # a scrape in between takes nothing away
+    for _ in range(4):
+        bench.block()
+    assert bench.collector.history.histogram("web", STABLE, "total", 10.0) == ({hdr.index(1000): 4}, 1.0)
+    assert bench.collector.history.histogram("web", STABLE, "ttfb", 10.0) == ({hdr.index(500): 4}, 1.0)
+    assert bench.collector.endpoint_histogram("web", STABLE, A.url) == {hdr.index(1000): 4}
+    assert bench.collector.endpoint_histogram("web", STABLE, C.url) == {}
+
+
+def test_deep_has_everything_since_the_start(bench: Bench) -> None:
+    bench.generation()
+    hand = bench.hands[0]
+    hand.end(us=150_000, times=3)
+    hand.end(us=199_999, status=500, kind="status")
+    hand.end(us=200_001, status=499)
+    hand.add(hand.places.process + layout.PROCESS_OVERHEAD_HDR + 40, 2)
+    deep = bench.collector.deep()
+    scales = deep.services["web"].versions[STABLE]
+    assert scales.codes == {200: 3, 500: 1, 499: 1}
+    assert sum(scales.total.values()) == sum(scales.ttfb.values()) == 5
+    assert scales.within == {200_000: 4}
+    assert sum(deep.services["web"].user.values()) == 5
+    assert deep.overhead == {40: 2}
+
+
+def test_an_edge_that_is_new_counts_what_was_before_by_the_histogram(bench: Bench) -> None:
+    bench.generation(table(service(thresholds=(100_000,))))
+    bench.hands[0].end(us=50_000, times=10)
+    bench.hands[0].end(us=400_000, times=10)
+    bench.generation(table(service(thresholds=(100_000, 200_000))))
+    bench.hands[1].end(us=150_000, times=5)
+    assert bench.scales().within == {100_000: 10, 200_000: 15}
+
+
+def test_without_any_generation_there_is_nothing(bench: Bench) -> None:
+    assert bench.collector.latest.services == {}
+    assert bench.collector.deep().services == {}
+
+
+def test_a_histogram_that_shrank_is_a_bug(bench: Bench) -> None:
+    bench.generation()
+    bench.hands[0].end()
+    bench.collector.deep()
+    bench.hands[0].set(bench.hands[0].version_at() + layout.VERSION_TOTAL_HDR + hdr.index(1000), 0)
+    with pytest.raises(CounterWentBack):
+        bench.collector.deep()
+    bench.hands[0].end(times=2)
+
+
+def test_a_worker_that_is_killed_while_it_counts_loses_nothing(bench: Bench) -> None:
+    """A real process writes the judged words as fast as it can, is read all the while, and is killed."""
+    generation = bench.generation()
+    region = generation.counters[0]
+    words = range(layout.VERSION_BAD, layout.VERSION_GAUGES)
+    first = generation.counters_layout.versions[0][NEW] + words.start
+    writer = Path(__file__).parents[1] / "ipc" / "writer.py"
+    arguments = [str(number) for number in (region.fd, first, len(words), 10_000_000)]
+    process = subprocess.Popen([sys.executable, "-S", "-E", str(writer), *arguments], pass_fds=[region.fd])
+    try:
+        until_now(lambda: counts(bench.block(), NEW).judged.ended)
+        for _ in range(500):
+            judged = counts(bench.block(), NEW).judged
+            assert judged.ended & 0xFFFF_FFFF == judged.ended >> 32
+            bench.collector.history.over("web", NEW, 60.0)  # raises when a counter went back
+    finally:
+        process.kill()
+        process.wait()
+    last = region.words[first : first + len(words)].tolist()
+    bench.generations.fold_worker(0)
+    judged = counts(bench.block(), NEW).judged
+    assert judged.ended == last[layout.VERSION_ENDED - words.start]
+    assert judged.bad == sum(last[: len(layout.BAD_KINDS)])
+
+
+def everything(bench: Bench) -> dict[str, float]:
+    """Every counter of /metrics, by series."""
+    made = Exposition("0", bench.block(), bench.collector.deep(), {}, ())
+    series = [line.rsplit(" ", 1) for line in expose.render(made).decode().splitlines() if not line.startswith("#")]
+    gauges = ("tidegate_in_flight", "tidegate_pool", "tidegate_endpoint", "tidegate_worker")
+    return {name: float(number) for name, number in series if not name.startswith(gauges)}
+
+
+def test_no_counter_of_metrics_ever_goes_back(bench: Bench) -> None:
+    """Whatever happens to workers, generations and labels, with traffic all the time."""
+    chance = random.Random(7)
+    slots = 2
+    thresholds = [(200_000,), (100_000, 200_000), (200_000, 300_000), ()]
+    current = bench.generation(slots=slots)
+    living = {slot: bench.hands[slot] for slot in range(slots)}
+
+    def traffic() -> None:
+        for hand in living.values():
+            hand.end(chance.choice((STABLE, NEW)), chance.randrange(400_000), times=chance.randrange(20))
+
+    def worker_dies() -> None:
+        slot = chance.randrange(slots)
+        bench.generations.fold_worker(slot)
+        living[slot] = bench.start(current, slot)
+
+    def reload() -> None:
+        nonlocal current
+        label = chance.choice(["2", "3"])
+        endpoints = chance.choice([(B,), (B, C), (C,)])
+        made = table(service(new=version(label, *endpoints), thresholds=chance.choice(thresholds)))
+        current = bench.generation(made, 0)
+        for slot in range(slots):
+            living[slot].end(NEW, 5)  # the old generation's last exchange
+            living[slot] = bench.start(current, slot)
+
+    def release() -> None:
+        for generation in bench.generations.live[:-1]:
+            bench.generations.release(generation.number, chance.randrange(slots))
+
+    events: list[Callable[[], None]] = [traffic, traffic, traffic, worker_dies, reload, release]
+    before = everything(bench)
+    for _ in range(150):
+        chance.choice(events)()
+        now = everything(bench)
+        gone = {name for name in before.keys() - now.keys() if 'le="' not in name}
+        assert not gone
+        assert {name: (count, now[name]) for name, count in before.items() if now.get(name, count) < count} == {}
+        before |= now  # an edge that is gone and comes back is where it was, or further
+    assert sum(number for name, number in before.items() if name.startswith("tidegate_requests_total")) > 1000
