@@ -32,7 +32,7 @@ def parse_listen(text: str) -> str:
     if host == "localhost":
         host = "127.0.0.1"
     if host in {"", "*"}:
-        raise WrongValue("has no address", f"write 0.0.0.0:{port} for every IPv4 address, [::]:{port} for IPv6 too")
+        raise WrongValue("has no address", f"write 0.0.0.0:{port} for all of IPv4, [::]:{port} for all of IPv6")
     return f"{_literal(host)}:{port}"
 
 

@@ -106,7 +106,7 @@ def _compile(text: str, environ: Mapping[str, str], *, name: str, base: Path, so
         raise ConfigError([Problem("", "is empty: a config needs at least services", name, 1, 1)])
     schema.normalise(document)
     config = schema.validate(document)
-    rules.check(document)
+    rules.check(document, base)
     tokens = read_token_files(document, base)
     if config is None or document.problems:
         raise document.error()

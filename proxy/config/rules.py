@@ -8,9 +8,17 @@ already. Each rule is a generator of `(path, message)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
-from proxy.config.addresses import is_local, parse_endpoint, parse_listen, parse_match_host, parse_match_path
+from proxy.config.addresses import (
+    UNIX_PATH_MAX,
+    is_local,
+    parse_endpoint,
+    parse_listen,
+    parse_match_host,
+    parse_match_path,
+)
 from proxy.config.load import Document, Loc
 from proxy.config.model import METRICS
 from proxy.config.units import format_duration, parse_duration, parse_size
@@ -25,11 +33,11 @@ _BLOCK_S = 0.25
 _WATCHDOG_S = 2.0
 
 
-def check(document: Document) -> None:
-    """Report every broken rule of a normalised document."""
+def check(document: Document, base: Path) -> None:
+    """Report every broken rule of a normalised document whose relative paths are taken from `base`."""
     data = document.data if isinstance(document.data, dict) else {}
     services = [(("services", index), service) for index, service in _mappings(data, "services")]
-    for loc, message in _findings(data, services):
+    for loc, message in (*_findings(data, services), *_socket_paths(data, services, base)):
         document.report(loc, message)
 
 
@@ -49,12 +57,39 @@ def _findings(data: dict[str, Any], services: Services) -> Iterator[Finding]:
 
 def _listeners(data: dict[str, Any]) -> Iterator[Finding]:
     listeners = _list(data, "listen") if "listen" in data else ["0.0.0.0:8080"]
-    addresses = [(("listen", index), address) for index, address in enumerate(listeners)]
-    yield from _repeated(addresses, parse_listen, "is listened on already")
-    taken = {address for _, text in addresses if (address := _good(parse_listen, text))}
-    admin = _good(parse_listen, _mapping(data, "admin").get("listen", "127.0.0.1:9900"))
-    if admin in taken and not str(admin).endswith(":0"):
-        yield ("admin", "listen"), f"is the same address as a listener for clients: give {admin} to one of them"
+    addresses: list[tuple[Loc, Any]] = [(("listen", index), address) for index, address in enumerate(listeners)]
+    addresses.append((("admin", "listen"), _mapping(data, "admin").get("listen", "127.0.0.1:9900")))
+    taken: list[str] = []
+    for loc, text in addresses:
+        address = _good(parse_listen, text)
+        first = next((other for other in taken if address and _overlap(address, other)), None)
+        if first:
+            yield loc, f"cannot be listened on beside {first}: give one of them another port or path"
+        elif address:
+            taken.append(address)
+
+
+def _overlap(address: str, other: str) -> bool:
+    """Return whether the kernel would refuse one address beside the other (all of IPv4 is 0.0.0.0, of IPv6 [::])."""
+    (host, _, port), (other_host, _, other_port) = address.rpartition(":"), other.rpartition(":")
+    if port != other_port or (port == "0" and not address.startswith("unix:")):
+        return False
+    every = "[::]" if host.startswith("[") else "0.0.0.0"
+    return host == other_host or (every in (host, other_host) and host.startswith("[") == other_host.startswith("["))
+
+
+def _socket_paths(data: dict[str, Any], services: Services, base: Path) -> Iterator[Finding]:
+    """Yield the relative socket paths that become too long for the kernel where the file stands."""
+    addresses: list[tuple[Loc, Any]] = [(("listen", index), text) for index, text in enumerate(_list(data, "listen"))]
+    addresses.append((("admin", "listen"), _mapping(data, "admin").get("listen")))
+    for loc, service in services:
+        for version in ("stable", "new"):
+            urls = _list(_mapping(service, version), "endpoints")
+            addresses += [((*loc, version, "endpoints", index), url) for index, url in enumerate(urls)]
+    for loc, text in addresses:
+        path = text.removeprefix("unix:") if isinstance(text, str) and text.startswith("unix:") else ""
+        if path and len(str(base / path).encode()) > UNIX_PATH_MAX:
+            yield loc, f"is longer than {UNIX_PATH_MAX} bytes below {base}: give a short absolute path"
 
 
 def _admin(data: dict[str, Any]) -> Iterator[Finding]:

@@ -41,8 +41,8 @@ def test_listen_addresses(text, canonical, local):
     "text,message",
     [
         ("0.0.0.0", "has no port: write it as 0.0.0.0:8080, [::]:8080 or unix:/path"),
-        (":8080", "has no address: write 0.0.0.0:8080 for every IPv4 address, [::]:8080 for IPv6 too"),
-        ("*:80", "has no address: write 0.0.0.0:80 for every IPv4 address, [::]:80 for IPv6 too"),
+        (":8080", "has no address: write 0.0.0.0:8080 for all of IPv4, [::]:8080 for all of IPv6"),
+        ("*:80", "has no address: write 0.0.0.0:80 for all of IPv4, [::]:80 for all of IPv6"),
         ("::1:8080", "looks like IPv6: write it in brackets, such as [::1]:8080"),
         ("[::1", "has unbalanced brackets: write an IPv6 address as [::1]:8080"),
         ("[127.0.0.1]:80", "has an IPv4 address in brackets: write it without"),

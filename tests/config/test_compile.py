@@ -229,6 +229,17 @@ def test_a_token_file_counts_as_an_operator_token(tmp_path):
     assert compile_text(text, {}, base=tmp_path).settings.admin.tokens[0].token == "secret"
 
 
+def test_relative_socket_paths_must_be_short_where_the_file_stands(tmp_path):
+    base = tmp_path / ("x" * 100)
+    text = "listen: unix:a.sock\nservices: [{name: web, stable: {endpoints: [unix:b.sock, unix:/c.sock]}}]"
+    with pytest.raises(ConfigError) as caught:
+        compile_text(text, {}, name="f", base=base)
+    assert str(caught.value).splitlines() == [
+        f"f:1:9: listen: is longer than 107 bytes below {base}: give a short absolute path",
+        f"f:2:45: services[0].stable.endpoints[0]: is longer than 107 bytes below {base}: give a short absolute path",
+    ]
+
+
 def test_flags_compile_as_the_yaml_that_is_shown():
     compiled, text = compile_flags(
         stable=["http://127.0.0.1:9001", "http://127.0.0.1:9003"],
