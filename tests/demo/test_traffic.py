@@ -50,7 +50,7 @@ class Watched(asyncio.Protocol):
 
 async def until(condition, what: str) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (what is waited for has no event to offer)
             await asyncio.sleep(0.005)
     assert condition(), what
 
@@ -122,7 +122,8 @@ def test_latency_counts_from_the_intended_time_and_every_request_is_accounted_fo
             load = Load("127.0.0.1", port, rate=500)
             load.start()
             await until(lambda: load.sent >= 50, "it sends")
-            time.sleep(0.05)  # the loop stands still: what was due meanwhile is late, and has to show it
+            # The loop stands still: what was due meanwhile is late, and has to show it.
+            time.sleep(0.05)  # noqa: ASYNC251
             await until(lambda: load.sent >= 80, "it catches up")
             p50, p99 = load.quantiles()
             await load.finish(5)

@@ -93,7 +93,7 @@ def _versions(moment: Moment) -> Table:
 
 
 def _limits(moment: Moment) -> Text:
-    text = Text("limits    ", style="dim")
+    text = Text.assemble(("limits    ", "dim"))
     for limit in moment.status["limits"]:
         style = {"PASS": "green", "FAIL": "bold red"}.get(limit["verdict"], "yellow")
         show = _share if limit["unit"] == "ratio" else _ms
@@ -104,7 +104,7 @@ def _limits(moment: Moment) -> Text:
 
 def _clients(moment: Moment) -> Text:
     clients = moment.report.get("clients", {"sent": 0, "errors": 0, "p50_ms": 0.0, "p99_ms": 0.0})
-    text = Text("clients   ", style="dim")
+    text = Text.assemble(("clients   ", "dim"))
     text.append(f"{clients['sent']:,} requests, ", style="default")
     text.append(f"{clients['errors']:,} saw an error", style="bold red" if clients["errors"] else "green")
     text.append(f", p50 {_ms(clients['p50_ms'])}, p99 {_ms(clients['p99_ms'])} from the intended send time", "default")
@@ -112,7 +112,7 @@ def _clients(moment: Moment) -> Text:
 
 
 def _state(moment: Moment) -> Text:
-    text = Text("gate      ", style="dim")
+    text = Text.assemble(("gate      ", "dim"))
     if moment.round.rolled_back:
         return text.append(f"SHUT by itself: {moment.round.reason}", style="bold red")
     if moment.failing:
@@ -160,7 +160,7 @@ def story(result: Round) -> RenderableType:
 
 def books(found: Books) -> RenderableType:
     """Return the cross-check of the proxy's counters with the backends' own."""
-    text = Text("Counted in shared memory and by the backends themselves: ", style="dim")
+    text = Text.assemble(("Counted in shared memory and by the backends themselves: ", "dim"))
     for name, count in found.proxy.items():
         sign, style = ("=", "green") if count == found.backends[name] else ("≠", "bold red")
         text.append(f"{name} {count:,} {sign} {found.backends[name]:,}   ", style=style)
