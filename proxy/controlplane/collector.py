@@ -37,7 +37,6 @@ from proxy.metrics.snapshot import (
 )
 from proxy.routing.table import NEW, STABLE, VERSIONS, Service
 
-LONGEST_WINDOW_S = 600.0
 ENDPOINT_STATES = {
     layout.ENDPOINT_READY: "ready",
     layout.ENDPOINT_DRAIN: "drain",
@@ -48,15 +47,15 @@ _NO_ENDPOINT = [0] * layout.ENDPOINT_HDR
 
 
 class Collector:
-    """Reads the regions of `generations`; `longest_s` is the longest window that `history` is asked for."""
+    """Reads the regions of `generations`; `history` has what was measured lately."""
 
     __slots__ = ("_clock", "_generations", "_latest", "history")
 
-    def __init__(self, generations: Generations, clock: Clock, *, longest_s: float = LONGEST_WINDOW_S) -> None:
+    def __init__(self, generations: Generations, clock: Clock) -> None:
         self._generations = generations
         self._clock = clock
         self._latest: Snapshot | None = None
-        self.history = History(longest_s)
+        self.history = History()
 
     @property
     def latest(self) -> Snapshot:

@@ -35,13 +35,12 @@ class ServiceWords:
 class Generations:
     """The live generations, oldest first; the last one is `current`."""
 
-    __slots__ = ("_endpoint_states", "_incarnations", "_numbers", "changes", "live", "scales", "totals")
+    __slots__ = ("_endpoint_states", "_incarnations", "_numbers", "live", "scales", "totals")
 
     def __init__(self) -> None:
         self.live: list[Generation] = []
         self.totals = Totals()  # of regions that are no longer read
         self.scales = Scales()
-        self.changes = 0  # grows whenever a region comes or goes
         self._numbers = count(1)
         self._incarnations = count(1)
         self._endpoint_states: dict[tuple[str, int, str], int] = {}
@@ -78,7 +77,6 @@ class Generations:
         The old one's writer must be dead (waited for), or must never have been given it.
         """
         self._fold(generation, slot)
-        self.changes += 1
         return generation.new_counters(slot)
 
     def store_weight(self, service: str, weight_bp: int, flags: int = 0) -> None:
@@ -154,7 +152,6 @@ class Generations:
             return
         self.totals.add(generation, region, alive=False)
         self.scales.fold(generation, slot, region)
-        self.changes += 1
         region.close()
 
     def _let_go(self) -> None:

@@ -24,7 +24,6 @@ from proxy.routing.table import NEW, STABLE
 FINE_S, FINE_SLICES = 1.0, 60
 COARSE_SLICES = 60
 FINE_PER_COARSE = 10
-_SPLIT_LONGEST_S = 60.0
 # The reasons that are the split's own: what people and failures choose is no share of the weight.
 _BY_SPLIT = ("hash", "mint", "random")
 
@@ -54,15 +53,13 @@ class History:
         "_growing_slices",
         "_latest",
         "_lives",
-        "_longest_s",
         "_merged",
         "_since",
         "_splits",
         "_windows",
     )
 
-    def __init__(self, longest_s: float) -> None:
-        self._longest_s = longest_s
+    def __init__(self) -> None:
         self._windows: dict[tuple[str, int], Window] = {}
         self._splits: dict[str, Ring] = {}
         self._lives: dict[tuple[str, int], int] = {}
@@ -74,25 +71,13 @@ class History:
         self._latest: float | None = None  # end of the newest slice
         self._merged: dict[tuple[Scale, float], tuple[Sparse, float]] = {}
 
-    def keep(self, longest_s: float) -> None:
-        """Keep judged integers for windows of up to `longest_s` seconds, never less than before."""
-        self._longest_s = max(self._longest_s, longest_s)
-        for window in self._windows.values():
-            window.keep(longest_s)
-
     def over(self, service: str, version: int, seconds: float) -> tuple[Judged, float]:
         """Return what was judged in the last `seconds`, and the seconds that this covers.
 
-        It is never less than asked but at the beginning: of the process, of an incarnation, after `restart`.
+        It is less than asked only at the beginning of the process or of an incarnation.
         """
         window = self._windows.get((service, version))
         return (nothing(0), 0.0) if window is None else window.over(seconds)
-
-    def restart(self, service: str, version: int) -> None:
-        """Let the version's windows begin at the newest snapshot: what was before is not judged any more."""
-        window = self._windows.get((service, version))
-        if window is not None:
-            window.restart()
 
     def share_of_new(self, service: str, seconds: float) -> float | None:
         """Return the share of requests that the split gave to `new` in the last `seconds`; `None` without any."""
@@ -128,7 +113,7 @@ class History:
                 window.append(snapshot.time_s, counts.judged)
             split = self._splits.get(name)
             if split is None:
-                split = self._splits[name] = Ring(2, _SPLIT_LONGEST_S)
+                split = self._splits[name] = Ring(2)
             stable, new = (sum(one.assigned.get(reason, 0) for reason in _BY_SPLIT) for one in service.versions)
             split.append(snapshot.time_s, (new, stable + new))
         for name in self._splits.keys() - snapshot.services.keys():
@@ -195,7 +180,7 @@ class History:
         for kind in (TOTAL, TTFB):
             self._growing.pop(Scale(kind, *key), None)
         self._merged.clear()
-        window = self._windows[key] = Window(thresholds_us, self._longest_s)
+        window = self._windows[key] = Window(thresholds_us)
         return window
 
     def _end(self, name: str) -> None:

@@ -30,7 +30,7 @@ def delta(at: int, count: int = 1, kind: str = TOTAL, incarnation: int = 1) -> D
 
 def sliced(seconds: int, history: History | None = None) -> History:
     """A history with one latency a second; the one of second n stands at index n."""
-    history = history or History(10.0)
+    history = history or History()
     history.add(snapshot(0.0))
     assert not history.slice_due(0.0)
     for second in range(1, seconds + 1):
@@ -40,7 +40,7 @@ def sliced(seconds: int, history: History | None = None) -> History:
 
 
 def test_a_window_is_of_one_version() -> None:
-    history = History(10.0)
+    history = History()
     for block in range(9):
         history.add(snapshot(block / 4, block))
     assert history.over("web", NEW, 1.0) == (Judged(4), 1.0)
@@ -61,18 +61,8 @@ def test_another_incarnation_begins_with_nothing() -> None:
     assert history.histogram("web", NEW, "total", 600.0) == ({2: 1}, 2.0)
 
 
-def test_a_restart_begins_at_the_newest_snapshot() -> None:
-    history = History(10.0)
-    history.add(snapshot(0.0, 0))
-    history.add(snapshot(1.0, 100))
-    history.restart("web", NEW)
-    history.restart("shop", NEW)
-    history.add(snapshot(2.0, 103))
-    assert history.over("web", NEW, 10.0) == (Judged(3), 1.0)
-
-
 def test_a_reload_with_other_thresholds_keeps_the_window() -> None:
-    history = History(10.0)
+    history = History()
     history.add(snapshot(0.0, 10, thresholds=(100, 200)))
     history.add(snapshot(1.0, 30, thresholds=(200, 300)))
     judged, _ = history.over("web", NEW, 10.0)
@@ -81,7 +71,7 @@ def test_a_reload_with_other_thresholds_keeps_the_window() -> None:
 
 
 def test_a_service_that_is_gone_is_forgotten_and_may_come_back() -> None:
-    history = History(10.0)
+    history = History()
     history.add(snapshot(0.0, 10))
     history.add(Snapshot(1.0, {}))
     assert history.over("web", NEW, 10.0) == (Judged(), 0.0)
@@ -91,17 +81,8 @@ def test_a_service_that_is_gone_is_forgotten_and_may_come_back() -> None:
     assert history.over("web", NEW, 10.0) == (Judged(1), 1.0)
 
 
-def test_the_longest_window_can_grow() -> None:
-    history = History(1.0)
-    history.add(snapshot(0.0, 0))
-    history.keep(500.0)
-    for block in range(1, 1600):
-        history.add(snapshot(block / 4, block))
-    assert history.over("web", NEW, 300.0) == (Judged(1200), 300.0)
-
-
 def test_the_share_of_new_is_what_the_split_dealt() -> None:
-    history = History(10.0)
+    history = History()
     history.add(snapshot(0.0, 0))
     history.add(snapshot(1.0, 0))
     assert history.share_of_new("web", 10.0) is None  # no traffic has no share
@@ -146,4 +127,4 @@ def test_a_histogram_is_the_callers_own() -> None:
 
 
 def test_nothing_measured_yet() -> None:
-    assert History(10.0).histogram("web", NEW, "total", 10.0) == ({}, 0.0)
+    assert History().histogram("web", NEW, "total", 10.0) == ({}, 0.0)

@@ -11,9 +11,9 @@ from proxy.metrics.snapshot import Judged, nothing
 from proxy.metrics.window import Ring, Window
 
 
-def filled(count: int, *, block: float = 0.25, longest_s: float = 10.0) -> Ring:
+def filled(count: int, *, block: float = 0.25) -> Ring:
     """A ring whose only column is the number of its row."""
-    ring = Ring(1, longest_s)
+    ring = Ring(1)
     for number in range(count):
         ring.append(number * block, [number])
     return ring
@@ -32,19 +32,21 @@ def test_a_young_window_says_what_it_covers() -> None:
     assert filled(0).over(10.0) == ([0], 0.0)
 
 
-def test_a_ring_keeps_the_longest_window_and_not_much_more() -> None:
-    ring = filled(5000)
-    assert ring.over(10.0) == ([40], 10.0)
-    assert len(ring._times) < 400
-
-
-def test_a_ring_can_be_asked_to_keep_more_but_never_less() -> None:
-    ring = filled(5000)
-    ring.keep(100.0)
-    ring.keep(1.0)
-    for number in range(5000, 10_000):
+def test_a_ring_keeps_what_is_asked_for_and_not_much_more() -> None:
+    ring = Ring(1)
+    for number in range(5000):
         ring.append(number * 0.25, [number])
-    assert ring.over(100.0) == ([400], 100.0)
+        if number > 40:
+            assert ring.over(10.0) == ([40], 10.0)
+    assert len(ring._times) < (10 + 60) * 4 + 300
+
+
+def test_a_window_that_grows_with_every_block_finds_its_beginning() -> None:
+    ring = filled(2000)
+    for number in range(2000, 6000):
+        ring.append(number * 0.25, [number])
+        grown = number - 2000
+        assert ring.over(grown * 0.25) == ([grown], grown * 0.25)
 
 
 @given(
@@ -54,7 +56,8 @@ def test_a_ring_can_be_asked_to_keep_more_but_never_less() -> None:
 def test_a_window_is_never_shorter_than_asked_and_at_most_a_block_longer(
     steps: list[tuple[float, int]], seconds: float
 ) -> None:
-    ring = Ring(1, 30.0)
+    ring = Ring(1)
+    ring.over(30.0)
     times, totals = [0.0], [0]
     ring.append(0.0, [0])
     for step, grown in steps:
@@ -69,30 +72,22 @@ def test_a_window_is_never_shorter_than_asked_and_at_most_a_block_longer(
 
 
 def test_a_row_that_shrank_is_a_bug() -> None:
-    ring = Ring(2, 10.0)
+    ring = Ring(2)
     ring.append(0.0, [5, 5])
     ring.append(1.0, [6, 4])
     with pytest.raises(CounterWentBack):
         ring.over(10.0)
 
 
-def test_a_restart_forgets_what_was_before_the_newest_row() -> None:
-    ring = filled(100)
-    ring.restart()
-    assert ring.over(10.0) == ([0], 0.0)
-    ring.append(25.0, [105])
-    assert ring.over(10.0) == ([6], 0.25)
-
-
 def test_a_window_gives_judged_integers() -> None:
-    window = Window((100, 200), 10.0)
+    window = Window((100, 200))
     window.append(0.0, Judged(10, 1, 0, 0, (3, 2), (7, 8)))
     window.append(1.0, Judged(30, 2, 1, 4, (5, 3), (25, 27)))
     assert window.over(10.0) == (Judged(20, 1, 1, 4, (2, 1), (18, 19)), 1.0)
 
 
 def test_other_thresholds_keep_what_they_have_in_common() -> None:
-    window = Window((100, 200), 10.0)
+    window = Window((100, 200))
     window.append(0.0, Judged(10, 1, 0, 0, (3, 2), (7, 8)))
     other = window.with_thresholds((200, 300))
     other.append(1.0, Judged(12, 1, 0, 0, (3, 1), (9, 1)))
