@@ -39,6 +39,17 @@ class Judged:
         """Requests that were assigned to the version and have an outcome."""
         return self.ended + self.diverted
 
+    def __add__(self, other: Judged) -> Judged:
+        """Return the sum; both must have the same thresholds."""
+        return Judged(
+            self.ended + other.ended,
+            self.bad + other.bad,
+            self.diverted + other.diverted,
+            self.client_errors + other.client_errors,
+            tuple(a + b for a, b in zip(self.slow, other.slow, strict=True)),
+            tuple(a + b for a, b in zip(self.fast, other.fast, strict=True)),
+        )
+
     def __sub__(self, earlier: Judged) -> Judged:
         """Return what was counted since `earlier`; `CounterWentBack` when any number shrank."""
         result = Judged(

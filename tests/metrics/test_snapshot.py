@@ -19,12 +19,16 @@ def judged(row: tuple[int, ...]) -> Judged:
     return Judged(*row[:4], row[4:6], row[6:])
 
 
-@given(rows, rows)
-def test_a_difference_is_what_was_added(before: tuple[int, ...], added: tuple[int, ...]) -> None:
-    after = judged(tuple(a + b for a, b in zip(before, added, strict=True)))
-    assert after - judged(before) == judged(added)
-    assert after - nothing(2) == after
-    assert after - after == nothing(2)
+@given(rows, rows, rows)
+def test_sums_commute_and_associate_and_a_difference_undoes_them(
+    one: tuple[int, ...], two: tuple[int, ...], three: tuple[int, ...]
+) -> None:
+    a, b, c = judged(one), judged(two), judged(three)
+    assert a + b == b + a == judged(tuple(x + y for x, y in zip(one, two, strict=True)))
+    assert (a + b) + c == a + (b + c)
+    assert (a + b) - b == a
+    assert a - a == nothing(2)
+    assert a + nothing(2) == a - nothing(2) == a
 
 
 def test_requests_count_diverted_ones() -> None:
