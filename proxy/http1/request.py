@@ -10,9 +10,9 @@ and one set look-up for each field that was seen before. Where nothing has to go
 Decisions where the RFCs leave a choice:
 * Start line: exactly one SP between its parts; HTTP/1.x with x > 1 is read as 1.1 (RFC 9110 §2.5), other majors get
   505, anything else 400, HTTP/0.9 too. Any method token passes (RFC 9110 §9.1) but CONNECT.
-* Targets: `#` and bytes that no URL parser leaves bare (`"<>`, and a backslash in a path) are refused; what browsers send
-  though RFC 3986 wants it escaped (`[]{}|^`, a backquote, a stray `%`) passes byte for byte, as it does in nginx,
-  HAProxy and Envoy.
+* Targets: `#` and bytes that no URL parser leaves bare (`"<>`, and a backslash in a path) are refused; what browsers
+  send though RFC 3986 wants it escaped (`[]{}|^`, a backquote, a stray `%`) passes byte for byte, as it does in
+  nginx, HAProxy and Envoy.
 * Host: exactly one, never empty (RFC 9112 §3.2); an absolute-form target replaces it (§3.2.2).
 * Content-Length more than once is refused even when equal; Transfer-Encoding must be `chunked` alone, in HTTP/1.1, and
   without Content-Length (RFC 9112 §6.1 and §6.3).

@@ -104,7 +104,7 @@ class ResponseParser:
         shared = status == 304
         event_stream = False
         upgrade = b""
-        trailer_line = b""
+        trailer_lines: tuple[bytes, ...] = ()
         edits: dict[bytes, bytes] = {}
         for line in lines[1:]:
             if line in seen:
@@ -160,7 +160,7 @@ class ResponseParser:
                 coding = value.strip(OWS).lower()
                 edits[line] = b""
             elif kind == TRAILER:
-                trailer_line = line
+                trailer_lines += (line,)
             elif kind == UPGRADE:
                 protocol = value.strip(OWS)
                 upgrade = upgrade + b", " + protocol if upgrade else protocol
@@ -172,10 +172,11 @@ class ResponseParser:
             if http10 or length >= 0 or coding != b"chunked":
                 return _bad_coding(http10, length)
             length = CHUNKED
-        if trailer_line and length != CHUNKED:
-            edits[trailer_line] = b""
         if method == b"HEAD" or status < 200 or status in {204, 304}:
             length = 0
+        if trailer_lines and length != CHUNKED:
+            for line in trailer_lines:
+                edits[line] = b""
         if options is None:
             keep_alive = not http10
         else:
@@ -188,6 +189,9 @@ class ResponseParser:
                 extra = [b"Connection: upgrade", b"Upgrade: " + upgrade]
             if status != 101:
                 upgrade = b""
+        elif status == 101:
+            # > RFC 9110 §15.2.2: The server MUST generate an Upgrade header field in the response.
+            return _protocol("The response switches protocols without saying to which.")
         if edits or forwarded_line != lines[0]:
             lines[0] = forwarded_line
             block = rebuild(lines, edits, extra)
