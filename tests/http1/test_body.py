@@ -1,0 +1,114 @@
+"""Chunked bodies: laws beyond the corpus."""
+
+from __future__ import annotations
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.http1.body import LAST_CHUNK, ChunkedBody, chunk
+
+payloads = st.lists(st.binary(min_size=1, max_size=40), max_size=6)
+extensions = st.sampled_from([b"", b";a", b" ; a=b", b';a="b;\\"c"', b";a=b;c"])
+trailers = st.sampled_from([b"", b"X: y\r\n", b"X: y\r\nX: z\r\nContent-Length: 5\r\n"])
+
+
+def feed_all(pieces: list[bytes]) -> tuple[bytes, ChunkedBody, int]:
+    body = ChunkedBody()
+    payload, consumed = b"", 0
+    for piece in pieces:
+        part, end = body.feed(piece)
+        payload += part
+        consumed += end
+        if body.done or body.refusal:
+            break
+    return payload, body, consumed
+
+
+@given(payloads, st.data(), extensions, trailers)
+def test_any_cut_gives_the_payload_and_stops_at_the_end(
+    parts: list[bytes], data: st.DataObject, extension: bytes, trailer: bytes
+) -> None:
+    coded = b"".join(b"%x%b\r\n%b\r\n" % (len(part), extension, part) for part in parts)
+    coded += b"0" + extension + b"\r\n" + trailer + b"\r\n"
+    stream = coded + b"GET / HTTP/1.1\r\n"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    payload, body, consumed = feed_all(pieces)
+    assert body.refusal is None
+    assert body.done
+    assert payload == b"".join(parts)
+    assert body.trailers == trailer.replace(b"Content-Length: 5\r\n", b"")
+    assert consumed == len(coded)
+
+
+@given(payloads, trailers)
+def test_h11_reads_what_we_write(parts: list[bytes], trailer: bytes) -> None:
+    peer = h11.Connection(h11.SERVER)
+    peer.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    peer.next_event()
+    peer.receive_data(b"".join(map(chunk, parts)) + LAST_CHUNK)
+    payload = b""
+    while isinstance(event := peer.next_event(), h11.Data):
+        payload += event.data
+    assert isinstance(event, h11.EndOfMessage)
+    assert payload == b"".join(parts)
+
+
+def test_one_chunk_in_one_piece_is_one_slice_and_many_are_joined() -> None:
+    assert ChunkedBody().feed(b"5\r\nhello\r\n") == (b"hello", 10)
+    assert ChunkedBody().feed(b"junk1\r\na\r\n1\r\nb\r\n", 4) == (b"ab", 16)
+    assert ChunkedBody().feed(b"") == (b"", 0)
+
+
+def test_payload_flows_before_its_chunk_is_whole() -> None:
+    body = ChunkedBody()
+    assert body.feed(b"ffff\r\nhel") == (b"hel", 9)
+    assert body.feed(b"lo") == (b"lo", 2)
+    assert not body.done
+
+
+def test_payload_before_an_error_is_returned() -> None:
+    body = ChunkedBody(502, "protocol")
+    assert body.feed(b"2\r\nhi\r\nx\r\n")[0] == b"hi"
+    assert body.refusal is not None
+    assert (body.refusal.status, body.refusal.reason) == (502, "protocol")
+
+
+@pytest.mark.parametrize("data", [b"x", b"\n", b"\r", b";", b" ", b"5\rx", b"5;a\n", b"1\r\nax", b"1\r\na\rx"])
+def test_errors_are_found_at_once(data: bytes) -> None:
+    body = ChunkedBody()
+    body.feed(data)
+    assert body.refusal is not None
+
+
+def test_a_line_that_never_ends_is_bounded() -> None:
+    body = ChunkedBody()
+    body.feed(b"5;")
+    fed = 0
+    while body.refusal is None:
+        body.feed(b"a" * 64)
+        fed += 64
+    assert fed <= 4096 + 64
+    digits = ChunkedBody()
+    digits.feed(b"0" * 5000)
+    assert digits.refusal is not None
+
+
+def test_trailers_that_never_end_are_bounded() -> None:
+    body = ChunkedBody()
+    body.feed(b"0\r\n")
+    fed = 0
+    while body.refusal is None:
+        body.feed(b"X: y\r\n")
+        fed += 6
+    assert fed <= 16 * 1024 + 6
+
+
+def test_extensions_that_the_payload_pays_for_are_not_limited() -> None:
+    body = ChunkedBody()
+    signed = b"%x;chunk-signature=%b\r\n%b\r\n" % (1000, b"f" * 64, b"x" * 1000)
+    for _ in range(1000):
+        assert len(body.feed(signed)[0]) == 1000
+    assert body.refusal is None
