@@ -14,7 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
+import sys
+from fcntl import ioctl
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from termios import TIOCOUTQ
 from time import monotonic_ns
 from typing import TYPE_CHECKING, cast
 
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 _WAITING_BYTES = 64 * 1024
 _LINGER_TICKS = 40  # 2 s
 _LINGER_BYTES = 1024 * 1024
+_LINGER_ZERO = struct.pack("ii", 1, 0)
 _TCP_ESTABLISHED = 1
 _PEEK_TICKS = 10  # how often a connection that is not read from is asked whether its client left: 0.5 s
 
@@ -43,6 +48,8 @@ class Downstream(asyncio.Protocol):
         "_forwarded",
         "_forwarded_host",
         "_linger_left",
+        "_taken_tick",
+        "_unsent",
         "buffer",
         "closing",
         "due",
@@ -74,6 +81,8 @@ class Downstream(asyncio.Protocol):
         self.lingering = False
         self.reading_paused = False
         self._linger_left = 0
+        self._unsent = -1
+        self._taken_tick = 0
         self._forwarded_host = b"\x00"
         self._forwarded = b""
         self._address: IPv4Address | IPv6Address | None = None
@@ -288,19 +297,24 @@ class Downstream(asyncio.Protocol):
         self.closing = True
         self.transport.close()
         # A client that does not read would keep the connection for ever.
-        self.worker.wheel.arm(self, self.worker.body_idle_ticks)
+        self._unsent = -1
+        self.worker.wheel.arm(self, min(self.worker.body_idle_ticks, _PEEK_TICKS))
 
     def abort(self) -> None:
-        """Close now, with RST: the client must not take what it has for the whole."""
+        """Close now, whatever has not gone out."""
         self.closing = True
         self.transport.abort()
 
     def cut(self) -> None:
-        """End the connection in the middle of an answer."""
+        """End the connection in the middle of an answer, so that nobody takes what came of it for the whole."""
         exchange = self.exchange
         self.exchange = None
         if isinstance(exchange, Exchange):
             self.worker.log_exchange(exchange)
+        # RST: to an HTTP/1.0 client, whose body lasts until close, a FIN would say that it is complete.
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        with socket.socket(fileno=socket.dup(descriptor)) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
         self.abort()
 
     def _linger(self) -> None:
@@ -349,13 +363,32 @@ class Downstream(asyncio.Protocol):
                 if self.reading_paused and self.exchange is not None:
                     self.worker.wheel.arm(self, _PEEK_TICKS)
             elif self.closing:
-                self.transport.abort()
+                self._close_late()
             elif self.buffer:
                 self._answer(Refusal(408, "head_timeout", "The request head did not arrive in time."))
             else:
                 self.close()
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
             self._broken(error)
+
+    def _close_late(self) -> None:
+        """End a connection that is closing, unless the client still takes what was written."""
+        if self.lingering or self.stalled_ticks() >= self.worker.body_idle_ticks:
+            self.transport.abort()
+        else:
+            self.worker.wheel.arm(self, min(self.worker.body_idle_ticks, _PEEK_TICKS))
+
+    def stalled_ticks(self) -> int:
+        """Return for how many ticks the client has taken nothing of what was written, as far as looked at."""
+        wheel = self.worker.wheel
+        # The kernel tells of free space only when a third of its buffer is free, which may be megabytes.
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        in_kernel = ioctl(descriptor, TIOCOUTQ, b"\0\0\0\0")
+        unsent = self.transport.get_write_buffer_size() + int.from_bytes(in_kernel, sys.byteorder)
+        if unsent != self._unsent:
+            self._unsent = unsent
+            self._taken_tick = wheel.tick
+        return wheel.tick - self._taken_tick
 
     def _client_left(self) -> bool:
         """Ask the kernel: uvloop sees neither FIN nor RST while reading is paused."""

@@ -465,7 +465,8 @@ class Exchange:
         if self.minted and not head.shared:
             fields += worker.set_cookie(self.minted, self.downstream.secure)
         request = self.head
-        if worker.draining or self.downstream.ended:
+        if worker.draining or self.downstream.ended or self.body_left:
+            # The rest of a body that is answered already cannot be told from the next request in time.
             self.keep = False
         length = head.length
         size = len(data)
@@ -819,7 +820,7 @@ class Exchange:
             elif self._body_stalled(idle_ns):
                 return
         elif self.held_since:
-            if now - self.held_since >= service.idle_ns:
+            if self.downstream.stalled_ticks() * 50_000_000 >= service.idle_ns:
                 # The client does not read: it is let go, and the version is not charged.
                 self.downstream.abort()
                 return

@@ -22,6 +22,7 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_connecting",
+        "_open",
         "_reading_paused",
         "began_ns",
         "due",
@@ -49,6 +50,7 @@ class Upstream(asyncio.Protocol):
         self.due = 0
         self.filed = 0
         self.began_ns = monotonic_ns()
+        self._open = False
         self._reading_paused = False
         self._connecting: asyncio.Task[None] | None = worker.loop.create_task(self._connect())
 
@@ -70,6 +72,7 @@ class Upstream(asyncio.Protocol):
         """Begin the exchange that asked for this connection."""
         self.transport = cast("asyncio.Transport", transport)
         self._connecting = None
+        self._open = True
         # 0: a write that the kernel does not take whole pauses the sender at once, so that what the proxy holds
         # is never more than one read (uvloop: 256,000 bytes).
         self.transport.set_write_buffer_limits(high=0)
@@ -100,11 +103,15 @@ class Upstream(asyncio.Protocol):
         if exchange is not None and exchange.body_left and hasattr(exchange, "endpoint_ended"):
             exchange.endpoint_ended()
             return True
-        self._tell_end(None)
+        if exchange is None:
+            self.close()  # at once: until `connection_lost` comes, a request could still take it out of the pool
+        else:
+            self._tell_end(None)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection."""
+        self._open = False
         self.reusable = False
         self.due = 0
         self._leave_pool()
@@ -162,7 +169,7 @@ class Upstream(asyncio.Protocol):
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
-        elif not self.transport.is_closing():
+        elif self._open:
             self.transport.abort()
 
     def _leave_pool(self) -> None:

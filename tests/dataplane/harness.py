@@ -32,6 +32,15 @@ def eventually(condition: Callable[[], Any], what: str = "the condition", within
         pause.wait(0.01)
 
 
+def same(value: Callable[[], Any], expected: Any, within_s: float = 3.0) -> None:
+    """Wait until `value()` is what is expected: counters follow the answer that they count."""
+    end = time.monotonic() + within_s
+    pause = threading.Event()
+    while value() != expected and time.monotonic() < end:
+        pause.wait(0.005)
+    assert value() == expected
+
+
 class LoneWorker:
     """One worker process, told what to do by a test."""
 
@@ -152,9 +161,24 @@ class LoneWorker:
         """Return a client connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S)
 
+    def faults(self) -> int:
+        """Return how many faults of its own the worker has counted, in all generations that are still held."""
+        return sum(
+            counters.words[layout.counters_layout(table).process + layout.PROCESS_INTERNAL_ERRORS]
+            for table, _, counters in self.segments.values()
+        )
+
+    def forget(self) -> None:
+        """Give back the segments of all generations but the current one."""
+        for generation in [number for number in self.segments if number != self.generation]:
+            self.expect("released", generation=generation)
+            _, control, counters = self.segments.pop(generation)
+            control.close()
+            counters.close()
+
     def close(self) -> None:
         """Kill the worker and give everything back; a fault of the worker's own fails the test."""
-        faults = self.process_count(layout.PROCESS_INTERNAL_ERRORS)
+        faults = self.faults()
         self._ended.set()
         self._heart.join()
         if self.process.poll() is None:

@@ -1,0 +1,193 @@
+"""One worker process for the whole run; every test brings its own generation, with fresh counters, into force."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from proxy.ipc import layout
+from proxy.routing.table import Endpoint, RoutingTable, Service, Sticky, Version
+from tests.dataplane.harness import LoneWorker, eventually
+from tests.dataplane.wire import Backend, Client, Script, deaf_endpoint, refused_endpoint
+
+RANDOM = Sticky(by="none", mint=False)
+IDLE = RoutingTable(services=(Service("idle", Version("", (Endpoint("http://127.0.0.1:9", "127.0.0.1", 9),))),))
+
+
+def endpoints_of(one: Any) -> tuple[Endpoint, ...]:
+    """Return the endpoints of a backend, of an endpoint, of several of them, or of nothing."""
+    if one is None:
+        return ()
+    several = one if isinstance(one, list | tuple) else [one]
+    return tuple(each if isinstance(each, Endpoint) else each.endpoint for each in several)
+
+
+def service(stable: Any, new: Any = None, *, name: str = "web", **fields: Any) -> Service:
+    """Return a service; its versions are labelled "1" and "2", and keys are drawn at random unless said otherwise."""
+    fields.setdefault("sticky", RANDOM)
+    versions = [Version(label, endpoints_of(one)) for label, one in (("1", stable), ("2", new))]
+    return Service(name, versions[0], versions[1], **fields)
+
+
+class Gate:
+    """A worker that serves what a test tells it, with the test's backends and clients."""
+
+    def __init__(self, worker: LoneWorker) -> None:
+        self.worker = worker
+        self.backends: list[Backend] = []
+        self.held: list[Any] = []
+
+    def backend(self, *scripts: Script, **fields: Any) -> Backend:
+        backend = Backend(*scripts, **fields)
+        self.backends.append(backend)
+        return backend
+
+    def refused(self) -> Endpoint:
+        endpoint, holder = refused_endpoint()
+        self.held.append(holder)
+        return endpoint
+
+    def deaf(self) -> Endpoint:
+        endpoint, holders = deaf_endpoint()
+        self.held += holders
+        return endpoint
+
+    def serve(self, stable: Any, new: Any = None, *, weight: int = 0, limits: Any = None, **fields: Any) -> None:
+        """Bring a generation with one service into force. `limits`: request limits; else fields of the service."""
+        of_table = {key: fields.pop(key) for key in list(fields) if key in TABLE_FIELDS}
+        if limits is not None:
+            of_table["request_limits"] = limits
+        self.worker.switch(RoutingTable((service(stable, new, **fields),), **of_table), {"web": weight})
+
+    def serve_table(self, table: RoutingTable, **weights: int) -> None:
+        self.worker.switch(table, weights)
+
+    def client(self, **options: Any) -> Client:
+        sock = socket.socket()
+        for name, value in options.items():
+            sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", self.worker.port))
+        client = Client(sock)
+        self.held.append(client)
+        return client
+
+    # ------------------------------------------------------------ counters
+
+    def code(self, version: int, status: int) -> int:
+        return self.worker.count(version, layout.VERSION_CODES + status)
+
+    def ended(self, version: int) -> int:
+        return self.worker.count(version, layout.VERSION_ENDED)
+
+    def bad(self, version: int) -> dict[str, int]:
+        """Return the kinds of bad that were counted."""
+        at = layout.VERSION_BAD
+        counts = {kind: self.worker.count(version, at + index) for index, kind in enumerate(layout.BAD_KINDS)}
+        return {kind: count for kind, count in counts.items() if count}
+
+    def assigned(self, version: int) -> dict[str, int]:
+        at = layout.VERSION_ASSIGNED
+        reasons = layout.ASSIGNMENT_REASONS
+        counts = {reason: self.worker.count(version, at + index) for index, reason in enumerate(reasons)}
+        return {reason: count for reason, count in counts.items() if count}
+
+    def failovers(self) -> dict[str, int]:
+        at = layout.SERVICE_FAILOVERS
+        outcomes = layout.FAILOVER_OUTCOMES
+        counts = {outcome: self.worker.service_count(at + index) for index, outcome in enumerate(outcomes)}
+        return {outcome: count for outcome, count in counts.items() if count}
+
+    def retries(self, version: int) -> dict[str, int]:
+        at = layout.VERSION_RETRIES
+        counts = {outcome: self.worker.count(version, at + i) for i, outcome in enumerate(layout.RETRY_OUTCOMES)}
+        return {outcome: count for outcome, count in counts.items() if count}
+
+    def slow(self, version: int, threshold: int = 0) -> int:
+        return self.worker.count(version, layout.VERSION_SLOW + threshold)
+
+    def fast(self, version: int, threshold: int = 0) -> int:
+        at = layout.VERSION_ENDED_WITHIN
+        return sum(self.worker.count(version, at + index) for index in range(threshold + 1))
+
+    def aborts(self) -> int:
+        return self.worker.service_count(layout.SERVICE_CLIENT_ABORTS)
+
+    def local_replies(self) -> dict[tuple[int, str], int]:
+        at = layout.PROCESS_LOCAL_REPLIES
+        counts = {pair: self.worker.process_count(at + i) for i, pair in enumerate(layout.LOCAL_REPLIES)}
+        return {pair: count for pair, count in counts.items() if count}
+
+    def in_flight(self, version: int) -> int:
+        return self.worker.count(version, layout.VERSION_IN_FLIGHT)
+
+    def judged(self, version: int) -> tuple[int, dict[str, int]]:
+        """Return (ended, bad by kind)."""
+        return self.ended(version), self.bad(version)
+
+    def close(self) -> None:
+        for one in self.held:
+            one.close()
+        errors: list[BaseException] = []
+        for backend in self.backends:
+            try:
+                backend.close()
+            except BaseException as error:  # noqa: BLE001 -- the first one is raised below
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+TABLE_FIELDS = ("trusted_proxies", "access_log", "drain", "via", "half_close")
+
+
+class Keeper:
+    """Holds the worker of the run, and a fresh one after a test has used it up."""
+
+    def __init__(self) -> None:
+        self.worker: LoneWorker | None = None
+
+    def take(self) -> LoneWorker:
+        if self.worker is None:
+            self.worker = LoneWorker(IDLE)
+        return self.worker
+
+    def retire(self) -> None:
+        if self.worker is not None:
+            worker, self.worker = self.worker, None
+            worker.close()
+
+
+@pytest.fixture(scope="session")
+def keeper() -> Iterator[Keeper]:
+    keeper = Keeper()
+    yield keeper
+    keeper.retire()
+
+
+@pytest.fixture
+def gate(keeper: Keeper) -> Iterator[Gate]:
+    """A gate on the run's worker. No exchange, no fault of the worker's own may be left behind."""
+    worker = keeper.take()
+    gate = Gate(worker)
+    yield gate
+    gate.close()
+    if worker.process.poll() is not None or worker.faults():
+        keeper.retire()  # which fails the test with what the worker wrote
+        return
+    worker.switch(IDLE, {})
+    eventually(lambda: worker.row(layout.ROW_CONNECTIONS) == 0, "the end of all connections")
+    worker.forget()
+
+
+@pytest.fixture
+def lone(keeper: Keeper) -> Iterator[Gate]:
+    """A gate on a worker of its own, for tests that end it."""
+    worker = LoneWorker(IDLE)
+    gate = Gate(worker)
+    yield gate
+    gate.close()
+    worker.close()
