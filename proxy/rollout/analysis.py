@@ -11,6 +11,7 @@ Rules (INTERFACE §1.1):
 * over the limit, but not yet for `for`, is INCONCLUSIVE too; FAIL is a breach; PASS is enough requests within;
 * a window never reaches back behind the instant from which the version is judged (the weight came above 0):
   what was before is not what is tried now;
+* a latency that the workers do not count (yet) cannot be judged: ERROR, neither good nor bad;
 * until the weight has been above 0 for `after`, a FAIL is shown and not `due`.
 
 `judge_for` is the seam: today every limit is judged by the measured value over a window; limits without `window`
@@ -168,11 +169,14 @@ class WindowJudge:
 
     name = "window"
 
-    __slots__ = ("_began", "_block_s", "_held_s", "_last", "_threshold", "limit")
+    __slots__ = ("_began", "_block_s", "_held_s", "_last", "_readable", "_threshold", "limit")
 
     def __init__(self, limit: Limit, thresholds_us: tuple[int, ...], block_s: float, began: float) -> None:
         self.limit = limit
-        self._threshold = None if limit.threshold_us is None else thresholds_us.index(limit.threshold_us)
+        self._readable = limit.threshold_us is None or limit.threshold_us in thresholds_us
+        self._threshold = (
+            thresholds_us.index(limit.threshold_us) if limit.threshold_us is not None and self._readable else None
+        )
         self._block_s = block_s
         self._began = began
         self._held_s: float | None = None  # `None`: not in breach
@@ -181,6 +185,8 @@ class WindowJudge:
     def look(self, over: Callable[[float], tuple[Judged, float]], now: float, block: int) -> Verdict:
         """Return the verdict at `now`."""
         limit = self.limit
+        if not self._readable:
+            return Verdict(ERROR, limit, self.name, blocks=(block, block))
         judged, seconds = over(min(limit.window_s, now - self._began))
         counted = count(limit, self._threshold, judged)
         enough = counted.n >= max(1, limit.min_requests)

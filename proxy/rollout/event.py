@@ -65,6 +65,7 @@ class NewChanged:
     fresh: bool
     actor: str
     reason: str = ""
+    if_match: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class NewRemoved:
     was: str
     actor: str
     reason: str = ""
+    if_match: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

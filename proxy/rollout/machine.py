@@ -105,14 +105,7 @@ def _raise(state: ServiceState, event: SetWeight, now: float) -> Step:
             cure="register one with PUT versions/new, or in the config",
             extra={"phase": state.phase, "allowed": allowed(state)},
         )
-    if event.if_match is not None and event.if_match != state.revision:
-        raise Refused(
-            412,
-            "RevisionStale",
-            f"the weights were changed since: the revision is {state.revision}",
-            cure="read the weights again and repeat the request with their ETag",
-            extra={"revision": state.revision},
-        )
+    _match(state, event.if_match)
     after = replace(
         state,
         phase=IDLE,
@@ -158,6 +151,7 @@ def _tick(_plan: ServicePlan, state: ServiceState, event: Tick, now: float) -> S
 
 
 def _new_changed(_plan: ServicePlan, state: ServiceState, event: NewChanged, _now: float) -> Step:
+    _match(state, event.if_match)
     fresh = event.fresh or state.phase == ROLLED_BACK
     after = ServiceState(revision=state.revision + 1, salt=event.salt if fresh else state.salt, has_new=True)
     note = Note(
@@ -171,6 +165,7 @@ def _new_changed(_plan: ServicePlan, state: ServiceState, event: NewChanged, _no
 
 
 def _new_removed(_plan: ServicePlan, state: ServiceState, event: NewRemoved, _now: float) -> Step:
+    _match(state, event.if_match)
     after = ServiceState(revision=state.revision + 1, salt=state.salt)
     note = Note("NewRemoved", event.actor, event.reason, {**shown(state), "label": event.was}, shown(after))
     return after, _replaced(state, note)
@@ -219,6 +214,17 @@ def _replaced(state: ServiceState, note: Note) -> tuple[Effect, ...]:
     act = (StoreWeight(0),) if state.weight_bp else ()
     opened = (ClearLatch(),) if state.phase == ROLLED_BACK else ()
     return (*act, Persist(note), *opened, Announce(note))
+
+
+def _match(state: ServiceState, if_match: int | None) -> None:
+    if if_match is not None and if_match != state.revision:
+        raise Refused(
+            412,
+            "RevisionStale",
+            f"the service was changed since: its revision is {state.revision}",
+            cure="read the weights again and repeat the request with their ETag",
+            extra={"revision": state.revision},
+        )
 
 
 def _expiry(state: ServiceState, event: SetWeight, now: float) -> Expiry | None:

@@ -18,6 +18,7 @@ from proxy.metrics.snapshot import EndpointCounts
 UNREACHABLE_S = 10.0  # so long until a version that cannot be reached is rolled back
 FRESH_S = 10.0
 LEAST_FAILURES = 3
+READY = "ready"  # the endpoint state that takes traffic
 
 
 class _Contact:
@@ -33,12 +34,11 @@ class _Contact:
 
 
 class Reach:
-    """Watches the endpoints of one version; `ready_state` is the endpoint state that takes traffic."""
+    """Watches the endpoints of one version."""
 
-    __slots__ = ("_began", "_contacts", "_diverted", "_failed_at", "_failures", "_ready", "_ready_state")
+    __slots__ = ("_began", "_contacts", "_diverted", "_failed_at", "_failures", "_ready")
 
-    def __init__(self, ready_state: int) -> None:
-        self._ready_state = ready_state
+    def __init__(self) -> None:
         self._contacts: dict[str, _Contact] = {}
         self._ready: set[str] = set()
         self._diverted: int | None = None
@@ -65,7 +65,7 @@ class Reach:
             contact.failed = counts.connect_failed
         urls = {counts.url for counts in endpoints}
         self._contacts = {url: contact for url, contact in self._contacts.items() if url in urls}
-        self._ready = {counts.url for counts in endpoints if counts.state == self._ready_state}
+        self._ready = {counts.url for counts in endpoints if counts.state == READY}
         if answered or any(not self._contacts[url].failures for url in self._ready):
             self._began = None
         elif failures:
@@ -87,6 +87,11 @@ class Reach:
         if self._began is None or self._failures < LEAST_FAILURES:
             return 0.0
         return self._failed_at - self._began
+
+    def failures_of(self, url: str) -> int:
+        """Return how many connections to an endpoint failed since the last sign of life."""
+        contact = self._contacts.get(url)
+        return 0 if contact is None else contact.failures
 
     @property
     def failures(self) -> int:

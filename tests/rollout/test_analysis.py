@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.metrics.snapshot import Judged
 from proxy.metrics.window import Window
-from proxy.rollout.analysis import FAIL, INCONCLUSIVE, PASS, evidence, judge_for, reason_of
+from proxy.rollout.analysis import ERROR, FAIL, INCONCLUSIVE, PASS, evidence, judge_for, reason_of
 from proxy.rollout.plan import QUANTILES, Limit, ServicePlan
 
 PLAN = ServicePlan("web")
@@ -21,7 +21,7 @@ class Stream:
 
     def __init__(self, limit, began=0.0):
         self.judge = judge_for(PLAN, limit, THRESHOLDS, began)
-        self.window = Window(THRESHOLDS, 3600.0)
+        self.window = Window(THRESHOLDS)
         self.total = Judged(slow=(0, 0), fast=(0, 0))
         self.now = 0.0
         self.block = 0
@@ -167,6 +167,11 @@ def test_windows_begin_when_the_weight_comes_above_0():
     stream.judge = judge_for(PLAN, stream.judge.limit, THRESHOLDS, stream.now)
     verdict = stream.add(ended=30)
     assert (verdict.word, verdict.n) == (PASS, 30)
+
+
+def test_a_latency_that_nobody_counts_cannot_be_judged():
+    verdict = Stream(Limit("p99", max=150)).add(ended=1000, slow=1000)
+    assert (verdict.word, verdict.due) == (ERROR, False)
 
 
 def test_reasons_are_one_word():

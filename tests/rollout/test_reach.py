@@ -3,14 +3,14 @@
 from proxy.metrics.snapshot import EndpointCounts
 from proxy.rollout.reach import Reach
 
-READY, DRAIN = 0, 1
+READY, DRAIN = "ready", "drain"
 
 
 class Version:
     """Two endpoints, their totals, and the watch over them."""
 
     def __init__(self):
-        self.reach = Reach(READY)
+        self.reach = Reach()
         self.now = 0.0
         self.totals = {url: {"connect_failed": 0, "connected": 0, "ended": 0, "bad": 0, "state": READY} for url in "ab"}
         self.diverted = 0
@@ -36,6 +36,7 @@ def test_failures_on_every_endpoint_for_ten_seconds():
     version.fail("a", "b")
     assert version.reach.unreachable_s == 10
     assert version.reach.failures == 22
+    assert version.reach.failures_of("a") == 11
     assert not version.reach.ready(version.now)
 
 

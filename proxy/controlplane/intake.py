@@ -1,0 +1,148 @@
+"""Taking in a config: what the services begin with, from the config, the store and the latch.
+
+The same rules at start and at a reload (INTERFACE §1, DESIGN §4): the latch wins over the store, a stored weight wins
+over the config's, a registered version over the config's until the config changes; and when what `new` *is* has
+changed (its label, or endpoints disjoint from before) its weight is 0. Whatever wins over the config is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from proxy.controlplane import registry
+from proxy.controlplane.generations import same
+from proxy.controlplane.move import Move, move
+from proxy.controlplane.store import Stored, from_row
+from proxy.rollout.effect import Announce, Note, Persist
+from proxy.rollout.event import NewChanged, NewRemoved, Restarted
+from proxy.rollout.plan import ServicePlan
+from proxy.rollout.state import ROLLED_BACK, ServiceState, percent, shown
+from proxy.routing.table import RoutingTable, Version
+
+FRESH_SALT = "rollout"  # the plan's word for "a fresh one per rollout"
+
+
+@dataclass(slots=True)
+class Intake:
+    """What is to become of a config: `moves` in order (a service may have several), the table with what is registered.
+
+    `begins`: the states of services that are not running yet, before their moves.
+    """
+
+    table: RoutingTable
+    begins: dict[str, ServiceState] = field(default_factory=dict)
+    moves: list[Move] = field(default_factory=list)
+    versions: dict[tuple[str, str], Version | None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def salt(plan: ServicePlan, fresh: Callable[[], str]) -> str:
+    """Return the salt of a new rollout."""
+    return fresh() if plan.salt == FRESH_SALT else plan.salt
+
+
+def take_in(
+    plans: Sequence[ServicePlan],
+    table: RoutingTable,
+    stored: Stored,
+    running: Mapping[str, ServiceState],
+    *,
+    latched: Callable[[str], str | None],
+    fresh: Callable[[], str],
+    now: float,
+    actor: str,
+    reason: str,
+) -> Intake:
+    """Return what follows from a config. `latched` gives the reason in a service's latch, `fresh` a random salt."""
+    taken = Intake(table)
+    services = {service.name: service for service in table.services}
+    for plan in plans:
+        config = services[plan.name].new
+        choice = registry.choose(plan.name, config, stored.versions)
+        taken.versions.update(choice.stored)
+        if choice.note:
+            taken.notes.append(choice.note)
+        if choice.new != config:
+            taken.table = registry.with_new(taken.table, plan.name, choice.new)
+        was = choice.new if choice.was is None else choice.was
+        state = running.get(plan.name)
+        if state is None:
+            state = _begin(taken, plan, stored, was, latched(plan.name), fresh, now)
+        state = _change(taken, plan, state, was, choice.new, salt(plan, fresh), now, actor, reason)
+        _fix_salt(taken, plan, state)
+    return taken
+
+
+def _begin(
+    taken: Intake,
+    plan: ServicePlan,
+    stored: Stored,
+    was: Version,
+    latched: str | None,
+    fresh: Callable[[], str],
+    now: float,
+) -> ServiceState:
+    row = stored.rows.get(plan.name)
+    has_new = bool(was.endpoints)
+    if row is None:
+        weight = plan.initial_weight if has_new and latched is None else 0
+        state = ServiceState(
+            weight_bp=weight, salt=salt(plan, fresh), has_new=has_new, live_since=now if weight else None
+        )
+        note = Note("ServiceAdded", "config", "", {}, shown(state))
+        taken.moves.append(Move(plan.name, ServiceState(), state, (Persist(note), Announce(note))))
+    else:
+        state = from_row(row, now, has_new=has_new)
+    taken.begins[plan.name] = state
+    restarted = move(plan, state, Restarted(latched), now)
+    if restarted.effects:
+        taken.moves.append(restarted)
+    state = restarted.after
+    if state.phase == ROLLED_BACK:
+        taken.notes.append(f"{plan.name}: rolled back before ({state.reason}): the weight of new stays at 0 %")
+    elif row is not None and has_new and state.weight_bp != plan.initial_weight:
+        taken.notes.append(
+            f"{plan.name}: the stored weight of new, {percent(state.weight_bp)} %, wins over the config's "
+            f"{percent(plan.initial_weight)} %"
+        )
+    return state
+
+
+def _change(
+    taken: Intake,
+    plan: ServicePlan,
+    state: ServiceState,
+    was: Version,
+    new: Version,
+    fresh_salt: str,
+    now: float,
+    actor: str,
+    reason: str,
+) -> ServiceState:
+    if same(was, new):
+        return state
+    if new.endpoints:
+        changed = move(
+            plan, state, NewChanged(was.label, new.label, fresh_salt, fresh=False, actor=actor, reason=reason), now
+        )
+        weight = (
+            f"its weight is set from {percent(state.weight_bp)} % to 0 %" if state.weight_bp else "its weight is 0 %"
+        )
+        taken.notes.append(f"{plan.name}: new was {registry.named(was)} and is now {registry.named(new)}: {weight}")
+    else:
+        changed = move(plan, state, NewRemoved(was.label, actor, reason), now)
+        taken.notes.append(f"{plan.name}: there is no new version any more (it was {registry.named(was)})")
+    taken.moves.append(changed)
+    return changed.after
+
+
+def _fix_salt(taken: Intake, plan: ServicePlan, state: ServiceState) -> None:
+    if plan.salt in (FRESH_SALT, state.salt):
+        return
+    if state.weight_bp:
+        taken.notes.append(
+            f"{plan.name}: the config's salt comes into force when it is read again while the weight of new is 0 %"
+        )
+        return
+    taken.moves.append(Move(plan.name, state, replace(state, salt=plan.salt), (Persist(),)))

@@ -1,0 +1,111 @@
+"""The events of all services: numbered, told to those who follow, and found again.
+
+An *event* is the object of GET /api/v1/events: {seq, time, service, type, actor, reason, before, after, evidence}.
+Its number is given when it is made, so that it is stored in the same transaction as the change it tells of; it is
+*announced* (shown, followed, logged) after that, in the order of the numbers: whoever follows and comes back with
+the last number misses nothing. A number whose change was refused is dropped and never used again. The newest events
+are kept in memory: status and followers never wait for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+
+from proxy.controlplane.operations import Json
+from proxy.controlplane.store import Store
+from proxy.rollout.effect import Note
+
+KEPT = 1000  # events in memory
+PAGE = 100  # events that a follower gets at a time
+
+log = logging.getLogger("tidegate.events")
+
+
+class Journal:
+    """Makes events, announces them, finds them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._seq = 0
+        self._next = 1  # the number that is announced next
+        self._waiting: dict[int, Json | None] = {}  # announced out of order, or dropped
+        self._tail: deque[Json] = deque(maxlen=KEPT)
+        self._last: dict[str, Json] = {}
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def begin(self, last_seq: int) -> None:
+        """Go on after the stored events, the last of which has the number `last_seq`; raise `StateError`."""
+        self._seq, self._next = last_seq, last_seq + 1
+        self._tail.extend(self._store.last_events(KEPT))
+        self._last = {event["service"]: event for event in self._tail}
+
+    def make(self, service: str, note: Note, time: float, evidence: Json | None = None) -> Json:
+        """Return the next event; `time` in seconds since the Unix epoch, `evidence` comes on top of the note's."""
+        self._seq += 1
+        return {
+            "seq": self._seq,
+            "time": round(time, 6),
+            "service": service,
+            "type": note.type,
+            "actor": note.actor,
+            "reason": note.reason,
+            "before": dict(note.before),
+            "after": dict(note.after),
+            "evidence": {**note.evidence, **(evidence or {})},
+        }
+
+    def announce(self, event: Json) -> None:
+        """Tell followers and the log, after the events before it."""
+        self._waiting[event["seq"]] = event
+        self._release()
+
+    def drop(self, event: Json) -> None:
+        """Take back an event of a change that was refused."""
+        self._waiting[event["seq"]] = None
+        self._release()
+
+    def last(self, service: str) -> Json | None:
+        """Return the newest event of a service."""
+        return self._last.get(service)
+
+    def since(self, seq: int, limit: int) -> list[Json]:
+        """Return up to `limit` announced events with a number above `seq`, oldest first."""
+        if self._tail and self._tail[0]["seq"] > max(seq, 0) + 1:
+            # Older than what is in memory: a rare question, answered from the store.
+            return self._store.events(seq, limit)
+        return [event for event in self._tail if event["seq"] > seq][:limit]
+
+    async def follow(self, seq: int) -> AsyncIterator[Json]:
+        """Yield events with a number above `seq`, those to come too, until `close`."""
+        while True:
+            changed = self._changed
+            page = self.since(seq, PAGE)
+            for event in page:
+                yield event
+                seq = event["seq"]
+            if page:
+                continue
+            if self._closed:
+                return
+            await changed.wait()
+
+    def close(self) -> None:
+        """End all followers once they have what there is."""
+        self._closed = True
+        self._changed.set()
+
+    def _release(self) -> None:
+        while self._next in self._waiting:
+            event = self._waiting.pop(self._next)
+            self._next += 1
+            if event is not None:
+                self._tail.append(event)
+                self._last[event["service"]] = event
+                told = {key: event[key] for key in ("actor", "reason", "before", "after", "evidence") if event[key]}
+                log.info("%s: %s %s", event["service"], event["type"], told)
+        self._changed.set()
+        self._changed = asyncio.Event()

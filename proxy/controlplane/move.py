@@ -1,0 +1,54 @@
+"""A move: one answer of the machine for one service, on its way to being acted on, stored and told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.rollout.effect import Announce, ClearLatch, Effect, Note, Persist, Shut, StoreWeight
+from proxy.rollout.event import Event
+from proxy.rollout.machine import step
+from proxy.rollout.plan import ServicePlan
+from proxy.rollout.state import ROLLED_BACK, ServiceState
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What a service was and is to be, and the effects in order."""
+
+    service: str
+    before: ServiceState
+    after: ServiceState
+    effects: tuple[Effect, ...]
+
+    @property
+    def acts(self) -> tuple[Shut | StoreWeight, ...]:
+        """What is done before anything is stored: moves towards safety begin with it."""
+        first = self.effects[0] if self.effects else None
+        return (first,) if isinstance(first, Shut | StoreWeight) else ()
+
+    @property
+    def risks(self) -> tuple[ClearLatch | StoreWeight, ...]:
+        """What is done only once all is stored."""
+        rest = self.effects[len(self.acts) :]
+        return tuple(effect for effect in rest if isinstance(effect, ClearLatch | StoreWeight))
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What is stored and told of it."""
+        return tuple(effect.note for effect in self.effects if isinstance(effect, Announce))
+
+    @property
+    def persists(self) -> bool:
+        """Whether the state is stored."""
+        return any(isinstance(effect, Persist) for effect in self.effects)
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether this is the rollback (not its repetition)."""
+        return self.after.phase == ROLLED_BACK != self.before.phase
+
+
+def move(plan: ServicePlan, state: ServiceState, event: Event, now: float) -> Move:
+    """Return the machine's answer; raise `Refused`."""
+    after, effects = step(plan, state, event, now)
+    return Move(plan.name, state, after, effects)

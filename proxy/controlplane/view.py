@@ -1,0 +1,163 @@
+"""One service as people see it: its object in GET /api/v1/status (INTERFACE §2) and its standing in /metrics.
+
+Everything here is for people. Percentiles come from the histograms of the last `SHOWN_S` seconds, or of the limit's
+own window; decisions were made from exact counts before (`proxy.rollout.analysis`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+
+from proxy.controlplane.history import History
+from proxy.controlplane.operations import Json
+from proxy.controlplane.scales import TOTAL
+from proxy.controlplane.watch import Watch
+from proxy.metrics import hdr
+from proxy.metrics.expose import LimitStanding, ServiceStanding
+from proxy.metrics.snapshot import EndpointCounts, ServiceCounts, VersionCounts
+from proxy.rollout.analysis import Verdict, value
+from proxy.rollout.reach import Reach
+from proxy.rollout.state import ServiceState, percent
+from proxy.routing.table import FULL, NEW, STABLE, VERSIONS
+
+SHOWN_S = 10.0
+ACTUAL_S = 10.0
+QUANTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
+_US_PER_MS = 1000
+
+
+def weights(service: str, state: ServiceState, now: float) -> Json:
+    """Return the object of GET weights; percent."""
+    shown: Json = {
+        "service": service,
+        "stable": percent(FULL - state.weight_bp),
+        "new": percent(state.weight_bp),
+        "revision": state.revision,
+    }
+    if state.expiry is not None:
+        shown["expires_in_s"] = _left(state, now)
+    return shown
+
+
+def service_status(
+    state: ServiceState, counts: ServiceCounts, watch: Watch, history: History, last_event: Json | None, now: float
+) -> Json:
+    """Return the service's object of `status`; "new" is among the versions only when there is one."""
+    shown = [STABLE, NEW] if counts.versions[NEW].endpoints else [STABLE]
+    return {
+        "weights": {
+            "stable": percent(FULL - state.weight_bp),
+            "new": percent(state.weight_bp),
+            "revision": state.revision,
+            "expires_in_s": _left(state, now),
+        },
+        "phase": state.phase,
+        "reason": state.reason or None,
+        "stage": None,
+        "versions": {
+            VERSIONS[version]: _version(counts.name, version, counts.versions[version], watch.reach[version], history)
+            for version in shown
+        },
+        "limits": [_limit(counts.name, verdict, history) for verdict in watch.verdicts],
+        "last_event": last_event,
+    }
+
+
+def standing(
+    state: ServiceState, service: str, watch: Watch, history: History, rollbacks: Mapping[str, int]
+) -> ServiceStanding:
+    """Return what /metrics says of the controller's side of a service."""
+    return ServiceStanding(
+        new_set=state.weight_bp / FULL,
+        phase=state.phase,
+        new_actual=history.share_of_new(service, ACTUAL_S),
+        rollbacks=dict(rollbacks),
+        limits=tuple(
+            LimitStanding(
+                verdict.limit.metric,
+                VERSIONS[verdict.limit.version],
+                unit(verdict),
+                value(verdict, percentile_ms(service, verdict, history)),
+                verdict.word,
+            )
+            for verdict in watch.verdicts
+        ),
+    )
+
+
+def percentile_ms(service: str, verdict: Verdict, history: History) -> float | None:
+    """Return the percentile of a latency limit over its window in ms, `None` for other limits and without data."""
+    limit = verdict.limit
+    if limit.quantile is None or not verdict.seconds:
+        return None
+    # Whole seconds, because merged histograms are kept by their seconds until the next one has passed.
+    counts, _ = history.histogram(service, limit.version, TOTAL, float(ceil(verdict.seconds)))
+    return _ms(hdr.percentile(counts, limit.quantile))
+
+
+def unit(verdict: Verdict) -> str:
+    """Return the unit of a limit's value."""
+    return "ratio" if verdict.limit.quantile is None else "ms"
+
+
+def _limit(service: str, verdict: Verdict, history: History) -> Json:
+    limit = verdict.limit
+    shown: Json = {
+        "metric": limit.metric,
+        "version": VERSIONS[limit.version],
+        "max": limit.max,
+        "value": value(verdict, percentile_ms(service, verdict, history)),
+        "unit": unit(verdict),
+        "verdict": verdict.word,
+        "proven": verdict.proven,
+        "samples": verdict.n,
+        "needed": verdict.needed,
+        "judge": verdict.judge,
+        "action": limit.action,
+        "window_s": limit.window_s,
+        "for_s": limit.for_s,
+        "dry_run": limit.dry_run,
+    }
+    if limit.min is not None:
+        shown["min"] = limit.min
+    return shown
+
+
+def _version(service: str, version: int, counts: VersionCounts, reach: Reach, history: History) -> Json:
+    part, seconds = history.over(service, version, SHOWN_S)
+    histogram, _ = history.histogram(service, version, TOTAL, SHOWN_S)
+    return {
+        "label": counts.label,
+        "requests": counts.judged.requests,
+        "bad": counts.judged.bad,
+        "in_flight": counts.in_flight,
+        "rescued": counts.rescued,
+        "window": {
+            "seconds": round(seconds, 3),
+            "requests": part.requests,
+            "error_rate": min(1.0, part.bad / part.requests) if part.requests else None,
+            **{name: _ms(hdr.percentile(histogram, quantile)) for name, quantile in QUANTILES.items()},
+        },
+        "endpoints": [_endpoint(endpoint, reach) for endpoint in counts.endpoints],
+    }
+
+
+def _endpoint(counts: EndpointCounts, reach: Reach) -> Json:
+    failed = reach.failures_of(counts.url)
+    return {
+        "url": counts.url,
+        "state": counts.state,
+        "why": f"the last {failed} connections failed" if failed else "",
+        "in_flight": counts.in_flight,
+        "requests": counts.ended,
+        "bad": counts.bad,
+    }
+
+
+def _left(state: ServiceState, now: float) -> float | None:
+    return None if state.expiry is None else round(max(0.0, state.expiry.at - now), 3)
+
+
+def _ms(us: int | None) -> float | None:
+    return None if us is None else us / _US_PER_MS
