@@ -21,6 +21,7 @@ from proxy.config.compile import AdminSettings
 from proxy.controlplane.operations import Operations
 
 SHUTDOWN_S = 2.0
+KEEPALIVE_S = 75.0
 LINGERING_S = 1.0  # how long the rest of a refused body is read, so that the client sees the answer
 OPEN = Caller("", "open")
 
@@ -46,6 +47,7 @@ def runner(operations: Operations, settings: AdminSettings) -> web.AppRunner:
         access_log=None,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
+        keepalive_timeout=KEEPALIVE_S,
         lingering_time=LINGERING_S,
         logger=_quiet_logger(),
     )

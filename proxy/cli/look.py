@@ -38,7 +38,9 @@ def explain(
     if output is Format.JSON:
         typer.echo(json.dumps(found))
         return
-    typer.echo(f"{found['service']}: goes to {found['version']} ({found['reason']})")
+    # Without a version chance decides: a cookie is minted, or every request is drawn.
+    goes = f"goes to {found['version']}" if found["version"] else "goes to either version"
+    typer.echo(f"{found['service']}: {goes}: {text.printable(found['reason'])}")
     if found.get("bucket") is not None:
         weight = text.number(found["weight"], 2, "%")
         typer.echo(f"  bucket {found['bucket']} of 10000 of key {text.printable(found['key'])}; new has {weight}")

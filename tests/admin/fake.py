@@ -21,6 +21,7 @@ class FakeOperations:
         self.is_ready = (True, "")
         self.reload_error = None
         self.explained = None
+        self.answer = {}
         self.histogram_asked = None
         self.durable = True
         self.ended = False
@@ -109,7 +110,7 @@ class FakeOperations:
     def explain(self, name, cookies, headers, client_ip):
         self.explained = (cookies, headers, client_ip)
         found = {"service": name, "key": "ab12", "key_from": "cookie session", "bucket": 4711, "weight": 25.0}
-        return found | {"version": "stable", "reason": "hash"}
+        return found | {"version": "stable", "reason": "hash"} | self.answer
 
     def events(self, since, limit):
         return list(itertools.islice((event for event in self.journal if event["seq"] > since), limit))
@@ -118,10 +119,10 @@ class FakeOperations:
         self.streams += 1
         try:
             while not self.ended:
+                self.arrived.clear()
                 for event in self.events(since, 1000):
                     since = event["seq"]
                     yield event
-                self.arrived.clear()
                 await self.arrived.wait()
         finally:
             self.streams -= 1

@@ -18,13 +18,16 @@ def test_explain(admin):
     options = ("--cookie", "session=a=b", "--header", "X-User=42", "--client-ip", "10.0.0.1")
     result = tidegate("explain", *options, "--admin", admin.url)
     assert result.output.splitlines() == [
-        "web: goes to stable (hash)",
+        "web: goes to stable: hash",
         "  bucket 4711 of 10000 of key ab12; new has 25%",
         "  key from: cookie session",
     ]
     assert admin.operations.explained == ({"session": "a=b"}, {"x-user": "42"}, "10.0.0.1")
     result = tidegate("explain", "-o", "json", "--admin", admin.url)
     assert json.loads(result.output)["bucket"] == 4711
+    admin.operations.answer = {"version": None, "bucket": None, "reason": "it brings no key"}
+    result = tidegate("explain", "--admin", admin.url)
+    assert result.output.splitlines()[0] == "web: goes to either version: it brings no key"
     result = tidegate("explain", "--cookie", "session", "--admin", admin.url)
     assert result.exit_code == 2
     assert "cookie: must be NAME=VALUE" in result.output
