@@ -106,6 +106,8 @@ def main(argv: list[str]) -> int:
         before, _, rest = text.partition(BEGIN)
         README.write_text(f"{before}{BEGIN}\n{as_readme(result)}{END}{rest.partition(END)[2]}")
     _print(result)
+    for complaint in result["complaints"]:
+        print(f"not comparable: {complaint}")
     print(f"\n{os.path.relpath(arguments.json)}\n{os.path.relpath(arguments.markdown)}")
     return 0
 

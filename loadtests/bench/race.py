@@ -49,6 +49,7 @@ class Outcome:
     samples: list[Sample] = field(default_factory=list)
     idle_pss_kib: dict[str, int] = field(default_factory=dict)
     share_to_new: dict[str, float] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -123,22 +124,15 @@ def run(
         backend.wait_ready(backends.stable)
         entrants: list[tuple[Contestant, Child, int]] = []
         for contestant in contestants:
-            why = contestant.missing()
-            if not why:
-                port = _free_port()
-                command = contestant.command(_sub(folder, contestant.name), port, backends)
-                child = _start(stack, contestant.name, command, core, folder)
-                try:
-                    child.wait_ready(port)
-                except RuntimeError as error:
-                    why = str(error)
-                else:
-                    entrants.append((contestant, child, port))
-                    outcome.versions[contestant.name] = _version(contestant)
-            if why:
-                outcome.skipped[contestant.name] = why
-                say(f"skipped {contestant.name}: {why}")
+            try:
+                child, port = _enter(stack, contestant, backends, core, folder)
+            except RuntimeError as error:
+                outcome.skipped[contestant.name] = str(error)
+                say(f"skipped {contestant.name}: {error}")
+            else:
+                entrants.append((contestant, child, port))
         for contestant, child, port in entrants:
+            outcome.versions[contestant.name] = _version(contestant)
             outcome.share_to_new[contestant.name] = _share_to_new(port)
             outcome.idle_pss_kib[contestant.name] = pss_kib(tree(child.process.pid))
         for number in range(rounds):
@@ -152,7 +146,24 @@ def run(
                     outcome.samples.append(
                         _measure(contestant, child, backend, case, number, (port, script, seconds, other_core))
                     )
+        for contestant, _, port in entrants:
+            before, after = outcome.share_to_new[contestant.name], _share_to_new(port)
+            if abs(before - after) > 0.001:
+                outcome.complaints.append(
+                    f"{contestant.name} sent {before:.1%} of the users to new before and {after:.1%} after the race"
+                )
     return outcome
+
+
+def _enter(stack: ExitStack, contestant: Contestant, backends: Backends, core: int, folder: Path) -> tuple[Child, int]:
+    """Start a contestant and return it with its port; raise `RuntimeError` with the reason when it cannot race."""
+    if why := contestant.missing():
+        raise RuntimeError(why)
+    port = _free_port()
+    command = contestant.command(_sub(folder, contestant.name), port, backends)
+    child = _start(stack, contestant.name, command, core, folder)
+    child.wait_ready(port)
+    return child, port
 
 
 def _measure(

@@ -84,6 +84,7 @@ def as_json(outcome: Outcome, command: str, now: dt.datetime) -> dict[str, Any]:
         "machine": machine(),
         "versions": outcome.versions,
         "skipped": outcome.skipped,
+        "complaints": outcome.complaints,
         "share_to_new": outcome.share_to_new,
         "idle_pss_kib": outcome.idle_pss_kib,
         "summary": summary(outcome),
@@ -170,5 +171,6 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines += [f"Memory before the first load, MiB PSS: {idle}."]
     shares = ", ".join(f"{name} {share:.1%}" for name, share in result["share_to_new"].items())
     lines += [f"Users sent to `new` (10 % configured): {shares}."]
+    lines += [f"**Not comparable**: {complaint}." for complaint in result["complaints"]]
     lines += [f"Skipped: {name}: {why.splitlines()[0]}." for name, why in result["skipped"].items()]
     return "\n".join(lines) + "\n"

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -44,13 +46,13 @@ def test_the_story_has_the_numbers():
                 decided_s=8.25,
                 client_requests=4000,
                 rescued=12,
-                evidence={"decided_ns": 1, "value": 0.02},
+                evidence={"bad": 8, "n": 400, "window_s": 6.5, "value": 0.02, "limit": 0.01},
             )
         )
     )
-    for part in ("8.00 s", "8.25 s", "0.25 s later", "ErrorRate", "value 0.02", "4,000", "12"):
+    for part in ("8.00 s", "8.25 s", "0.25 s later", "ErrorRate", "4,000", "12"):
         assert part in told
-    assert "decided_ns" not in told
+    assert "8 of 400 attempts in 6.5 s were bad: 2 %, 1 % allowed" in told
 
 
 def test_books_that_differ_are_shown_to_differ():
@@ -73,6 +75,38 @@ def test_headless_rolls_back_and_says_so():
     assert result["reason"]
     assert 0 < result["first_bad_s"] <= result["decided_s"] < 6
     assert result["requests_to_new_after"] == 0
+
+
+@pytest.mark.e2e
+def test_a_killed_demo_leaves_nothing_behind():
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "proxy", "demo", "--headless", "--seconds", "60"], stdout=subprocess.DEVNULL
+    )
+    parts: set[psutil.Process] = set()
+    try:
+        # Traffic, supervisor, two workers.
+        wait_for(lambda: parts.update(psutil.Process(demo.pid).children(recursive=True)) or len(parts) >= 4)
+        wait_for(lambda: any(ready(part) for part in parts))
+    finally:
+        demo.kill()
+        demo.wait()
+        gone, alive = psutil.wait_procs(parts, timeout=30)
+        for part in alive:
+            part.kill()
+    assert not alive
+    assert len(gone) == len(parts)
+
+
+def ready(part: psutil.Process) -> bool:
+    """Say whether the load has begun: some part is connected to the listener."""
+    return any(connection.status == psutil.CONN_ESTABLISHED for connection in part.net_connections("tcp4"))
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.e2e

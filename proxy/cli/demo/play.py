@@ -26,6 +26,7 @@ AFTERMATH_S = 4.0  # how long an interactive round goes on after the decision
 HEALTHY_SHARE, HEALTHY_MOST_S = 0.4, 8.0
 RATE_WINDOW_S = 1.5
 SETTLE_S = 2.0
+PLAIN_WIDTH = 110  # where there is no terminal to ask
 
 
 def play(*, headless: bool, seconds: float, rate: int, weight: int) -> list[Round]:
@@ -34,6 +35,8 @@ def play(*, headless: bool, seconds: float, rate: int, weight: int) -> list[Roun
     `rate`: requests per second; `weight`: percent of users on `new`. A round that does not shut the gate is the last.
     """
     console = Console(quiet=headless)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
     rounds: list[Round] = []
     console.print("Starting two backends and [bold]tidegate run[/] with two workers …")
     with started(weight) as (traffic, proxy):

@@ -52,7 +52,7 @@ class Lines:
         if moment.elapsed_s >= self._next_s or phase != self._phase:
             self._next_s = moment.elapsed_s + LINE_EVERY_S
             self._phase = phase
-            self._console.print(line(moment), markup=False, highlight=False)
+            self._console.print(line(moment), markup=False, highlight=False, soft_wrap=True)
 
 
 def picture(moment: Moment) -> RenderableType:
@@ -147,7 +147,7 @@ def story(result: Round) -> RenderableType:
         table.add_row("", Text(_evidence(result.evidence), style="dim"))
         table.add_row(
             f"{result.requests_to_new_after:,}",
-            f"requests reached new after the decision (and {result.under_way} that was sent to it before)",
+            f"requests that were sent after the decision reached new ({result.under_way} sent before were under way)",
         )
     else:
         table.add_row(Text("—", style="bold red"), Text("the gate did not shut", style="bold red"))
@@ -168,8 +168,11 @@ def books(found: Books) -> RenderableType:
 
 
 def _evidence(evidence: dict[str, Any]) -> str:
-    left_out = {"decided_ns"}
-    return ", ".join(f"{key} {value}" for key, value in evidence.items() if key not in left_out)
+    over = f"{evidence['n']:,} attempts in {evidence['window_s']:.1f} s"
+    if "slower" in evidence:
+        allowed, share = _share(evidence["slower_allowed"]), _share(evidence["slower_share"])
+        return f"{evidence['slower']} of {over} were slower than {_ms(evidence['limit'])}: {share}, {allowed} allowed"
+    return f"{evidence['bad']} of {over} were bad: {_share(evidence['value'])}, {_share(evidence['limit'])} allowed"
 
 
 def _share(value: float | None) -> str:
