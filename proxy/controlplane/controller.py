@@ -449,8 +449,7 @@ class Controller:
         for one in moves:
             entry = entries[one.service]
             for effect in one.acts:
-                self._act(one.service, effect)
-                decided[one.service] = {"decided_ns": self._clock.monotonic_ns()}
+                decided[one.service] = {"decided_ns": self._act(one.service, effect)}
             if one.acts or not risky:
                 entry.state, entry.pending = one.after, None
             else:
@@ -516,14 +515,17 @@ class Controller:
         self._come_into_force(commit, stored=await self._stored(commit))
         self._announce(commit)
 
-    def _act(self, service: str, effect: Shut | StoreWeight | ClearLatch) -> None:
+    def _act(self, service: str, effect: Shut | StoreWeight | ClearLatch) -> int:
+        """Do it; return the instant (CLOCK_MONOTONIC ns) right after the store of the weight."""
         if isinstance(effect, ClearLatch):
             self._latch.clear(service)
-            return
-        if any(service in generation.service_index for generation in self._generations.live):
+        elif any(service in generation.service_index for generation in self._generations.live):
             self._generations.store_weight(service, effect.weight_bp if isinstance(effect, StoreWeight) else 0)
+        stored_ns = self._clock.monotonic_ns()
         if isinstance(effect, Shut):
+            # After the words: a store into a mapped file may have to wait for the disk, users must not.
             self._latch.shut(service, effect.reason, self._clock.wall())
+        return stored_ns
 
     # --- what time brings ----------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ own window; decisions were made from exact counts before (`proxy.rollout.analysi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
 
 from proxy.controlplane.history import History
 from proxy.controlplane.operations import Json
@@ -92,7 +91,7 @@ def percentile_ms(service: str, verdict: Verdict, history: History) -> float | N
     if limit.quantile is None or not verdict.seconds:
         return None
     # Whole seconds, because merged histograms are kept by their seconds until the next one has passed.
-    counts, _ = history.histogram(service, limit.version, TOTAL, float(ceil(verdict.seconds)))
+    counts, _ = history.histogram(service, limit.version, TOTAL, float(max(1, round(verdict.seconds))))
     return _ms(hdr.percentile(counts, limit.quantile))
 
 

@@ -1,0 +1,171 @@
+"""What holds whatever happens: any order of blocks, orders, failing disks and kills; and real SIGKILLs."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.controlplane.operations import Order
+from proxy.errors import Refused
+from proxy.rollout.plan import Limit, ServicePlan
+from proxy.rollout.state import ROLLED_BACK
+from proxy.routing.split import seed_of
+from tests.controlplane.regions import table
+from tests.controlplane.ruled import ANN, FakeClock, World, begun
+
+ROOT = Path(__file__).parents[2]
+PLANS = (ServicePlan("web", limits=(Limit("error_rate", max=0.01),), initial_weight=1000),)
+TABLE = table()
+
+steps = st.one_of(
+    st.tuples(st.just("block"), st.sampled_from(["good", "bad", "quiet"])),
+    st.tuples(st.just("weight"), st.sampled_from([0, 1, 500, 3000, 10_000]), st.none() | st.sampled_from([1, 2, 3])),
+    st.tuples(st.just("ttl"), st.sampled_from([500, 3000])),
+    st.tuples(st.just("rollback")),
+    st.tuples(st.just("new"), st.sampled_from(["2", "3"])),
+    st.tuples(st.just("pass"), st.sampled_from([1.5, 40.0])),
+    st.tuples(st.just("disk"), st.booleans()),
+    st.tuples(st.just("kill")),
+)
+
+
+async def carry_out(world, what, *values):
+    controller = world.controller
+    if what == "block":
+        {"good": world.good, "bad": world.bad, "quiet": lambda: None}[values[0]]()
+        await world.tick()
+    elif what == "pass":
+        await world.tick(values[0])
+    elif what == "disk":
+        world.mend_store() if values[0] else world.break_store()
+    elif what == "rollback":
+        await controller.rollback("web", ANN)
+    elif what == "new":
+        await controller.put_new("web", values[0], ["http://127.0.0.1:9002"], ANN)
+    elif what == "ttl":
+        await controller.set_weights("web", values[0], ANN, ttl_s=30)
+    else:
+        await controller.set_weights("web", values[0], Order("ann", if_match=values[1]))
+
+
+def check(world, before):
+    """Words, seed, latch and state say the same, and every change has a number."""
+    state = world.state()
+    assert world.word() == state.weight_bp
+    assert world.seed() == seed_of(state.salt)
+    if state.phase == ROLLED_BACK:
+        assert state.weight_bp == 0
+        assert world.latch.read("web") is not None
+    changed = [getattr(state, name) != getattr(before, name) for name in ("weight_bp", "phase", "reason", "salt")]
+    assert state.revision > before.revision if any(changed) else state.revision >= before.revision
+
+
+async def live(directory, history):
+    path = Path(directory) / "state.db"
+    world = await begun(path, PLANS, TABLE)
+    try:
+        for what, *values in history:
+            before = world.state()
+            if what == "kill":
+                most = max(before.weight_bp, world.store.load().rows["web"].weight_bp)
+                world.close()
+                world = await begun(path, PLANS, TABLE, clock=FakeClock(3.0))
+                # Never more than was in force or stored; what was shut is shut, stored or not.
+                assert world.word() <= most
+                assert before.phase != ROLLED_BACK or world.state().phase == ROLLED_BACK
+                continue
+            try:
+                await carry_out(world, what, *values)
+            except Refused:
+                lowers = what == "rollback" or (what in ("weight", "ttl") and values[0] <= before.weight_bp)
+                assert not lowers, "what lowers new is never refused"
+                assert world.state() == before
+            await world.settle()
+            check(world, before)
+            # Only a person's order makes it more.
+            assert what in {"weight", "ttl"} or world.word() <= before.weight_bp
+    finally:
+        await world.settle()
+        world.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(steps, max_size=14))
+def test_laws_that_hold_whatever_happens(history):
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(live(directory, history))
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from proxy.controlplane.latch import Latch
+from tests.controlplane.ruled import ANN, begun
+from tests.controlplane.test_controller_laws import PLANS, TABLE
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def main(path, where):
+    world = await begun(path, PLANS, TABLE)
+    await world.settle()
+    if where == "latched":
+        shut = world.latch.shut
+        world.latch.shut = lambda *given: (shut(*given), die())
+    elif where == "submitted":
+        save = world.store.save
+        world.store.save = lambda change: (save(change), die())
+    elif where == "stored":
+        save = world.store.save
+        world.store.save = lambda change: (save(change).result(), die())
+    elif where == "opening":
+        await world.controller.rollback("web", ANN)
+        await world.settle()
+        world.latch.clear = die
+        await world.controller.set_weights("web", 3000, ANN)
+    world.bad()
+    await world.tick()
+
+asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("where", ["latched", "submitted", "stored", "opening"])
+def test_killed_by_the_kernel_at_the_worst_instants_it_stays_shut(tmp_path, where):
+    path = tmp_path / "state.db"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), where], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+    async def again():
+        world = await begun(path, PLANS, TABLE)
+        assert (world.word(), world.state().phase) == (0, ROLLED_BACK)
+        # And only a person opens it.
+        await world.tick(times=20)
+        assert world.word() == 0
+        await world.controller.set_weights("web", 100, Order("ann"))
+        assert world.word() == 100
+        await world.settle()
+        world.close()
+
+    asyncio.run(again())
+
+
+def test_a_world_that_is_closed_leaves_no_descriptor_behind(tmp_path):
+    def descriptors():
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async def once():
+        world = await begun(tmp_path / "state.db", PLANS, TABLE)
+        assert isinstance(world, World)
+        await world.controller.close()
+        world.close()
+
+    before = descriptors()
+    asyncio.run(once())
+    assert descriptors() == before

@@ -1,0 +1,86 @@
+"""Events: numbered without a gap that anybody could miss, told in order, found again however old."""
+
+import asyncio
+
+import pytest
+
+from proxy.controlplane.journal import KEPT, Journal
+from proxy.controlplane.store import Change, Store
+from proxy.rollout.effect import Note
+
+NOTE = Note("WeightsSet", "ann", "", {"new": 0}, {"new": 10}, {"n": 1})
+
+
+@pytest.fixture
+def store():
+    store = Store.open(None)
+    yield store
+    store.close()
+
+
+def test_an_event_has_the_shape_of_the_api(store):
+    event = Journal(store).make("web", NOTE, 1.5, {"decided_ns": 7})
+    assert event == {
+        "seq": 1,
+        "time": 1.5,
+        "service": "web",
+        "type": "WeightsSet",
+        "actor": "ann",
+        "reason": "",
+        "before": {"new": 0},
+        "after": {"new": 10},
+        "evidence": {"n": 1, "decided_ns": 7},
+    }
+
+
+def test_events_are_told_in_the_order_of_their_numbers(store):
+    journal = Journal(store)
+    first, refused, third = (journal.make(name, NOTE, 1.0) for name in ("web", "web", "shop"))
+    journal.announce(third)
+    assert journal.since(0, 10) == []
+    journal.announce(first)
+    assert journal.since(0, 10) == [first]
+    journal.drop(refused)
+    assert journal.since(0, 10) == [first, third]
+    assert (journal.last("web"), journal.last("shop"), journal.last("nobody")) == (first, third, None)
+
+
+def test_older_events_come_from_the_store_page_by_page(store):
+    journal = Journal(store)
+    events = [journal.make("web", NOTE, float(number)) for number in range(KEPT + 50)]
+    store.save(Change(events=tuple(events))).result()
+    for event in events:
+        journal.announce(event)
+    found, seq = [], 0
+    while page := journal.since(seq, 300):
+        found += page
+        seq = page[-1]["seq"]
+    assert found == events
+    again = Journal(store)
+    again.begin(len(events))
+    assert again.since(len(events) - 2, 10) == events[-2:]
+    assert again.make("web", NOTE, 1.0)["seq"] == len(events) + 1
+
+
+def test_a_follower_gets_what_is_there_and_what_comes(store):
+    async def follow():
+        journal = Journal(store)
+        before = journal.make("web", NOTE, 1.0)
+        journal.announce(before)
+        seen = []
+        arrived = asyncio.Event()
+
+        async def read():
+            async for event in journal.follow(0):
+                seen.append(event["seq"])
+                arrived.set()
+
+        reading = asyncio.create_task(read())
+        await arrived.wait()
+        for _ in range(250):
+            journal.announce(journal.make("web", NOTE, 2.0))
+        journal.close()
+        await reading
+        assert seen == list(range(1, 252))
+
+    asyncio.run(follow())
