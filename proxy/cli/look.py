@@ -41,10 +41,8 @@ def explain(
     # Without a version chance decides: a cookie is minted, or every request is drawn.
     goes = f"goes to {found['version']}" if found["version"] else "goes to either version"
     typer.echo(f"{found['service']}: {goes}: {text.printable(found['reason'])}")
-    if found.get("bucket") is not None:
-        weight = text.number(found["weight"], 2, "%")
-        typer.echo(f"  bucket {found['bucket']} of 10000 of key {text.printable(found['key'])}; new has {weight}")
-    typer.echo(f"  key from: {text.printable(found['key_from'])}")
+    key = f"key {found['key']} from {found['key_from']}" if found.get("key") else f"key from {found['key_from']}"
+    typer.echo(f"  {text.printable(key)}; new has {text.number(found['weight'], 2, '%')}")
 
 
 def events(

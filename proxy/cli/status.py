@@ -202,11 +202,30 @@ def line(event: dict[str, Any]) -> str:
         parts.append(change)
     if event.get("reason"):
         parts.append(f"({event['reason']})")
+    if evidence := _evidence(event.get("evidence") or {}):
+        parts.append(evidence)
     return text.printable(" ".join(str(part) for part in parts))
 
 
 def _change(before: Any, after: Any) -> str:
     if not isinstance(before, dict) or not isinstance(after, dict):
         return f"{before} -> {after}" if after is not None and after != before else ""
-    changed = [key for key in after if after[key] != before.get(key) and not isinstance(after[key], dict | list)]
-    return ", ".join(f"{key} {before.get(key)} -> {after[key]}" for key in changed)
+    parts = []
+    for key, value in after.items():
+        if isinstance(value, dict | list) or value == before.get(key):
+            continue
+        old = before.get(key)
+        parts.append(f"{key} {value}" if old in {None, ""} else f"{key} {old} -> {value}")
+    return ", ".join(parts)
+
+
+def _evidence(evidence: dict[str, Any]) -> str:
+    """Return the numbers of a decision about a limit; other evidence is for `-o json`."""
+    if evidence.get("metric") is None or evidence.get("value") is None:
+        return ""
+    found = f"{evidence['metric']} of {evidence.get('version', 'new')} is {_value(evidence, evidence['value'])}"
+    if evidence.get("limit") is not None:
+        found += f", limit {_value(evidence, evidence['limit'])}"
+    if evidence.get("n") is not None:
+        found += f", {text.number(evidence['n'], 0)} requests in {text.number(evidence.get('window_s'), 1)} s"
+    return found

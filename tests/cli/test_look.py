@@ -19,8 +19,7 @@ def test_explain(admin):
     result = tidegate("explain", *options, "--admin", admin.url)
     assert result.output.splitlines() == [
         "web: goes to stable: hash",
-        "  bucket 4711 of 10000 of key ab12; new has 25%",
-        "  key from: cookie session",
+        "  key ab12 from cookie session; new has 25%",
     ]
     assert admin.operations.explained == ({"session": "a=b"}, {"x-user": "42"}, "10.0.0.1")
     result = tidegate("explain", "-o", "json", "--admin", admin.url)

@@ -36,6 +36,17 @@ def test_json_is_the_apis_object():
         assert "there are: web, api" in result.output
 
 
+def test_a_rollback_is_shown_with_its_numbers():
+    event = {"seq": 5, "time": 1700000000.25, "service": "web", "type": "RolledBack", "actor": "controller"}
+    event |= {"reason": "ErrorRateAboveLimit", "before": {"new": 50}, "after": {"new": 0, "label": "x"}}
+    event["evidence"] = {"metric": "error_rate", "version": "new", "unit": "ratio", "value": 1.0, "limit": 0.01}
+    event["evidence"] |= {"n": 24, "window_s": 0.747, "blocks": [165, 167]}
+    assert verb.line(event) == (
+        "2023-11-14 22:13:20.250Z web RolledBack by controller new 50 -> 0, label x (ErrorRateAboveLimit) "
+        "error_rate of new is 100%, limit 1%, 24 requests in 0.7 s"
+    )
+
+
 def test_nothing_measured_yet_is_shown_as_nothing():
     with admin_server() as admin:
         status = json.loads(json.dumps(admin.operations.status()))
