@@ -1,0 +1,35 @@
+"""What the machine must be, and what is asked of it: Linux 5.10 or later, and as many open files as are allowed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+
+from proxy.errors import UnsupportedPlatform
+
+LEAST_KERNEL = (5, 10)
+
+
+def check(system: str, release: str) -> None:
+    """Raise `UnsupportedPlatform` unless this is Linux 5.10 or later (pidfd, memfd, SO_REUSEPORT, TCP_INFO)."""
+    if system != "Linux":
+        raise UnsupportedPlatform(f"tidegate runs on Linux, not on {system}", cure="use a container or a machine")
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < LEAST_KERNEL:
+        needed = ".".join(map(str, LEAST_KERNEL))
+        raise UnsupportedPlatform(f"the kernel is {release}", cure=f"tidegate needs Linux {needed} or later")
+
+
+def check_this_machine() -> None:
+    """Raise `UnsupportedPlatform` unless this machine can run the proxy."""
+    found = os.uname()
+    check(found.sysname, found.release)
+
+
+def allow_open_files() -> None:
+    """Raise the soft limit of open files to the hard one; workers inherit it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

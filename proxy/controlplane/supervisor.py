@@ -1,0 +1,390 @@
+"""The supervisor: one process that starts the workers, judges, decides, and can be asked.
+
+Life: check the machine · take the lock · probe every address · open the state (so far nothing was started, and any
+mistake is an error with an exit code) · take over what a dead supervisor's workers hold (handover.py) · bring the
+first generation into force · start the workers · tick · open the admin API · when all workers listen, retire the
+orphans and announce the addresses · serve until TERM or INT · drain · end with 0.
+
+The *tick* comes every 250 ms from a timer that does not drift: look at the workers, then collect, judge and act, then
+beat. A tick that raises is counted and logged, and does not beat: after `watchdog` without a beat the workers send
+everything to stable by themselves. Nothing slow runs on this loop: SQLite has its thread, reports and config
+files are read in others, and a worker that does not listen is not waited for.
+
+A *drain*: readiness turns 503 at once, workers go on accepting for `drain.delay` (whoever balances the load needs
+that long to see it), then they finish what is open for up to `drain.timeout`. The limits stay armed and the admin
+API answers until the end. A second signal ends everything now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from aiohttp import web
+
+from proxy.aio import every
+from proxy.clock import Clock, SystemClock
+from proxy.config.compile import AdminSettings, Compiled
+from proxy.controlplane import listeners as sockets
+from proxy.controlplane import platform, roster
+from proxy.controlplane.board import Board
+from proxy.controlplane.collector import Collector
+from proxy.controlplane.controller import Controller
+from proxy.controlplane.generations import Generation, Generations, ServiceWords
+from proxy.controlplane.handover import Handover
+from proxy.controlplane.latch import Latch
+from proxy.controlplane.listeners import Listener, Orphaned
+from proxy.controlplane.lock import Place, acquire, place_of
+from proxy.controlplane.operations import Operations, Order
+from proxy.controlplane.roster import Roster
+from proxy.controlplane.running import Running
+from proxy.controlplane.store import Store
+from proxy.controlplane.workers import Workers
+from proxy.errors import ConfigError, Problem, Refused, TidegateError
+from proxy.ipc.channel import MOST_FDS
+from proxy.ipc.layout import CONTROL_SEED, CONTROL_WEIGHT, FLAG_WATCHDOG_OFF
+from proxy.routing.table import RoutingTable
+
+BLOCK_S = 0.25
+NOW_S = 2.0  # what workers get to end at once
+GRACE_S = 2.0  # what workers get beyond `drain.timeout`
+WORKER = (sys.executable, "-m", "proxy.dataplane.worker")
+
+log = logging.getLogger("tidegate.supervisor")
+
+AdminFactory: TypeAlias = Callable[[Operations, AdminSettings], web.AppRunner]
+
+
+def run(
+    compiled: Compiled,
+    *,
+    announce: Callable[[str], None],
+    admin: AdminFactory,
+    worker: Sequence[str] = WORKER,
+) -> int:
+    """Run the proxy until it is told to end; return the exit code.
+
+    `announce` gets the addresses as lines when the proxy serves, `admin` makes the admin API's server, `worker` is the
+    command that starts a worker (it gets a descriptor as its last argument). Before anything is started this raises
+    `UnsupportedPlatform`, `StateError` (corrupt, or held by another instance), `AddressInUse` and `ConfigError`.
+    """
+    platform.check_this_machine()
+    settings = compiled.settings
+    if len(settings.listen) * settings.workers >= MOST_FDS:
+        raise ConfigError(
+            [Problem("workers", f"{settings.workers} workers × {len(settings.listen)} addresses: too many")]
+        )
+    platform.allow_open_files()
+    with contextlib.ExitStack() as held:
+        place = place_of(settings.state, settings.listen, os.environ)
+        lock = acquire(place.lock, state=settings.state, addresses=settings.listen)
+        held.callback(lock.release)
+        left = roster.read(place.workers)
+        passed = sockets.inherited(os.environ)
+        for sock in passed:
+            held.callback(sock.close)
+        _probe(settings.listen, passed, left)
+        admin_sock = _admin_socket(settings.admin.listen, passed)
+        held.callback(admin_sock.close)
+        identity = sockets.path_identity(settings.admin.listen)
+        held.callback(sockets.unlink_unix, settings.admin.listen, identity)
+        store = Store.open(settings.state)
+        held.callback(store.close)
+        latch = Latch.open(None if settings.state is None else settings.state.with_name(settings.state.name + ".latch"))
+        held.callback(latch.close)
+        supervisor = Supervisor(
+            compiled,
+            place=place,
+            left=left,
+            passed=passed,
+            store=store,
+            latch=latch,
+            worker=worker,
+            announce=announce,
+            clock=SystemClock(),
+        )
+        return asyncio.run(supervisor.live(admin, admin_sock))
+
+
+class Supervisor:
+    """Everything between the first started worker and the last ended one."""
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        *,
+        place: Place,
+        left: roster.Left,
+        passed: Sequence[socket.socket],
+        store: Store,
+        latch: Latch,
+        worker: Sequence[str],
+        announce: Callable[[str], None],
+        clock: Clock,
+    ) -> None:
+        self._compiled = compiled
+        self._place = place
+        self._left = left
+        self._passed = passed
+        self._worker = worker
+        self._announce = announce
+        self._board = Board.create(compiled.settings.workers)
+        self._generations = Generations()
+        collector = Collector(self._generations, clock)
+        self._controller = Controller(
+            compiled.plans,
+            compiled.table,
+            self._generations,
+            collector,
+            store,
+            latch,
+            clock,
+            self.switch,
+        )
+        self.running = Running(compiled, self._controller, collector, self._board, clock, block_s=BLOCK_S)
+        self._listeners: list[Listener] = []
+        self._paths: dict[str, tuple[int, int] | None] = {}  # of unix listeners that are ours to remove
+        self._roster: Roster | None = None
+        self._handover: Handover | None = None
+        self._workers: Workers | None = None
+        self._stop = asyncio.Event()
+        self._now = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last_failure = ""
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def live(self, admin: AdminFactory, admin_sock: socket.socket) -> int:
+        """Start, serve, drain; return the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        runner = admin(self.running, self._compiled.settings.admin)
+        try:
+            starting = asyncio.create_task(self._start(runner, admin_sock))
+            if await _first(starting, self._stop):
+                await self._stop.wait()
+            await self._drain()
+        finally:
+            await self._leave(runner)
+        return 0
+
+    async def _start(self, runner: web.AppRunner, admin_sock: socket.socket) -> None:
+        """Bring everything up; return when every worker listens and the orphans are retired."""
+        settings = self._compiled.settings
+        kept: list[Listener] = []
+        if self._place.handover is not None:
+            self._handover = Handover(
+                self._place.handover, orphans=self._left.orphans, asked=self._left.asked, log=log.info
+            )
+            self._handover.open()
+            kept = await self._handover.collect()
+        self._listeners, unmatched = sockets.open_listeners(
+            settings.listen, settings.workers, kept=kept, passed=self._passed
+        )
+        for listener in unmatched:
+            listener.sock.close()
+        passed = {sockets.inode(sock) for sock in self._passed}
+        self._paths = {
+            one.address: sockets.path_identity(one.address)
+            for one in self._listeners
+            if sockets.inode(one.sock) not in passed
+        }
+        self._roster = Roster(self._place.workers, self._left.orphans, self._listeners)
+        await self._controller.start()
+        self._workers = Workers(
+            self._worker,
+            slots=settings.workers,
+            listeners=self._listeners,
+            handover=None if self._place.handover is None else str(self._place.handover),
+            board=self._board,
+            generations=self._generations,
+            roster=self._roster,
+            log=log.info,
+        )
+        self._workers.start()
+        self.running.workers = self._workers
+        self._spawn(self._tick_for_ever())
+        await runner.setup()
+        await web.SockSite(runner, admin_sock).start()
+        await self._workers.all_listen()
+        if self._handover is not None:
+            self._handover.retire(self._listeners)
+        for address in dict.fromkeys(listener.address for listener in self._listeners):
+            self._announce(f"listening on {address}")
+        self._announce(f"admin API on {_url(admin_sock, settings.admin.listen)}")
+
+    async def _tick_for_ever(self) -> None:
+        async for _ in every(BLOCK_S):
+            await self._tick()
+
+    async def _tick(self) -> None:
+        """Do what is due in a block. The beat says that every service was judged; without it workers go to stable."""
+        try:
+            if self._workers is not None:
+                self._workers.sweep()
+            if self._handover is not None:
+                self._handover.reap()
+            await self._controller.tick()
+        except Exception as error:  # noqa: BLE001 - the next tick must come, and without a beat users are safe
+            self.running.failed_ticks += 1
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            failure = f"{error!r} at {place.filename}:{place.lineno}"
+            # At four lines a second nobody would find anything else in the log.
+            if failure != self._last_failure:
+                self._last_failure = failure
+                log.error(  # noqa: TRY400 - one line says it; the place is in it
+                    "a tick failed; workers send everything to stable while this goes on: %s", failure
+                )
+            return
+        self._last_failure = ""
+        self._board.beat()
+
+    async def _drain(self) -> None:
+        self.running.draining = True
+        self._board.set_draining(True)
+        if self._handover is not None:
+            self._handover.retire(self._listeners)
+        if self._workers is None:
+            return
+        drain = self._generations.current.table.drain
+        log.info("draining: accepting for %g s more, then finishing for up to %g s", drain.delay_s, drain.timeout_s)
+        self._workers.drain(drain.delay_s, drain.timeout_s)
+        # From here on the workers alone hold the sockets: when the last one closes them, nobody waits in vain.
+        self._close_listeners()
+        ended = asyncio.create_task(self._workers.all_ended())
+        if not await _first(ended, self._now, timeout_s=drain.delay_s + drain.timeout_s + GRACE_S):
+            self._workers.stop()
+            ended = asyncio.create_task(self._workers.all_ended())
+            if not await _first(ended, asyncio.Event(), timeout_s=NOW_S):
+                self._workers.kill()
+                await self._workers.all_ended()
+
+    async def _leave(self, runner: web.AppRunner) -> None:
+        """Leave nothing behind: no process, no task, no socket, no path."""
+        if self._workers is not None:
+            self._workers.kill()
+            await self._workers.all_ended()
+        await self._controller.close()
+        await runner.cleanup()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._handover is not None:
+            self._handover.close()
+        self._close_listeners()
+        for address, identity in self._paths.items():
+            sockets.unlink_unix(address, identity)
+        if self._roster is not None:
+            self._roster.clear()
+        self._generations.close()
+        self._board.close()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.sock.close()
+
+    # --- signals -------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        if self._stop.is_set():
+            self._now.set()
+        self._stop.set()
+
+    def _hang_up(self) -> None:
+        self._spawn(self._reload_and_log())
+
+    async def _reload_and_log(self) -> None:
+        try:
+            answer = await self.running.reload(Order("SIGHUP"))
+        except TidegateError as error:
+            problems = error.problems if isinstance(error, Refused) else ()
+            log.error("the config was not reloaded: %s", error)  # noqa: TRY400 - a mistake in a file, not in here
+            for problem in problems:
+                log.error("%s", problem)  # noqa: TRY400
+            return
+        for note in answer["notes"]:
+            log.info("note: %s", note)
+        for key in answer["needs_restart"]:
+            log.warning("the change of %s needs a restart", key)
+        log.info("the config was reloaded")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- generations ---------------------------------------------------------------------------------------------
+
+    async def switch(self, table: RoutingTable, words: Mapping[str, ServiceWords]) -> None:
+        """Bring a table into force in every worker; return when all have it (mute ones are replaced).
+
+        Raise `Refused` when a worker cannot use it; then the table before is brought back.
+        """
+        # At once, before anything is awaited: words that lie about go stale when the gate is shut meanwhile.
+        generation = self._generations.create(table, words)
+        if self._workers is None:
+            return
+        before = self._generations.live[-2:-1]
+        refusals = await self._workers.switch(generation)
+        if refusals:
+            for back in before:
+                if generation is self._generations.current and back in self._generations.live:
+                    await self._workers.switch(self._generations.create(back.table, _words_of(back)))
+            raise Refused(500, "TableRefused", f"the workers cannot use the new table: {refusals[0]}")
+
+
+def _words_of(generation: Generation) -> dict[str, ServiceWords]:
+    """Return the control words in force in a generation."""
+    words = generation.control.words
+    found = {}
+    for name, index in generation.service_index.items():
+        at = generation.control_layout.services[index]
+        flags = words[at + CONTROL_WEIGHT] & FLAG_WATCHDOG_OFF
+        found[name] = ServiceWords(generation.weight(index), flags, words[at + CONTROL_SEED])
+    return found
+
+
+async def _first(task: asyncio.Task[None], event: asyncio.Event, *, timeout_s: float | None = None) -> bool:
+    """Return True when `task` is done (raise what it raised), False when `event` or the timeout came first."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({task, waiting}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        if not task.done():
+            task.cancel()
+        await asyncio.gather(waiting, task, return_exceptions=True)
+    if task.cancelled():
+        return False
+    task.result()
+    return True
+
+
+def _url(sock: socket.socket, asked: str) -> str:
+    return asked if asked.startswith(sockets.UNIX) else f"http://{sockets.shown(sock)}"
+
+
+def _probe(addresses: Sequence[str], passed: Sequence[socket.socket], left: roster.Left) -> None:
+    ours = {sockets.shown(sock) for sock in passed}
+    orphaned = Orphaned([process.pid for process in left.orphans], left.paths if left.orphans else ())
+    for address in addresses:
+        if address not in ours:
+            sockets.probe(address, orphaned)
+
+
+def _admin_socket(address: str, passed: Sequence[socket.socket]) -> socket.socket:
+    for sock in passed:
+        if sockets.shown(sock) == address:
+            return sock.dup()
+    sockets.probe(address, key="admin.listen")
+    return sockets.open_admin(address)

@@ -1,0 +1,23 @@
+import pytest
+
+from proxy.controlplane.platform import check, check_this_machine
+from proxy.errors import UnsupportedPlatform
+
+
+@pytest.mark.parametrize("release", ["5.10.0", "5.15.0-91-generic", "6.1.0-rc1", "10.0"])
+def test_linux_from_5_10_on_is_supported(release):
+    check("Linux", release)
+
+
+@pytest.mark.parametrize(
+    "system, release", [("Darwin", "23.1.0"), ("Linux", "5.9.16"), ("Linux", "4.19"), ("Linux", "?")]
+)
+def test_everything_else_says_so_in_one_line(system, release):
+    with pytest.raises(UnsupportedPlatform) as caught:
+        check(system, release)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_the_machine_of_the_tests_is_supported():
+    check_this_machine()
