@@ -16,6 +16,7 @@ ENV PATH=/opt/tidegate/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN useradd --system --uid 10001 --home-dir /var/lib/tidegate --create-home --shell /usr/sbin/nologin tidegate \
  && install -d -o tidegate -g tidegate -m 0750 /etc/tidegate
 COPY --from=build /opt/tidegate /opt/tidegate
+COPY config/container.yaml /etc/tidegate/tidegate.yaml
 USER 10001
 WORKDIR /var/lib/tidegate
 VOLUME /var/lib/tidegate
@@ -25,7 +26,7 @@ STOPSIGNAL SIGTERM
 # `healthcheck` asks /readyz of the admin API; TIDEGATE_ADMIN says where, if it is not http://127.0.0.1:9900.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["tidegate", "healthcheck"]
 
-# Mount the config there (its `state:` belongs into /var/lib/tidegate), or give other arguments:
-#   docker run -p 8080:8080 tidegate run --stable http://10.0.0.5:8000 --new http://10.0.0.6:8000 --listen 0.0.0.0:8080
+# config/container.yaml says which variables it takes (-e STABLE=http://…); mount another config over it, or give other
+# arguments: docker run -p 8080:8080 tidegate run --stable http://10.0.0.5:8000 --new http://10.0.0.6:8000
 ENTRYPOINT ["tidegate"]
 CMD ["run", "--config", "/etc/tidegate/tidegate.yaml"]

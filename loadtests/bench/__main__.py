@@ -33,7 +33,7 @@ BEGIN, END = "<!-- bench: written by make bench ARGS=--readme -->", "<!-- /bench
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (3)")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
     parser.add_argument("--seconds", type=float, default=3, help="seconds of load per measurement, whole ones (3)")
     parser.add_argument("--cases", default=",".join(case.name for case in CASES), help="of %(default)s")
     parser.add_argument("--only", default="", help="contestants: of tidegate,nginx,haproxy,envoy and --also names")

@@ -142,7 +142,8 @@ def run(
                 script.write_text(wrk_script(case))
                 for contestant, child, port in entrants[turn:] + entrants[:turn]:
                     say(f"round {number + 1} of {rounds}: {case.title}: {contestant.name}")
-                    wrk(port, script, 1, CONNECTIONS, other_core)  # warm up
+                    if number == 0:  # warm up
+                        wrk(port, script, 1, CONNECTIONS, other_core)
                     outcome.samples.append(
                         _measure(contestant, child, backend, case, number, (port, script, seconds, other_core))
                     )
