@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +122,7 @@ def run(
         backends = Backends(_free_port(), _free_port())
         backend = _start(stack, "backend", backend_command(_sub(folder, "backend"), backends), other_core, folder)
         backend.wait_ready(backends.stable)
-        entrants: list[tuple[Contestant, Child, int]] = []
+        entrants: list[Entrant] = []
         for contestant in contestants:
             try:
                 child, port = _enter(stack, contestant, backends, core, folder)
@@ -135,18 +135,14 @@ def run(
             outcome.versions[contestant.name] = _version(contestant)
             outcome.share_to_new[contestant.name] = _share_to_new(port)
             outcome.idle_pss_kib[contestant.name] = pss_kib(tree(child.process.pid))
-        for number in range(rounds):
-            turn = number % len(entrants) if entrants else 0
-            for case in cases:
-                script = folder / f"{case.name}.lua"
-                script.write_text(wrk_script(case))
-                for contestant, child, port in entrants[turn:] + entrants[:turn]:
-                    say(f"round {number + 1} of {rounds}: {case.title}: {contestant.name}")
-                    if number == 0:  # warm up
-                        wrk(port, script, 1, CONNECTIONS, other_core)
-                    outcome.samples.append(
-                        _measure(contestant, child, backend, case, number, (port, script, seconds, other_core))
-                    )
+        for number, case, (contestant, child, port) in _schedule(entrants, cases, rounds):
+            say(f"round {number + 1} of {rounds}: {case.title}: {contestant.name}")
+            script = folder / f"{case.name}.lua"
+            script.write_text(wrk_script(case))
+            if number == 0:  # warm up
+                wrk(port, script, 1, CONNECTIONS, other_core)
+            load = (port, script, seconds, other_core)
+            outcome.samples.append(_measure(contestant, child, backend, case, number, load))
         for contestant, _, port in entrants:
             before, after = outcome.share_to_new[contestant.name], _share_to_new(port)
             if abs(before - after) > 0.001:
@@ -154,6 +150,18 @@ def run(
                     f"{contestant.name} sent {before:.1%} of the users to new before and {after:.1%} after the race"
                 )
     return outcome
+
+
+Entrant = tuple[Contestant, Child, int]
+
+
+def _schedule(entrants: list[Entrant], cases: list[Case], rounds: int) -> Iterator[tuple[int, Case, Entrant]]:
+    """Yield who is measured when: in every round each case, in an order that moves on by one per round."""
+    for number in range(rounds):
+        turn = number % max(1, len(entrants))
+        for case in cases:
+            for entrant in entrants[turn:] + entrants[:turn]:
+                yield number, case, entrant
 
 
 def _enter(stack: ExitStack, contestant: Contestant, backends: Backends, core: int, folder: Path) -> tuple[Child, int]:
