@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from proxy.clock import Clock
 from proxy.config.addresses import parse_endpoint
 from proxy.controlplane import explain, registry, view
-from proxy.controlplane.collector import Collector
+from proxy.controlplane.collector import ENDPOINT_STATES, Collector
 from proxy.controlplane.generations import Generations, ServiceWords
 from proxy.controlplane.intake import Intake, salt, take_in
 from proxy.controlplane.journal import Journal
@@ -41,6 +41,7 @@ from proxy.controlplane.operations import Json, Order
 from proxy.controlplane.store import REGISTERED, Change, Store, Stored, to_row
 from proxy.controlplane.watch import Watch
 from proxy.errors import Problem, Refused, StateError
+from proxy.ipc.layout import ENDPOINT_DOWN, ENDPOINT_READY
 from proxy.metrics.expose import ServiceStanding
 from proxy.metrics.snapshot import ServiceCounts
 from proxy.rollout.analysis import evidence, reason_of, value
@@ -50,11 +51,15 @@ from proxy.rollout.machine import STABLE_NOT_READY
 from proxy.rollout.plan import ServicePlan
 from proxy.rollout.state import NO_HEALTHY_ENDPOINT, OPERATOR_ROLLBACK, ROLLED_BACK, ServiceState, shown
 from proxy.routing.split import seed_of
-from proxy.routing.table import FULL, Endpoint, RoutingTable, Service, Version
+from proxy.routing.table import FULL, VERSIONS, Endpoint, RoutingTable, Service, Version
 
 SALT_BYTES = 12
 RETRY_S = 1.0  # so often is tried to store what could not be stored
+EARLIER_TTL = "an earlier ttl still runs: when it is over, the weight of new becomes 0, because it was changed since"
 KEEP_S = 5.0  # so often what is left of a `ttl` and what has passed of an `after` is stored
+
+# What people can say of an endpoint; that one is down is found out, not said.
+ENDPOINT_CODES = {word: code for code, word in ENDPOINT_STATES.items() if code != ENDPOINT_DOWN}
 
 log = logging.getLogger("tidegate.controller")
 
@@ -133,6 +138,7 @@ class Controller:
         self._salts = salts
         self._entries: dict[str, _Entry] = {}
         self._versions: dict[tuple[str, str], Version] = {}  # as they are stored
+        self._endpoints: dict[tuple[str, int, str], int] = {}  # what people said of them
         self._journal = Journal(store)
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -152,6 +158,7 @@ class Controller:
         """
         stored = self._store.load()
         self._versions.update(stored.versions)
+        self._endpoints.update(stored.endpoints)
         self._journal.begin(stored.last_seq)
         taken = self._take_in(self._plans, self.table, stored, Order("config"))
         self._latch.register(taken.begins)
@@ -161,6 +168,7 @@ class Controller:
         self._come_into_force(commit, stored=True)
         self._follow(entries, self._plans, taken.table)
         await self._switch(self.table, self.words())
+        self._set_endpoints()
         self._announce(commit)
         # Status and metrics know every limit from the beginning; what passes until workers run is no silence.
         await self.tick()
@@ -285,7 +293,11 @@ class Controller:
             return self._moves(entry, event)
         lowers = new_bp < entry.state.weight_bp
         durable = await self._run(self._set_weight(entry, event))
-        return self._answer(entry, self.weights(name), durable=durable, lowers=lowers)
+        answer = self._answer(entry, self.weights(name), durable=durable, lowers=lowers)
+        expiry = entry.state.expiry
+        if expiry is not None and expiry.revision != entry.state.revision:
+            answer.setdefault("warning", EARLIER_TTL)
+        return answer
 
     async def rollback(self, name: str, order: Order) -> Json:
         """Send everything to stable, in any phase; return the service's object plus "warning", "durable": false."""
@@ -309,6 +321,52 @@ class Controller:
         entry = self._entry(name)
         durable = await self._run(self._replace_new(entry, Version(), order))
         return self._answer(entry, self.service_status(name), durable=durable)
+
+    async def set_endpoint(self, name: str, version: int, url: str, state: str, order: Order) -> Json:
+        """Set an endpoint ready, to drain or to maintenance, also for later starts; return the service's object."""
+        entry = self._entry(name)
+        code = ENDPOINT_CODES.get(state)
+        if code is None:
+            problem = Problem("state", f"must be one of {', '.join(ENDPOINT_CODES)}")
+            raise Refused(400, "RequestInvalid", "the state of the endpoint is not valid", problems=(problem,))
+        urls = [endpoint.url for endpoint in self._service(name).version(version).endpoints]
+        if url not in urls:
+            what = f"{VERSIONS[version]} of {name} has no endpoint {url!r}"
+            raise Refused(404, "NoSuchEndpoint", what, cure=f"there are: {', '.join(urls) or 'none'}")
+        await self._run(self._set_endpoint(entry, (name, version, url), code, order))
+        return self.service_status(name)
+
+    async def _set_endpoint(self, entry: _Entry, key: tuple[str, int, str], code: int, order: Order) -> None:
+        async with self._changing:
+            before = self._endpoints.get(key, ENDPOINT_READY)
+            if before == code:
+                return
+            where = {"version": VERSIONS[key[1]], "url": key[2]}
+            note = Note(
+                "EndpointSet",
+                order.actor,
+                order.reason,
+                {**where, "state": ENDPOINT_STATES[before]},
+                {**where, "state": ENDPOINT_STATES[code]},
+            )
+            event = self._journal.make(entry.plan.name, note, self._clock.wall())
+            try:
+                await asyncio.wrap_future(self._store.save(Change(endpoints={key: code}, events=(event,))))
+            except StateError as error:
+                self._journal.drop(event)
+                raise _not_stored(error) from error
+            self._endpoints[key] = code
+            self._set_endpoints()
+            self._journal.announce(event)
+
+    def _set_endpoints(self) -> None:
+        """Store what people said of endpoints in the words of those that the table has."""
+        for service, version, url in self._endpoints:
+            if any(one.name == service for one in self.table.services) and any(
+                endpoint.url == url for endpoint in self._service(service).version(version).endpoints
+            ):
+                self._generations.store_endpoint_state(service, version, url, self._endpoints[service, version, url])
+        self._counts = None
 
     async def reload(self, plans: Sequence[ServicePlan], table: RoutingTable, order: Order) -> tuple[str, ...]:
         """Bring another config into force; return what people should know.
@@ -403,6 +461,7 @@ class Controller:
             self._announce(commit)
             self._undo(commit, back)
             raise
+        self._set_endpoints()
         self._announce(commit)
         return stored
 

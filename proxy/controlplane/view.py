@@ -144,10 +144,13 @@ def _version(service: str, version: int, counts: VersionCounts, reach: Reach, hi
 
 def _endpoint(counts: EndpointCounts, reach: Reach) -> Json:
     failed = reach.failures_of(counts.url)
+    why = f"the last {failed} connections failed" if failed else ""
+    if counts.state in ("drain", "maintenance"):
+        why = "set by an operator"
     return {
         "url": counts.url,
         "state": counts.state,
-        "why": f"the last {failed} connections failed" if failed else "",
+        "why": why,
         "in_flight": counts.in_flight,
         "requests": counts.ended,
         "bad": counts.bad,

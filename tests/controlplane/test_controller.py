@@ -304,6 +304,57 @@ async def test_a_weight_for_a_time_goes_back_by_itself(start):
     assert world.store.load().rows["web"].expires_in_s is None
 
 
+@running
+async def test_a_later_weight_does_not_take_an_earlier_time_away_and_says_so(start):
+    world = await start()
+    await world.controller.set_weights("web", 5000, ANN, ttl_s=60)
+    answer = await world.controller.set_weights("web", 6000, Order("bob"))
+    assert "ttl" in answer["warning"]
+    assert answer["expires_in_s"] > 59
+    await world.tick(61)
+    assert (world.word(), world.state().phase) == (0, IDLE)
+
+
+@running
+async def test_an_endpoint_is_taken_out_by_a_person_and_stays_out_after_a_restart(start):
+    both = table(service(stable=version("1", B, C)))
+    world = await start(made=both)
+    answer = await world.controller.set_endpoint("web", STABLE, B.url, "drain", Order("ann", "disk"))
+    shown = answer["versions"]["stable"]["endpoints"]
+    assert [(one["state"], one["why"]) for one in shown] == [("drain", "set by an operator"), ("ready", "")]
+    assert world.types()[-1] == "EndpointSet"
+    await world.controller.set_endpoint("web", STABLE, B.url, "drain", ANN)
+    assert world.types().count("EndpointSet") == 1
+    world.close()
+    again = await start(made=both)
+    states = [one["state"] for one in again.controller.service_status("web")["versions"]["stable"]["endpoints"]]
+    assert states == ["drain", "ready"]
+    # Without a ready endpoint of stable nothing moves there by itself.
+    await again.controller.set_endpoint("web", STABLE, C.url, "maintenance", ANN)
+    again.bad()
+    await again.tick()
+    await again.settle()
+    assert (again.word(), again.types()[-1]) == (1000, "NoStable")
+    await again.controller.set_endpoint("web", STABLE, C.url, "ready", ANN)
+    again.bad()
+    await again.tick()
+    assert again.word() == 0
+
+
+@running
+async def test_endpoint_states_that_make_no_sense_are_refused(start):
+    world = await start()
+    for url, state, status in ((B.url, "down", 400), ("http://127.0.0.1:1", "drain", 404)):
+        with pytest.raises(Refused) as refused:
+            await world.controller.set_endpoint("web", NEW, url, state, ANN)
+        assert refused.value.status == status
+    world.break_store()
+    with pytest.raises(Refused) as refused:
+        await world.controller.set_endpoint("web", NEW, B.url, "drain", ANN)
+    assert refused.value.status == 503
+    assert world.controller.service_status("web")["versions"]["new"]["endpoints"][0]["state"] == "ready"
+
+
 # --- restarts ---------------------------------------------------------------------------------------------------------
 
 
