@@ -65,7 +65,6 @@ class Exchange:
         "_bucket",
         "_early",
         "_failing_over",
-        "_interim",
         "_kept_size",
         "_no_more_body",
         "_rechunk",
@@ -259,6 +258,7 @@ class Exchange:
         if self.version.index == STABLE and service.fallback_to_new:
             endpoint = self._pick(service.new)
             if endpoint is not None:
+                self._bucket = -1
                 self._attempt(service.new, endpoint)
                 return
         self._reply(503, "no_endpoint", f"No endpoint of {service.name} can take the request.")
@@ -426,6 +426,8 @@ class Exchange:
 
     def _pass_interim(self, head: ResponseHead) -> None:
         """Pass an interim response on (RFC 9110 §15.2: not to HTTP/1.0 clients)."""
+        assert self.upstream is not None
+        self.upstream.reused = False  # the request has arrived: an end from here on is no keep-alive race
         if not self.head.http10:
             self.downstream.transport.write(head.block + b"\r\n")
 
@@ -443,6 +445,8 @@ class Exchange:
             self.started_ns = self.arrived_ns
         self.first_byte_ns = now
         record.switched(self, now)
+        if self._failing_over:
+            self._count_failover(rescued=True)
         tunnel = Tunnel(self, downstream, upstream)
         downstream.exchange = upstream.exchange = tunnel
         downstream.transport.write(head.block + self.version.exposed + b"\r\n" + data[head.end :])
@@ -622,7 +626,14 @@ class Exchange:
         record.ended(self, now, kind)
         version = self.version
         if kind == BAD_CONNECT and not self._tried_other and self._replayable():
-            # Nothing was sent: another endpoint of the same version may get it, whatever the method.
+            # Nothing was sent: another endpoint of the same version may get it, whatever the method. The connect took
+            # its time, so the weight is read again.
+            if self._bucket >= 0 and version.index == NEW:
+                service = self.service
+                if self._bucket >= service.weights[service.weight_at] & _WEIGHT_MASK:
+                    version = service.stable
+                else:
+                    version.last_dispatch_ns = now
             other = self._pick(version)
             if other is not None and other is not endpoint:
                 self._tried_other = True

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.ipc import layout
+from proxy.metrics import hdr
 from proxy.routing.table import Endpoint, RoutingTable, Service, Sticky, Version
 from tests.dataplane.harness import LoneWorker, eventually
 from tests.dataplane.wire import Backend, Client, Script, deaf_endpoint, refused_endpoint
@@ -127,6 +129,31 @@ class Gate:
     def judged(self, version: int) -> tuple[int, dict[str, int]]:
         """Return (ended, bad by kind)."""
         return self.ended(version), self.bad(version)
+
+    def endpoint(self, version: int, word: int, index: int = 0) -> int:
+        return self.worker.endpoint_count(version, index, word)
+
+    def latencies(self, version: int, at: int = layout.VERSION_TOTAL_HDR) -> list[int]:
+        """Return the lowest values, in µs, of the histogram's places that were recorded, each as often as counted."""
+        table, _, counters = self.worker.segments[self.worker.generation]
+        begin = layout.counters_layout(table).versions[0][version] + at
+        words = counters.words[begin : begin + layout.HDR_COUNTS]
+        return [hdr.lowest(index) for index, count in enumerate(words) for _ in range(count)]
+
+    def set_state(self, version: int, state: int, index: int = 0) -> None:
+        """Store an endpoint's state word."""
+        table, control, _ = self.worker.segments[self.worker.generation]
+        control.words[layout.control_layout(table).endpoints[0][version][index]] = state
+
+    def sweeps(self, count: int) -> None:
+        """Wait until the worker has swept so often: everything that came before was seen."""
+        begin = self.worker.row(layout.ROW_BEAT)
+        eventually(lambda: self.worker.row(layout.ROW_BEAT) >= begin + count, "the worker's sweep")
+
+    def rss(self) -> int:
+        """Return the worker's resident memory in bytes."""
+        pages = Path(f"/proc/{self.worker.process.pid}/statm").read_text().split()[1]
+        return int(pages) * 4096
 
     def close(self) -> None:
         for one in self.held:
