@@ -1,0 +1,277 @@
+"""Carrying out moves: act, store and tell, in the order that is safe, with a store that may be slow or fail.
+
+Nouns: a *move* is one answer of the machine for one service (`proxy.controlplane.move`); a *commit* carries out some
+moves and stores them in one transaction.
+
+Rules:
+
+* what acts first (towards safety) is done and in force before anything is given to the store. If storing fails it
+  stays in force, and is tried again every second;
+* what does not is in force only once it is stored, when somebody ordered it (`risky`). If storing fails, nothing
+  has changed. If something else is decided for the service meanwhile, that stands, and this is *overtaken*;
+* the instant of a decision (`decided_ns`) is read right after the store of the weight;
+* the store answers in the order in which it was asked, so that the last decision is what a restart finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
+
+from proxy.clock import Clock
+from proxy.controlplane.entry import Entry, keeps_time
+from proxy.controlplane.generations import Generations
+from proxy.controlplane.journal import Journal
+from proxy.controlplane.latch import Latch
+from proxy.controlplane.move import Move
+from proxy.controlplane.operations import Json
+from proxy.controlplane.store import Change, Store, to_row
+from proxy.errors import Refused, StateError
+from proxy.rollout.effect import ClearLatch, Note, Shut, StoreWeight
+from proxy.rollout.event import CONTROLLER
+from proxy.rollout.state import shown
+from proxy.routing.table import Version
+
+RETRY_S = 1.0  # so often is tried to store what could not be stored
+KEEP_S = 5.0  # so often what is left of a `ttl` and what has passed of an `after` is stored
+
+log = logging.getLogger("tidegate.controller")
+
+Versions: TypeAlias = Mapping[tuple[str, str], Version | None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Moves that are being stored. `risky`: what does not act first is in force only once it is stored."""
+
+    moves: tuple[Move, ...]
+    events: tuple[Json, ...]
+    versions: Versions
+    entries: Mapping[str, Entry]
+    future: Future[None]
+    risky: bool
+
+    @property
+    def shuts(self) -> bool:
+        """Whether anything was done already: then there is no way back."""
+        return any(one.acts for one in self.moves)
+
+
+class Commits:
+    """Acts on words and latch, and gives to the store.
+
+    `versions`: what is stored of them, by (service, source); `tasks`: what is under way.
+    """
+
+    def __init__(self, generations: Generations, store: Store, latch: Latch, journal: Journal, clock: Clock) -> None:
+        self.versions: dict[tuple[str, str], Version] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self._generations = generations
+        self._store = store
+        self._latch = latch
+        self._journal = journal
+        self._clock = clock
+        self._unstored_events: list[Json] = []
+        self._unstored_versions: dict[tuple[str, str], Version | None] = {}
+        self._tried = self._kept = 0.0
+
+    def begin(
+        self,
+        moves: Sequence[Move],
+        versions: Versions,
+        entries: Mapping[str, Entry],
+        *,
+        risky: bool,
+        more: Callable[[], Json] = dict,
+    ) -> Commit:
+        """Act where safety acts first, and give everything to the store. `more` adds to the evidence afterwards."""
+        decided: dict[str, Json] = {}
+        for one in moves:
+            entry = entries[one.service]
+            for effect in one.acts:
+                decided[one.service] = {"decided_ns": self._act(one.service, effect)}
+            if one.acts or not risky:
+                entry.state, entry.pending = one.after, None
+            else:
+                entry.pending = one.after
+            if one.rolls_back:
+                entry.rollbacks[one.after.reason] = entry.rollbacks.get(one.after.reason, 0) + 1
+        wall = self._clock.wall()
+        events = [
+            self._journal.make(one.service, note, wall, {**more(), **decided.get(one.service, {})})
+            for one in moves
+            for note in one.notes
+        ]
+        now = self._now()
+        rows = {one.service: to_row(entries[one.service].latest, now) for one in moves if one.persists}
+        future = self._store.save(Change(rows, versions, events=tuple(events)))
+        return Commit(tuple(moves), tuple(events), versions, entries, future, risky)
+
+    async def stored(self, commit: Commit) -> bool:
+        """Wait for the store; return False when what was done could not be stored, raise `Refused` if nothing was."""
+        try:
+            await asyncio.wrap_future(commit.future)
+        except StateError as error:
+            log.error("%s", error)  # noqa: TRY400  # the sentence says it all
+            if commit.risky and not commit.shuts:
+                for one in commit.moves:
+                    _forget(commit.entries[one.service], one)
+                for event in commit.events:
+                    self._journal.drop(event)
+                raise not_stored(error) from error
+            for one in commit.moves:
+                commit.entries[one.service].dirty = True
+            self._unstored_events += commit.events
+            self._unstored_versions.update(commit.versions)
+            self._tried = self._now()
+            return False
+        return True
+
+    def come_into_force(self, commit: Commit, *, stored: bool) -> bool:
+        """Do what waits for the store; return whether something else was decided meanwhile, which stands."""
+        self.remember(commit.versions)
+        overtaken = {
+            one.service
+            for one in {one.service: one for one in commit.moves}.values()
+            if commit.risky and not one.acts and commit.entries[one.service].pending is not one.after
+        }
+        for one in commit.moves:
+            if one.service in overtaken:
+                continue
+            entry = commit.entries[one.service]
+            if entry.pending is one.after:
+                entry.state, entry.pending = one.after, None
+            if stored:
+                for effect in one.risks:
+                    self._act(one.service, effect)
+        return bool(overtaken)
+
+    def announce(self, commit: Commit) -> None:
+        """Tell its events."""
+        for event in commit.events:
+            self._journal.announce(event)
+
+    def decide(self, made: Move, entries: Mapping[str, Entry], more: Callable[[], Json] = dict) -> None:
+        """Carry out what nobody asked for: act now, and let a task do what has to wait for the store."""
+        if made.effects:
+            self.spawn(self._settle(self.begin((made,), {}, entries, risky=False, more=more)))
+
+    async def _settle(self, commit: Commit) -> None:
+        self.come_into_force(commit, stored=await self.stored(commit))
+        self.announce(commit)
+
+    def _act(self, service: str, effect: Shut | StoreWeight | ClearLatch) -> int:
+        """Do it; return the instant (CLOCK_MONOTONIC ns) right after the store of the weight."""
+        if isinstance(effect, ClearLatch):
+            self._latch.clear(service)
+        elif any(service in generation.service_index for generation in self._generations.live):
+            self._generations.store_weight(service, effect.weight_bp if isinstance(effect, StoreWeight) else 0)
+        stored_ns = self._clock.monotonic_ns()
+        if isinstance(effect, Shut):
+            # After the words: a store into a mapped file may have to wait for the disk, users must not.
+            self._latch.shut(service, effect.reason, self._clock.wall())
+        return stored_ns
+
+    def say(self, entry: Entry, kind: str, reason: str, numbers: Json) -> None:
+        """Tell something that changes no state."""
+        as_it_is = shown(entry.state)
+        note = Note(kind, CONTROLLER, reason, as_it_is, as_it_is, numbers)
+        event = self._journal.make(entry.plan.name, note, self._clock.wall())
+        self._unstored_events.append(event)
+        self.save(())
+        self._journal.announce(event)
+
+    def store_again(self, entries: Iterable[Entry], now: float) -> None:
+        """Store what could not be stored, every second; and what time has changed, every five."""
+        every = list(entries)
+        dirty = [entry for entry in every if entry.dirty]
+        if (dirty or self._unstored_events or self._unstored_versions) and now - self._tried >= RETRY_S:
+            self.save(dirty)
+        if now - self._kept >= KEEP_S:
+            self._kept = now
+            timed = [entry for entry in every if keeps_time(entry)]
+            if timed:
+                self.save(timed)
+
+    def save(self, entries: Iterable[Entry], versions: Versions | None = None) -> None:
+        """Store states as they are in force, and what could not be stored before."""
+        # A state that is being stored already is newer than the one in force.
+        chosen = [entry for entry in entries if entry.pending is None]
+        events, self._unstored_events = self._unstored_events, []
+        kept, self._unstored_versions = {**self._unstored_versions, **(versions or {})}, {}
+        if not (chosen or events or kept):
+            return
+        now = self._tried = self._now()
+        rows = {entry.plan.name: to_row(entry.state, now) for entry in chosen}
+        for entry in chosen:
+            entry.dirty = False
+        self.spawn(self._saved(chosen, events, kept, self._store.save(Change(rows, kept, events=tuple(events)))))
+
+    async def _saved(
+        self,
+        entries: Sequence[Entry],
+        events: list[Json],
+        versions: dict[tuple[str, str], Version | None],
+        future: Future[None],
+    ) -> None:
+        try:
+            await asyncio.wrap_future(future)
+        except StateError as error:
+            log.error("%s", error)  # noqa: TRY400  # the sentence says it all
+            for entry in entries:
+                entry.dirty = True
+            self._unstored_events = events + self._unstored_events
+            self._unstored_versions = versions | self._unstored_versions
+
+    def remember(self, versions: Versions) -> None:
+        """Take note of what is stored of versions."""
+        for key, version in versions.items():
+            if version is None:
+                self.versions.pop(key, None)
+            else:
+                self.versions[key] = version
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Carry an order out to its end, even if the one who waits for the answer goes away."""
+        return await asyncio.shield(self.spawn(work))
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task that `close` waits for."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Refused):
+            log.error("a decision could not be finished", exc_info=error)
+
+    async def close(self, entries: Iterable[Entry]) -> None:
+        """Store what is to be kept and wait for all that is being stored."""
+        self.save([entry for entry in entries if entry.dirty or keeps_time(entry)])
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def _now(self) -> float:
+        return self._clock.monotonic_ns() / 1e9
+
+
+def _forget(entry: Entry, refused: Move) -> None:
+    if entry.pending is refused.after:
+        entry.pending = None
+    elif entry.pending is None and entry.state.revision > refused.before.revision:
+        # Something was decided upon a state that never came to be: what `new` is has not changed.
+        entry.state = replace(entry.state, has_new=refused.before.has_new, salt=refused.before.salt)
+
+
+def not_stored(error: StateError) -> Refused:
+    """Return the 503 for a change that could not be stored."""
+    return Refused(
+        503, "NotStored", f"nothing was changed, because it could not be stored: {error.what}", cure=error.cure
+    )
