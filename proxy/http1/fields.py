@@ -2,7 +2,7 @@
 
 Nouns: *kind* (a small integer: what the parsers do with a field of that name), *names* (a bounded memo from a name
 as received, case and all, to its kind, so that a name is checked as a token once and not at every request),
-*lines* (a bounded memo of whole ordinary lines: clients and endpoints repeat them).
+*lines* (a bounded memo of whole lines and what they say: clients and endpoints repeat them).
 
 Rules: a name is a token (RFC 9110 §5.1), directly followed by a colon (RFC 9112 §5.1); a value has visible ASCII,
 obs-text, SP and HTAB (RFC 9110 §5.5); anything else never passes. A field whose name only differs from one of ours
@@ -97,7 +97,6 @@ RESPONSE_KINDS: dict[bytes, int] = {
     b"content-type": CONTENT_TYPE,
     **dict.fromkeys(
         (
-            b"date",
             b"etag",
             b"last-modified",
             b"expires",
@@ -136,7 +135,6 @@ _NAMES_MAX = 2048
 _NAME_SIZE_MAX = 64
 _LINES_MAX = 2048
 LINE_SIZE_MAX = 256
-_OPTIONS_MAX = 256
 
 
 def is_token(name: bytes) -> bool:
@@ -182,21 +180,6 @@ class Names:
         return kind
 
 
-class Lines:
-    """Whole ordinary lines that were seen before; bounded in number and size."""
-
-    __slots__ = ("seen",)
-
-    def __init__(self) -> None:
-        self.seen: set[bytes] = set()
-
-    def remember(self, line: bytes) -> None:
-        """Keep an ordinary line of at most `LINE_SIZE_MAX` bytes."""
-        if len(self.seen) >= _LINES_MAX:
-            self.seen.clear()
-        self.seen.add(line)
-
-
 class Options:
     """What a Connection value says: `close`, `keep_alive`, `upgrade`, and the other names, lower case, to remove."""
 
@@ -221,39 +204,73 @@ class Options:
         return options
 
 
-class ConnectionMemo:
-    """Parsed Connection values by exact bytes; bounded."""
+NO_OPTIONS = Options(b"")
 
-    __slots__ = ("known",)
+
+class Line:
+    """What a single line says by itself, worked out once.
+
+    `kind` and, by kind, `text` (HOST: the authority), `number` (CONTENT_LENGTH), `options` (CONNECTION);
+    `forward` is the line to forward in its place, `b""` for none, and the line itself where nothing changes.
+    """
+
+    __slots__ = ("forward", "kind", "number", "options", "text")
+
+    def __init__(self, kind: int, forward: bytes, *, text: bytes = b"", number: int = 0) -> None:
+        self.kind = kind
+        self.forward = forward
+        self.text = text
+        self.number = number
+        self.options = NO_OPTIONS
+
+
+class Lines:
+    """Lines that were seen before; bounded in number and size. Lines of secrets are not kept.
+
+    `ordinary` holds those with which there is nothing to do, `known` the others. Both were proven to have no byte
+    that is not allowed.
+    """
+
+    __slots__ = ("known", "ordinary")
 
     def __init__(self) -> None:
-        self.known: dict[bytes, Options] = {}
+        self.ordinary: set[bytes] = set()
+        self.known: dict[bytes, Line] = {}
 
-    def learn(self, value: bytes) -> Options:
-        """Parse `value` and keep it if it is short."""
-        options = Options(value)
-        if len(value) <= LINE_SIZE_MAX:
-            if len(self.known) >= _OPTIONS_MAX:
+    def remember(self, line: bytes) -> None:
+        """Keep an ordinary line if it is short."""
+        if len(line) <= LINE_SIZE_MAX:
+            if len(self.ordinary) >= _LINES_MAX:
+                self.ordinary.clear()
+            self.ordinary.add(line)
+
+    def learn(self, line: bytes, meaning: Line) -> None:
+        """Keep the meaning of a line if it is short."""
+        if len(line) <= LINE_SIZE_MAX:
+            if len(self.known) >= _LINES_MAX:
                 self.known.clear()
-            self.known[value] = options
-        return options
+            self.known[line] = meaning
 
 
-def mark_named(lines: list[bytes], names: frozenset[bytes], edits: dict[bytes, bytes]) -> None:
-    """Mark for removal the fields in `lines` (start line first) that Connection named. `edits`: line → new line."""
-    for line in lines[1:]:
-        if line[: line.find(b":")].lower() in names:
-            edits[line] = b""
+def named(lines: list[bytes], names: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the edits that remove the fields in `lines` (start line first) that Connection named."""
+    return [(line, b"") for line in lines[1:] if line[: line.find(b":")].lower() in names]
 
 
-def rebuild(lines: list[bytes], edits: dict[bytes, bytes], extra: list[bytes]) -> bytes:
-    """Return a block of `lines`, replaced as `edits` says (`b""` removes), and `extra` lines behind them.
+def rebuild(
+    block: bytes, lines: list[bytes], start_line: bytes, edits: list[tuple[bytes, bytes]], extra: list[bytes]
+) -> bytes:
+    """Return `block`, which consists of `lines`, as it is forwarded.
 
-    Two equal lines always have the same edit, because an edit depends on nothing but the line.
+    `edits`: (line, new line or `b""` to remove it), one for each time that a line is to be changed. Two equal lines
+    have equal edits, because an edit depends on nothing but the line. `extra`: lines to put behind the others.
     """
-    kept = [edits.get(line, line) for line in lines]
-    kept += extra
-    return b"".join([line + b"\r\n" for line in kept if line])
+    if len(edits) == 1 and not extra and start_line == lines[0]:
+        old, new = edits[0]
+        return block.replace(b"\r\n" + old + b"\r\n", b"\r\n" + new + b"\r\n" if new else b"\r\n", 1)
+    changes = dict(edits)
+    kept = [changes.get(line, line) for line in lines[1:]]
+    return b"\r\n".join([start_line, *filter(None, kept), *extra, b""])
 
 
 def parse_length(value: bytes) -> int:

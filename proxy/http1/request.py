@@ -36,6 +36,7 @@ from proxy.http1.fields import (
     HOST,
     LINE_SIZE_MAX,
     MINTED_BYTES,
+    NO_OPTIONS,
     ORDINARY,
     OWS,
     REQUEST_ID,
@@ -49,13 +50,13 @@ from proxy.http1.fields import (
     UPGRADE,
     VARYING,
     WATCHED,
-    ConnectionMemo,
+    Line,
     Lines,
     Names,
     Options,
     http_major,
     is_token,
-    mark_named,
+    named,
     parse_length,
     rebuild,
 )
@@ -66,8 +67,11 @@ _TARGET_BYTES = ALPHA + DIGITS + b"-._~!$&'()*+,;=:@/?%[]{}|^`"
 _METHOD_MAX = 64
 _EMPTY_LINES_MAX = 4
 _REQUEST_ID_MAX = 128
-_AUTHORITIES_MAX = 1024
 _STARTS_MAX = 1024
+
+_NO_LENGTH = -2
+_CHUNKED_LINE = b"Transfer-Encoding: chunked"
+_UNCLEAN = "The head has a control character, or a line that does not end in CRLF."
 
 # method, target, path, HTTP/1.0?, authority of an absolute-form target or b"", the line to forward
 _Start = tuple[bytes, bytes, bytes, bool, bytes, bytes]
@@ -81,8 +85,6 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_authorities",
-        "_connection",
         "_field_limit",
         "_head_limit",
         "_lines",
@@ -99,9 +101,7 @@ class RequestParser:
         self._field_limit = field_limit
         self._names = Names(REQUEST_KINDS, watch)
         self._lines = Lines()
-        self._connection = ConnectionMemo()
         self._starts: dict[bytes, _Start] = {}
-        self._authorities: set[bytes] = set()
 
     def parse(self, data: bytes, start: int, trusted: bool) -> RequestHead | Refusal | None:  # noqa: FBT001
         """Return the head that begins at `start`, why it is refused, or `None` when more bytes are needed.
@@ -114,98 +114,93 @@ class RequestParser:
         block = data[start : end + 2]
         lines = block.split(b"\r\n")
         lines.pop()
-        count = len(lines)
-        if (
-            # Every line ends in CRLF; what else this leaves is a bare CR or LF or a byte that is never allowed.
-            len(block.translate(None, FIELD_BYTES)) != count + count
-            or end + 4 - start > self._head_limit
-            or count > self._field_limit + 1
-            or not lines[0]
-        ):
+        if end + 4 - start > self._head_limit or len(lines) > self._field_limit + 1:
             return self._judge_unfit(data, start, end, lines, trusted)
-        line = lines[0]
-        begin = self._starts.get(line)
+        begin = self._starts.get(lines[0])
         if begin is None:
-            judged = self._judge_start(line)
+            if not lines[0]:
+                return self._judge_unfit(data, start, end, lines, trusted)
+            judged = self._judge_start(lines[0])
             if isinstance(judged, Refusal):
                 return judged
             begin = judged
-        method, target, path, http10, authority, forwarded_line = begin
+        method, target, path, http10, authority, start_line = begin
 
-        seen = self._lines.seen
-        known = self._names.known
-        host: bytes | None = None
+        ordinary = self._lines.ordinary
+        known_lines = self._lines.known
+        known_names = self._names.known
+        host = b""
         host_line = b""
         cookie = minted = b""
-        length = -2  # no Content-Length so far
-        options = None
+        length = _NO_LENGTH
+        options = NO_OPTIONS
         found: dict[bytes, bytes] | None = None
-        edits: dict[bytes, bytes] = {}
+        edits: list[tuple[bytes, bytes]] = []
         rare: list[tuple[int, bytes, bytes]] | None = None
         for line in lines[1:]:
-            if line in seen:
+            if line in ordinary:
                 continue
-            name, colon, value = line.partition(b":")
-            kind = known.get(name, UNKNOWN)
-            if kind < 0 or not colon:
-                kind = self._names.learn(name)
+            meaning = known_lines.get(line)
+            if meaning is None:
+                if line.translate(None, FIELD_BYTES):
+                    return malformed(_UNCLEAN)
+                name, colon, value = line.partition(b":")
+                kind = known_names.get(name, UNKNOWN)
                 if kind < 0 or not colon:
-                    return _bad_line(line, lines)
-            if kind <= VARYING:
-                if kind == ORDINARY and len(line) <= LINE_SIZE_MAX:
+                    kind = self._names.learn(name)
+                    if kind < 0 or not colon:
+                        return _bad_line(line, lines)
+                if kind == ORDINARY:
                     self._lines.remember(line)
-                continue
-            if kind >= WATCHED:
-                if found is None:
-                    found = {}
-                found.setdefault(name.lower(), value.strip(OWS))
-                kind -= WATCHED
-                if kind <= VARYING:
                     continue
+                if kind >= WATCHED:
+                    if found is None:
+                        found = {}
+                    found.setdefault(name.lower(), value.strip(OWS))
+                if kind & ~WATCHED <= VARYING:
+                    continue
+                if kind & ~WATCHED == COOKIE:
+                    value = value.strip(OWS)
+                    if COOKIE_NAME in value:
+                        rest, token = _split_minted(value)
+                        if rest is not value:
+                            edits.append((line, name + b": " + rest if rest else b""))
+                            value = rest
+                            minted = minted or token
+                    if value:
+                        cookie = cookie + b"; " + value if cookie else value
+                    continue
+                if kind & ~WATCHED > CONTENT_LENGTH:
+                    if rare is None:
+                        rare = []
+                    rare.append((kind & ~WATCHED, line, value))
+                    continue
+                judged_line = self._judge_line(kind, line, name, value)
+                if isinstance(judged_line, Refusal):
+                    return judged_line
+                meaning = judged_line
+            kind = meaning.kind
             if kind == HOST:
-                if host is not None:
+                if host_line:
                     return malformed("The request has more than one Host field.")
-                host = value.strip(OWS)
+                host = meaning.text
                 host_line = line
-            elif kind == COOKIE:
-                value = value.strip(OWS)
-                if COOKIE_NAME in value:
-                    rest, token = _split_minted(value)
-                    if rest is not value:
-                        edits[line] = name + b": " + rest if rest else b""
-                        value = rest
-                        minted = minted or token
-                if value:
-                    cookie = cookie + b"; " + value if cookie else value
             elif kind == CONNECTION:
-                more = self._connection.known.get(value) or self._connection.learn(value)
-                options = more if options is None else options.joined(more)
-                edits[line] = b""
-            elif kind == CONTENT_LENGTH:
+                options = meaning.options if options is NO_OPTIONS else options.joined(meaning.options)
+                edits.append((line, b""))
+            else:
                 if length >= 0:
                     return malformed("The request has more than one Content-Length field.")
-                digits = value.strip(OWS)
-                length = parse_length(digits)
-                if length < 0:
-                    return malformed("The Content-Length of the request is not a decimal number below 2^63.")
-                canonical = b" %d" % length
-                if value != canonical:
-                    edits[line] = name + b":" + canonical
-            else:
-                if rare is None:
-                    rare = []
-                rare.append((kind, line, value))
+                length = meaning.number
+                if meaning.forward != line:
+                    edits.append((line, meaning.forward))
 
-        if host is None:
-            if not http10:
-                return malformed("The request has no Host field, which HTTP/1.1 requires.")
-            host = b""
-        elif host not in self._authorities and not self._learn_authority(host):
-            return malformed("The Host field of the request is not a host with an optional port.")
+        if not host_line and not http10:
+            return malformed("The request has no Host field, which HTTP/1.1 requires.")
         if authority:
             if host_line and host != authority:
                 rewritten = host_line[: host_line.find(b":")] + b": " + authority
-                edits[host_line] = rewritten
+                edits.append((host_line, rewritten))
                 host_line = rewritten
             host = authority
 
@@ -216,6 +211,7 @@ class RequestParser:
         head.path = path
         head.host = host
         head.http10 = http10
+        head.keep_alive = not options.close and (options.keep_alive or not http10)
         head.length = length
         head.expect = False
         head.upgrade = head.request_id = head.forwarded_for = head.forwarded_proto = head.forwarded_host = b""
@@ -230,17 +226,32 @@ class RequestParser:
                 return refusal
         elif length < 0:
             head.length = 0
-        if options is None:
-            head.keep_alive = not http10
-        else:
-            head.keep_alive = not options.close and (options.keep_alive or not http10)
-            if options.names:
-                mark_named(lines, options.names, edits)
-        if edits or extra or forwarded_line != lines[0]:
-            lines[0] = forwarded_line
-            block = rebuild(lines, edits, extra)
+        if options.names:
+            edits += named(lines, options.names)
+        if edits or extra or start_line != lines[0]:
+            block = rebuild(block, lines, start_line, edits, extra)
         head.block = block
         return head
+
+    def _judge_line(self, kind: int, line: bytes, name: bytes, value: bytes) -> Line | Refusal:
+        """Judge a Host, Connection or Content-Length line by itself; remember it unless its value is watched."""
+        text = value.strip(OWS)
+        if kind & ~WATCHED == HOST:
+            if not is_authority(text):
+                return malformed("The Host field of the request is not a host with an optional port.")
+            meaning = Line(HOST, line, text=text)
+        elif kind & ~WATCHED == CONNECTION:
+            meaning = Line(CONNECTION, b"")
+            meaning.options = Options(value)
+        else:
+            length = parse_length(text)
+            if length < 0:
+                return malformed("The Content-Length of the request is not a decimal number below 2^63.")
+            canonical = b" %d" % length
+            meaning = Line(CONTENT_LENGTH, line if value == canonical else name + b":" + canonical, number=length)
+        if kind < WATCHED:
+            self._lines.learn(line, meaning)
+        return meaning
 
     def _judge_start(self, line: bytes) -> _Start | Refusal:
         """Judge a request line without its CRLF (RFC 9112 §3); remember it when it may come again."""
@@ -271,7 +282,7 @@ class RequestParser:
             if not separator or scheme.lower() not in {b"http", b"https"}:
                 return malformed("The request target is neither a path nor an http or https URL.")
             authority, target = _split_absolute(rest, method)
-            if not self._learn_authority(authority):
+            if not is_authority(authority):
                 return malformed("The authority in the request target is not a host with an optional port.")
         path = b"/" if target == b"*" else target.partition(b"?")[0]
         if target.translate(None, _TARGET_BYTES).strip(b"\\") or b"\\" in path:
@@ -285,17 +296,6 @@ class RequestParser:
                 self._starts.clear()
             self._starts[line] = start
         return start
-
-    def _learn_authority(self, authority: bytes) -> bool:
-        """Tell whether `authority` is well formed; remember it if so."""
-        if authority in self._authorities:
-            return True
-        if not is_authority(authority):
-            return False
-        if len(self._authorities) >= _AUTHORITIES_MAX:
-            self._authorities.clear()
-        self._authorities.add(authority)
-        return True
 
     def _judge_unfit(
         self,
@@ -319,7 +319,7 @@ class RequestParser:
             return self._too_large()
         if len(lines) > self._field_limit + 1:
             return self._too_many()
-        return malformed("The head has a control character, or a line that does not end in CRLF.")
+        return malformed(_UNCLEAN)
 
     def _judge_unfinished(self, data: bytes, start: int) -> Refusal | None:
         """Refuse a head whose end has not arrived as soon as something in it is certainly wrong.
@@ -350,7 +350,7 @@ class RequestParser:
             or data.count(b"\r", begin) - (data[-1] == 13) != pairs
             or data.find(b"\0", begin) >= 0
         ):
-            return malformed("The head has a control character, or a line that does not end in CRLF.")
+            return malformed(_UNCLEAN)
         if size >= self._head_limit:
             return self._too_large()
         if pairs > self._field_limit + 1:
@@ -433,8 +433,8 @@ def _bad_line(line: bytes, lines: list[bytes]) -> Refusal:
 def _judge_rare(
     head: RequestHead,
     rare: list[tuple[int, bytes, bytes]],
-    options: Options | None,
-    edits: dict[bytes, bytes],
+    options: Options,
+    edits: list[tuple[bytes, bytes]],
     extra: list[bytes],
     trusted: bool,  # noqa: FBT001
 ) -> Refusal | None:
@@ -449,14 +449,15 @@ def _judge_rare(
             if coding is not None:
                 return malformed("The request has more than one Transfer-Encoding field.")
             coding = value
-            edits[line] = b"Transfer-Encoding: chunked"
+            if line != _CHUNKED_LINE:
+                edits.append((line, _CHUNKED_LINE))
             continue
         if kind == TRAILER:
             trailer_lines.append(line)
             continue
         if kind == TRUSTED_ONLY and trusted:
             continue
-        edits[line] = b""
+        edits.append((line, b""))
         if kind == UPGRADE:
             upgrades.append(value)
         elif kind == TE:
@@ -490,9 +491,8 @@ def _judge_rare(
         head.length = CHUNKED
     else:
         head.length = max(head.length, 0)
-        for line in trailer_lines:
-            edits[line] = b""
-    if upgrades and options is not None and options.upgrade and not head.http10:
+        edits += [(line, b"") for line in trailer_lines]
+    if upgrades and options.upgrade and not head.http10:
         head.upgrade = _offered(b", ".join(upgrades))
     if head.upgrade:
         extra.append(b"Connection: upgrade, TE" if trailers_wanted else b"Connection: upgrade")
@@ -505,7 +505,7 @@ def _judge_rare(
 
 
 def _judge_coding(coding: bytes, head: RequestHead) -> Refusal | None:
-    """Judge the only Transfer-Encoding of a request; `head.length` is -2 when there is no Content-Length."""
+    """Judge the only Transfer-Encoding of a request; `head.length` is negative when there is no Content-Length."""
     if head.http10:
         # > RFC 9112 §6.1: A server or client that receives an HTTP/1.0 message containing a Transfer-Encoding header
         # > field MUST treat the message as if the framing is faulty.

@@ -22,8 +22,10 @@ from proxy.http1.fields import (
     CONNECTION,
     CONTENT_LENGTH,
     CONTENT_TYPE,
+    DROP,
     FIELD_BYTES,
     LINE_SIZE_MAX,
+    NO_OPTIONS,
     ORDINARY,
     OWS,
     RESPONSE_KINDS,
@@ -32,18 +34,20 @@ from proxy.http1.fields import (
     UNKNOWN,
     UPGRADE,
     VARYING,
-    ConnectionMemo,
+    Line,
     Lines,
     Names,
     Options,
     http_major,
-    mark_named,
+    named,
     parse_length,
     rebuild,
 )
 from proxy.http1.head import CHUNKED, UNTIL_CLOSE, Refusal, ResponseHead
 
 _STATUS_LINES_MAX = 512
+
+_UNCLEAN = "The head of the response has a control character, or a line that does not end in CRLF."
 
 # status, HTTP/1.0?, the line to forward
 _Start = tuple[int, bool, bytes]
@@ -59,14 +63,13 @@ class ResponseParser:
     `head_limit` is bytes, `field_limit` a number of fields.
     """
 
-    __slots__ = ("_connection", "_field_limit", "_head_limit", "_lines", "_names", "_starts")
+    __slots__ = ("_field_limit", "_head_limit", "_lines", "_names", "_starts")
 
     def __init__(self, head_limit: int = 64 * 1024, field_limit: int = 256) -> None:
         self._head_limit = head_limit
         self._field_limit = field_limit
         self._names = Names(RESPONSE_KINDS)
         self._lines = Lines()
-        self._connection = ConnectionMemo()
         self._starts: dict[bytes, _Start] = {}
 
     def parse(self, data: bytes, start: int, method: bytes) -> ResponseHead | Refusal | None:
@@ -80,109 +83,79 @@ class ResponseParser:
         block = data[start : end + 2]
         lines = block.split(b"\r\n")
         lines.pop()
-        count = len(lines)
-        if (
-            len(block.translate(None, FIELD_BYTES)) != count + count
-            or end + 4 - start > self._head_limit
-            or count > self._field_limit + 1
-        ):
+        if end + 4 - start > self._head_limit or len(lines) > self._field_limit + 1:
             return self._judge_unfit(end + 4 - start, lines)
-        line = lines[0]
-        begin = self._starts.get(line)
+        begin = self._starts.get(lines[0])
         if begin is None:
-            judged = self._judge_start(line)
+            judged = self._judge_start(lines[0])
             if isinstance(judged, Refusal):
                 return judged
             begin = judged
-        status, http10, forwarded_line = begin
+        status, http10, start_line = begin
 
-        seen = self._lines.seen
-        known = self._names.known
+        ordinary = self._lines.ordinary
+        known_lines = self._lines.known
+        known_names = self._names.known
         length = UNTIL_CLOSE
+        length_line = b""
         coding: bytes | None = None
-        options: Options | None = None
+        options = NO_OPTIONS
         shared = status == 304
         event_stream = False
         upgrade = b""
         trailer_lines: tuple[bytes, ...] = ()
-        edits: dict[bytes, bytes] = {}
+        edits: list[tuple[bytes, bytes]] = []
         for line in lines[1:]:
-            if line in seen:
+            if line in ordinary:
                 continue
-            name, colon, value = line.partition(b":")
-            kind = known.get(name, UNKNOWN)
-            if kind < 0 or not colon:
-                kind = self._names.learn(name)
-                if kind < 0 or not colon:
-                    name = name.rstrip(OWS)
-                    kind = self._names.learn(name)
-                    if kind < 0 or not colon:
-                        return _bad_line(line, lines)
-                    # > RFC 9112 §5.1: A proxy MUST remove any such whitespace from a response message before
-                    # > forwarding the message downstream.
-                    edits[line] = name + b":" + value
-                    if kind == ORDINARY:
-                        continue
-            if kind == ORDINARY:
-                if len(line) <= LINE_SIZE_MAX:
-                    self._lines.remember(line)
-            elif kind == VARYING:
-                continue
-            elif kind == CONTENT_LENGTH:
+            meaning = known_lines.get(line)
+            if meaning is None:
+                if line.translate(None, FIELD_BYTES):
+                    return _protocol(_UNCLEAN)
+                name, colon, _ = line.partition(b":")
+                if colon and known_names.get(name, UNKNOWN) == VARYING:
+                    continue
+                judged_line = self._judge_line(line, lines)
+                if isinstance(judged_line, Refusal):
+                    return judged_line
+                meaning = judged_line
+            kind = meaning.kind
+            if kind == CONTENT_LENGTH:
                 if length >= 0:
                     return _protocol("The response has more than one Content-Length field.")
-                length = parse_length(value.strip(OWS))
-                if length < 0:
-                    return _protocol("The Content-Length of the response is not a decimal number below 2^63.")
-                canonical = b" %d" % length
-                if value != canonical:
-                    edits[line] = name + b":" + canonical
-                if status < 200 or status == 204:
-                    edits[line] = b""
-            elif kind == CACHE_CONTROL:
-                if b"public" not in value.lower():
-                    if line not in edits and len(line) <= LINE_SIZE_MAX:
-                        self._lines.remember(line)
-                elif b"public" in [member.strip(OWS) for member in value.lower().split(b",")]:
-                    shared = True
-            elif kind == CONTENT_TYPE:
-                if value.partition(b";")[0].strip(OWS).lower() == b"text/event-stream":
-                    event_stream = True
-                elif line not in edits and len(line) <= LINE_SIZE_MAX:
-                    self._lines.remember(line)
+                length = meaning.number
+                length_line = line
             elif kind == CONNECTION:
-                more = self._connection.known.get(value) or self._connection.learn(value)
-                options = more if options is None else options.joined(more)
-                edits[line] = b""
+                options = meaning.options if options is NO_OPTIONS else options.joined(meaning.options)
             elif kind == TRANSFER_ENCODING:
                 if coding is not None:
                     return _protocol("The response has more than one Transfer-Encoding field.")
-                coding = value.strip(OWS).lower()
-                edits[line] = b""
+                coding = meaning.text
+            elif kind == CACHE_CONTROL:
+                shared = True
+            elif kind == CONTENT_TYPE:
+                event_stream = True
             elif kind == TRAILER:
                 trailer_lines += (line,)
             elif kind == UPGRADE:
-                protocol = value.strip(OWS)
-                upgrade = upgrade + b", " + protocol if upgrade else protocol
-                edits[line] = b""
-            else:
-                edits[line] = b""
+                upgrade = upgrade + b", " + meaning.text if upgrade else meaning.text
+            if meaning.forward != line:
+                edits.append((line, meaning.forward))
 
         if coding is not None:
             if http10 or length >= 0 or coding != b"chunked":
                 return _bad_coding(http10, length)
             length = CHUNKED
-        if method == b"HEAD" or status < 200 or status in {204, 304}:
+        if status < 200 or status == 204:
+            if length >= 0:
+                edits.append((length_line, b""))
+            length = 0
+        elif status == 304 or method == b"HEAD":
             length = 0
         if trailer_lines and length != CHUNKED:
-            for line in trailer_lines:
-                edits[line] = b""
-        if options is None:
-            keep_alive = not http10
-        else:
-            keep_alive = not options.close and (options.keep_alive or not http10)
-            if options.names:
-                mark_named(lines, options.names, edits)
+            edits += [(line, b"") for line in trailer_lines]
+        if options.names:
+            edits += named(lines, options.names)
         extra: list[bytes] = []
         if upgrade:
             if status in {101, 426}:
@@ -192,14 +165,15 @@ class ResponseParser:
         elif status == 101:
             # > RFC 9110 §15.2.2: The server MUST generate an Upgrade header field in the response.
             return _protocol("The response switches protocols without saying to which.")
-        if edits or forwarded_line != lines[0]:
-            lines[0] = forwarded_line
-            block = rebuild(lines, edits, extra)
+        if edits or extra or start_line != lines[0]:
+            block = rebuild(block, lines, start_line, edits, extra)
         head = ResponseHead()
         head.end = end + 4
         head.status = status
         head.http10 = http10
-        head.keep_alive = keep_alive and length != UNTIL_CLOSE and status != 101
+        head.keep_alive = (
+            not options.close and (options.keep_alive or not http10) and length != UNTIL_CLOSE and status != 101
+        )
         head.length = length
         head.upgrade = upgrade
         head.shared = shared
@@ -207,8 +181,45 @@ class ResponseParser:
         head.block = block
         return head
 
+    def _judge_line(self, line: bytes, lines: list[bytes]) -> Line | Refusal:
+        """Judge a line by itself and remember what it says; those that say nothing to a proxy are ORDINARY."""
+        name, colon, value = line.partition(b":")
+        # > RFC 9112 §5.1: A proxy MUST remove any such whitespace [before the colon] from a response message before
+        # > forwarding the message downstream.
+        clean_name = name.rstrip(OWS)
+        kind = self._names.learn(clean_name)
+        if kind < 0 or not colon:
+            return _bad_line(line, lines)
+        forward = line if clean_name == name else clean_name + b":" + value
+        text = value.strip(OWS).lower()
+        meaning = Line(kind, b"", text=text)
+        if kind == CONTENT_LENGTH:
+            meaning.number = parse_length(text)
+            if meaning.number < 0:
+                return _protocol("The Content-Length of the response is not a decimal number below 2^63.")
+            canonical = b" %d" % meaning.number
+            meaning.forward = forward if value == canonical else clean_name + b":" + canonical
+        elif kind == CONNECTION:
+            meaning.options = Options(value)
+        elif kind == UPGRADE:
+            meaning.text = value.strip(OWS)
+        elif kind not in {TRANSFER_ENCODING, DROP}:
+            meaning.forward = forward
+            says_public = kind == CACHE_CONTROL and b"public" in [part.strip(OWS) for part in text.split(b",")]
+            says_stream = kind == CONTENT_TYPE and text.partition(b";")[0].rstrip(OWS) == b"text/event-stream"
+            if kind != TRAILER and not says_public and not says_stream:
+                meaning.kind = ORDINARY
+                if forward is line and kind != VARYING:
+                    self._lines.remember(line)
+                    return meaning
+        if kind != VARYING:
+            self._lines.learn(line, meaning)
+        return meaning
+
     def _judge_start(self, line: bytes) -> _Start | Refusal:
         """Judge a status line without its CRLF (RFC 9112 §4); remember it."""
+        if line.translate(None, FIELD_BYTES):
+            return _protocol(_UNCLEAN)
         version, code = line[:8], line[9:12]
         major = http_major(version)
         if major < 0:
@@ -233,9 +244,7 @@ class ResponseParser:
             return judged
         if size > self._head_limit:
             return _protocol(f"The head of the response is larger than {self._head_limit} bytes.")
-        if len(lines) > self._field_limit + 1:
-            return _protocol(f"The response has more than {self._field_limit} fields.")
-        return _protocol("The head of the response has a control character, or a line that does not end in CRLF.")
+        return _protocol(f"The response has more than {self._field_limit} fields.")
 
     def _judge_unfinished(self, data: bytes, start: int) -> Refusal | None:
         """Refuse a head whose end has not arrived as soon as something in it is certainly wrong."""

@@ -73,8 +73,16 @@ def test_memos_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.http1.response._STATUS_LINES_MAX", 8)
     learning = ResponseParser()
     for number in range(100):
-        data = b"HTTP/1.1 200 %d\r\nX-%d: %d\r\nCache-Control: max-age=%d\r\n\r\n" % ((number,) * 4)
+        data = b"HTTP/1.1 200 %d\r\nX-%d: %d\r\nContent-Length: %d\r\n\r\n" % ((number,) * 4)
         assert isinstance(learning.parse(data, 0, b"GET"), ResponseHead)
     assert len(learning._names.known) <= 8
-    assert len(learning._lines.seen) <= 8
+    assert len(learning._lines.ordinary) <= 8
+    assert len(learning._lines.known) <= 8
     assert len(learning._starts) <= 8
+
+
+def test_a_line_without_colon_is_refused_even_if_its_name_is_known() -> None:
+    knowing = ResponseParser()
+    for name in (b"ETag", b"X", b"Content-Length", b"Connection"):
+        assert isinstance(knowing.parse(response(name + b": 1"), 0, b"GET"), ResponseHead)
+        assert isinstance(knowing.parse(response(name), 0, b"GET"), Refusal)
