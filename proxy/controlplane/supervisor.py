@@ -155,6 +155,7 @@ class Supervisor:
         self._roster: Roster | None = None
         self._handover: Handover | None = None
         self._workers: Workers | None = None
+        self._serving = False  # every slot has a worker that listens, or had one
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -209,7 +210,7 @@ class Supervisor:
             board=self._board,
             generations=self._generations,
             roster=self._roster,
-            log=log.info,
+            log=log.warning,
         )
         self._workers.start()
         self.running.workers = self._workers
@@ -217,6 +218,7 @@ class Supervisor:
         await runner.setup()
         await web.SockSite(runner, admin_sock).start()
         await self._workers.all_listen()
+        self._serving = True
         if self._handover is not None:
             self._handover.retire(self._listeners)
         for address in dict.fromkeys(listener.address for listener in self._listeners):
@@ -252,8 +254,9 @@ class Supervisor:
     async def _drain(self) -> None:
         self.running.draining = True
         self._board.set_draining(True)
-        if self._handover is not None:
-            self._handover.retire(self._listeners)
+        if self._handover is not None and not self._serving:
+            # Everything is to end, orphans too; as long as our workers do not listen, nobody empties their queues.
+            self._handover.retire(())
         if self._workers is None:
             return
         drain = self._generations.current.table.drain

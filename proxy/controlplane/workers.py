@@ -249,7 +249,7 @@ class Workers:
         if not self._ending:
             self.ended_total += 1
             how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-            self._log(f"worker {worker.slot} (pid {worker.process.pid}) {how}: starting another one")
+            self._log(f"worker {worker.slot} (pid {worker.process.pid}) {how}: starting another")
             self._start_later(worker.slot)
         self._change()
 

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 CONFIG = """
 listen: {listen}
 workers: {workers}
-state: tidegate.db
+state: {state}
 admin: {{listen: "{admin}"}}
 services:
   - name: web
@@ -34,10 +34,20 @@ drain: {{delay: {delay}, timeout: 2s}}
 class Running:
     """One supervisor process."""
 
-    def __init__(self, directory, *knobs, listen="127.0.0.1:0", workers=2, admin="127.0.0.1:0", delay="100ms"):
+    def __init__(
+        self,
+        directory,
+        *knobs,
+        listen="127.0.0.1:0",
+        workers=2,
+        admin="127.0.0.1:0",
+        delay="100ms",
+        state="tidegate.db",
+    ):
         self.directory = directory
         self.config = directory / "tidegate.yaml"
-        self.config.write_text(CONFIG.format(listen=listen, workers=workers, admin=admin, delay=delay))
+        text = CONFIG if state else CONFIG.replace("state: {state}\n", "")
+        self.config.write_text(text.format(listen=listen, workers=workers, admin=admin, delay=delay, state=state))
         self.log = (directory / "log").open("a+")
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "run_supervisor.py"), str(self.config), *knobs],
@@ -101,6 +111,12 @@ def ask(address):
     return int(answer.rpartition(b"\r\n")[2])
 
 
+def free_address():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{sock.getsockname()[1]}"
+
+
 @pytest.fixture
 def start(tmp_path):
     """Start supervisors in `tmp_path`; whatever they leave behind is ended with the test."""
@@ -118,8 +134,9 @@ def start(tmp_path):
         running.process.wait()
         running.process.stdout.close()  # its workers may still hold the other end
         running.log.close()
-    for process in read(tmp_path / "tidegate.db.workers").orphans:
-        process.kill()
+    for roster in tmp_path.rglob("*.workers"):
+        for process in read(roster).orphans:
+            process.kill()
 
 
 class Client:
@@ -325,6 +342,50 @@ def test_orphans_do_not_hide_a_stranger(start):
         assert second.process.wait(20) == 6
     # Nobody was retired for nothing.
     assert set(first.workers) == {0, 1}
+
+
+def test_without_a_state_file_the_next_one_on_these_addresses_takes_over(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    address = free_address()
+    first = start(listen=address, state=None)
+    (roster,) = (tmp_path / "tidegate").glob("*.workers")
+    before = {process.pid for process in read(roster).orphans}
+    second = start(listen=address, state=None, wait=False)
+    assert second.process.wait(20) == 6
+    assert str(first.process.pid) in second.logged()
+    with Client(first.address) as client:
+        client.answered()
+        first.process.kill()
+        first.process.wait()
+        third = start(listen=address, state=None)
+        until_now(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
+        assert before.isdisjoint(client.answered(20)[1:])
+        assert client.failures == []
+    assert third.end() == 0
+
+
+def test_whoever_is_told_to_end_while_its_workers_do_not_listen_ends_the_orphans_too(start):
+    first = start()
+    before = set(first.workers.values())
+    first.process.kill()
+    first.process.wait()
+    second = start("dead", wait=False)
+    until_now(lambda: "ended with code 3" in second.logged())
+    assert all(Path(f"/proc/{pid}").exists() for pid in before)
+    assert second.end() == 0
+    assert second.logged().count("adopted=false") == 2
+    until_now(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
+
+
+def test_a_table_that_the_workers_refuse_is_taken_back(start):
+    it = start("refuse=2")
+    it.config.write_text(it.config.read_text().replace("127.0.0.1:10", "127.0.0.1:11"))
+    it.process.send_signal(signal.SIGHUP)
+    until_now(lambda: "does not please me" in it.logged())
+    assert it.get("/readyz")[0] == 200
+    new = it.get("/api/v1/status")[1]["services"]["web"]["versions"]["new"]
+    assert [endpoint["url"] for endpoint in new["endpoints"]] == ["http://127.0.0.1:10"]
+    assert it.ask() in it.workers.values()
 
 
 def test_a_bad_config_changes_nothing_and_says_what_check_says(start):
