@@ -26,10 +26,12 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from aiohttp import web
 
+import proxy
 from proxy.aio import every
 from proxy.clock import Clock, SystemClock
 from proxy.config.compile import AdminSettings, Compiled
@@ -56,7 +58,6 @@ from proxy.routing.table import RoutingTable
 BLOCK_S = 0.25
 NOW_S = 2.0  # what workers get to end at once
 GRACE_S = 2.0  # what workers get beyond `drain.timeout`
-WORKER = (sys.executable, "-m", "proxy.dataplane.worker")
 
 log = logging.getLogger("tidegate.supervisor")
 
@@ -68,7 +69,7 @@ def run(
     *,
     announce: Callable[[str], None],
     admin: AdminFactory,
-    worker: Sequence[str] = WORKER,
+    worker: Sequence[str] | None = None,
 ) -> int:
     """Run the proxy until it is told to end; return the exit code.
 
@@ -87,6 +88,8 @@ def run(
         place = place_of(settings.state, settings.listen, os.environ)
         lock = acquire(place.lock, state=settings.state, addresses=settings.listen)
         held.callback(lock.release)
+        if place.handover is None:
+            held.callback(place.lock.unlink)  # named after this process: nobody else will ever look for it
         left = roster.read(place.workers)
         passed = sockets.inherited(os.environ)
         for sock in passed:
@@ -107,11 +110,21 @@ def run(
             passed=passed,
             store=store,
             latch=latch,
-            worker=worker,
+            worker=worker or worker_command(),
             announce=announce,
             clock=SystemClock(),
         )
         return asyncio.run(supervisor.live(admin, admin_sock))
+
+
+def worker_command() -> tuple[str, ...]:
+    """Return the command that starts a worker of this very package.
+
+    `-m` looks into the current directory first, where any project may have a package called `proxy`: that is only
+    wanted where the directory is our own checkout.
+    """
+    ours = Path(proxy.__file__).resolve().parents[1] == Path.cwd()
+    return (sys.executable, *(() if ours else ("-P",)), "-m", "proxy.dataplane.worker")
 
 
 class Supervisor:
@@ -221,9 +234,10 @@ class Supervisor:
         self._serving = True
         if self._handover is not None:
             self._handover.retire(self._listeners)
-        for address in dict.fromkeys(listener.address for listener in self._listeners):
-            self._announce(f"listening on {address}")
-        self._announce(f"admin API on {_url(admin_sock, settings.admin.listen)}")
+        with contextlib.suppress(OSError):  # whoever was to read it is gone: that ends nothing
+            for address in dict.fromkeys(listener.address for listener in self._listeners):
+                self._announce(f"listening on {address}")
+            self._announce(f"admin API on {_url(admin_sock, settings.admin.listen)}")
 
     async def _tick_for_ever(self) -> None:
         async for _ in every(BLOCK_S):

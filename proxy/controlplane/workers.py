@@ -21,7 +21,7 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ from proxy.controlplane.generation import Generation
 from proxy.controlplane.generations import Generations
 from proxy.controlplane.listeners import Listener
 from proxy.controlplane.roster import Roster
+from proxy.errors import TidegateError
 from proxy.ipc import channel
 from proxy.routing.table import to_plain
 
@@ -191,28 +192,18 @@ class Workers:
 
     def _start(self, slot: int) -> None:
         self._restarts.pop(slot, None)
-        ours, theirs = channel.pair()
         try:
-            with theirs:
-                process = subprocess.Popen(
-                    [*self._argv, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                )
+            worker = self._launch(slot)
         except OSError as error:
-            ours.close()
             self._log(f"worker {slot} cannot be started: {error}")
             self._start_later(slot)
             return
-        ours.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-        worker = _Worker(slot, process, ours, os.pidfd_open(process.pid), self._board.row(slot).beat)
         self._alive[slot] = worker
         loop = asyncio.get_running_loop()
         loop.add_reader(worker.pidfd, self._ended, worker)
-        loop.add_reader(ours, self._read, worker)
+        loop.add_reader(worker.sock, self._read, worker)
         with self._reported("the list of workers cannot be written"):
-            self._roster.add(slot, process.pid)
+            self._roster.add(slot, worker.process.pid)
         start = {
             "type": "start",
             "slot": slot,
@@ -222,6 +213,25 @@ class Workers:
         }
         self._send(worker, start, [self._board.segment.fd, *(listener.sock.fileno() for listener in self._listeners)])
         self._send_table(worker, self._generations.current, loop.create_future())
+
+    def _launch(self, slot: int) -> _Worker:
+        """Start a process with one end of a channel; raise `OSError` when the machine does not let us."""
+        ours, theirs = channel.pair()
+        with contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            with theirs:
+                process = subprocess.Popen(
+                    [*self._argv, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+            undo.callback(process.wait)
+            undo.callback(process.kill)
+            ours.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+            pidfd = os.pidfd_open(process.pid)
+            undo.pop_all()
+        return _Worker(slot, process, ours, pidfd, self._board.row(slot).beat)
 
     def _start_later(self, slot: int) -> None:
         failures = self._failures[slot]
@@ -239,7 +249,8 @@ class Workers:
         worker.sock.close()
         worker.receiver.close()
         del self._alive[worker.slot]
-        self._generations.fold_worker(worker.slot)
+        with self._reported("what the worker counted is not whole", TidegateError):
+            self._generations.fold_worker(worker.slot)
         self._board.clear(worker.slot)
         with self._reported("the list of workers cannot be written"):
             self._roster.remove(worker.slot)
@@ -274,7 +285,11 @@ class Workers:
     def _send_table(self, worker: _Worker, generation: Generation, answer: asyncio.Future[str | None]) -> None:
         number = generation.number
         worker.awaited[number] = _Awaited(answer)
-        counters = generation.counters.get(worker.slot) or self._generations.counters_for(generation, worker.slot)
+        try:
+            counters = generation.counters.get(worker.slot) or self._generations.counters_for(generation, worker.slot)
+        except OSError as error:
+            self._give_up(worker, f"cannot be given memory ({error})")
+            return
         table = {"type": "table", "generation": number, "table": to_plain(generation.table)}
         self._send(worker, table, [generation.control.fd, counters.fd])
 
@@ -301,7 +316,10 @@ class Workers:
         for message, fds in messages:
             for fd in fds:
                 os.close(fd)
-            self._hear(worker, message)
+            try:
+                self._hear(worker, message)
+            except (KeyError, TypeError, TidegateError) as error:
+                self._give_up(worker, f"does not make sense ({error!r})")
 
     def _hear(self, worker: _Worker, message: dict[str, Any]) -> None:
         kind = message.get("type")
@@ -327,8 +345,9 @@ class Workers:
         await self._changed.wait()
 
     @contextlib.contextmanager
-    def _reported(self, what: str) -> Any:
+    def _reported(self, what: str, kind: type[Exception] = OSError) -> Iterator[None]:
+        """Log an error of this kind instead of raising it: the rest still has to be done."""
         try:
             yield
-        except OSError as error:
+        except kind as error:
             self._log(f"{what}: {error}")

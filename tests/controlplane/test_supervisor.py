@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 
 from proxy.controlplane.roster import read
+from proxy.controlplane.supervisor import worker_command
 from tests.controlplane.waiting import until_now
+
+pytestmark = pytest.mark.e2e
 
 HERE = Path(__file__).parent
 CONFIG = """
@@ -170,6 +173,16 @@ class Client:
         goal = len(self.answers) + count
         until_now(lambda: len(self.answers) >= goal)
         return self.answers[goal - count :]
+
+
+def test_workers_are_of_this_package_whatever_the_current_directory_holds(tmp_path, monkeypatch):
+    (tmp_path / "proxy").mkdir()
+    (tmp_path / "proxy" / "__init__.py").write_text("raise SystemExit('a stranger')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(HERE.parents[1]))
+    done = subprocess.run([*worker_command(), "-1"], capture_output=True, text=True, check=False)
+    assert "a stranger" not in done.stderr
+    assert "Bad file descriptor" in done.stderr or "negative file descriptor" in done.stderr
 
 
 def test_it_serves_and_drains_and_leaves_nothing_behind(start, tmp_path):

@@ -167,6 +167,18 @@ def test_a_program_that_is_not_there_is_tried_again(tmp_path):
     asyncio.run(main())
 
 
+def test_a_worker_that_talks_nonsense_is_replaced(tmp_path):
+    talk = "import socket, sys; from proxy.ipc import channel; s = socket.socket(fileno=int(sys.argv[1])); "
+    nonsense = talk + "channel.send(s, {'type': 'ack'}); s.recv(1); import signal; signal.pause()"
+
+    async def main():
+        async with fleet(tmp_path, 1, argv=(sys.executable, "-c", nonsense)) as it:
+            await until(lambda: any("does not make sense" in line for line in it.lines))
+            await until(lambda: any("signal 9" in line for line in it.lines))
+
+    asyncio.run(main())
+
+
 def test_a_stopped_worker_is_killed_and_replaced(tmp_path):
     async def main():
         async with fleet(tmp_path, 2) as it:
