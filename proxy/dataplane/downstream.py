@@ -63,6 +63,7 @@ class Downstream(asyncio.Protocol):
         "transport",
         "trusted",
         "worker",
+        "writing_paused",
     )
 
     transport: asyncio.Transport
@@ -80,6 +81,7 @@ class Downstream(asyncio.Protocol):
         self.closing = False
         self.lingering = False
         self.reading_paused = False
+        self.writing_paused = False
         self._linger_left = 0
         self._unsent = -1
         self._taken_tick = 0
@@ -160,13 +162,18 @@ class Downstream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Let the endpoint wait, its clock standing still: the client does not take more."""
+        self.writing_paused = True
+        self._unsent = -1
         if self.exchange is not None:
             self.exchange.hold()
 
     def resume_writing(self) -> None:
         """Go on."""
+        self.writing_paused = False
         if self.exchange is not None:
             self.exchange.unhold()
+        elif not self.closing:
+            self._go_on()
 
     # ---------------------------------------------------------------- requests
 
@@ -229,6 +236,16 @@ class Downstream(asyncio.Protocol):
         if not exchange.keep:
             self.close()
             return
+        if self.writing_paused:
+            # The client has not taken all of this answer: no other one may pile up behind it.
+            self.pause_reading()
+            worker.wheel.arm(self, min(worker.body_idle_ticks, _PEEK_TICKS))
+            return
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Wait for the next request, or serve the one that waits in line."""
+        worker = self.worker
         if self.reading_paused:
             self.resume_reading()
         # worker.wheel.arm, without the call: usually one store.
@@ -343,7 +360,7 @@ class Downstream(asyncio.Protocol):
         if not self.reading_paused and not self.transport.is_closing():
             self.reading_paused = True
             self.transport.pause_reading()
-            self.worker.wheel.arm(self, _PEEK_TICKS)
+            self._arm_peek()
 
     def resume_reading(self) -> None:
         """Go on reading from the client."""
@@ -361,9 +378,9 @@ class Downstream(asyncio.Protocol):
                     return
                 exchange.expire(now)
                 if self.reading_paused and self.exchange is not None:
-                    self.worker.wheel.arm(self, _PEEK_TICKS)
-            elif self.closing:
-                self._close_late()
+                    self._arm_peek()
+            elif self.closing or self.writing_paused:
+                self._expire_writing()
             elif self.buffer:
                 self._answer(Refusal(408, "head_timeout", "The request head did not arrive in time."))
             else:
@@ -371,8 +388,14 @@ class Downstream(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
             self._broken(error)
 
-    def _close_late(self) -> None:
-        """End a connection that is closing, unless the client still takes what was written."""
+    def _arm_peek(self) -> None:
+        """Have the client looked at soon, without putting off what is due earlier."""
+        wheel = self.worker.wheel
+        if not self.due or self.due > wheel.tick + _PEEK_TICKS:
+            wheel.arm(self, _PEEK_TICKS)
+
+    def _expire_writing(self) -> None:
+        """End a connection after its last answer, or between two, unless the client still takes what was written."""
         if self.lingering or self.stalled_ticks() >= self.worker.body_idle_ticks:
             self.transport.abort()
         else:

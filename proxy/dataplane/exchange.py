@@ -306,7 +306,7 @@ class Exchange:
             upstream.transport.write(message)
         if self.body_left:
             worker.wheel.arm(downstream, min(self.service.patience, _SECOND_TICKS))
-            if downstream.reading_paused:
+            if downstream.reading_paused and not upstream.writing_paused:
                 downstream.resume_reading()
         else:
             # worker.wheel.arm, without the call: usually one store.
@@ -324,7 +324,8 @@ class Exchange:
         if not self.head.host_line:
             first = block.index(b"\r\n") + 2
             return block[:first] + line + block[first:]
-        return block.replace(self.head.host_line, line, 1)
+        # With the CRLF before it: the name of another field may end in "Host".
+        return block.replace(b"\r\n" + self.head.host_line, b"\r\n" + line, 1)
 
     # ---------------------------------------------------------------- request body
 
@@ -387,6 +388,7 @@ class Exchange:
     def _refuse_body(self, status: int, reason: str, detail: str) -> None:
         """End an exchange whose request body is at fault: nothing is charged to the version."""
         if self.phase >= ANSWERING:
+            record.uncharged(self, self.status)
             self._cut()
             return
         self._detach(reuse=False)
@@ -469,7 +471,8 @@ class Exchange:
         if self.minted and not head.shared:
             fields += worker.set_cookie(self.minted, self.downstream.secure)
         request = self.head
-        if worker.draining or self.downstream.ended or self.body_left:
+        downstream = self.downstream
+        if worker.draining or self.body_left or (downstream.ended and not downstream.buffer):
             # The rest of a body that is answered already cannot be told from the next request in time.
             self.keep = False
         length = head.length
@@ -715,7 +718,7 @@ class Exchange:
 
     def _complete(self, now: int) -> None:
         """End an exchange whose response is with the client."""
-        record.ended(self, now, BAD_STATUS if self.status >= 500 else -1)
+        record.ended(self, now, BAD_STATUS if self.status >= 500 else -1, last=True)
         upstream = self.upstream
         endpoint = self.endpoint
         assert upstream is not None
@@ -729,7 +732,7 @@ class Exchange:
         self.upstream = None
         upstream.exchange = None
         self.phase = OVER
-        if upstream.reusable and not self.body_left:
+        if upstream.reusable and not self.body_left and not upstream.writing_paused:
             upstream.rest()
         else:
             upstream.close()
@@ -806,13 +809,16 @@ class Exchange:
         waited = self.waited_ns(now)
         if self.judged and not self.event_stream:
             record.pass_thresholds(self, waited)
-        if service.total_ns and now - self.arrived_ns >= service.total_ns:
-            self._timed_out("total", charged=not self.held_since and bool(self.started_ns))
-            return
+        remaining = 1_000_000_000
+        if service.total_ns:
+            left = service.total_ns - (now - self.arrived_ns)
+            if left <= 0:
+                self._timed_out("total", charged=not self.held_since and bool(self.started_ns))
+                return
+            remaining = min(remaining, left)
         idle_ns = (
             (self.worker.wheel.tick - self.active_tick) * 50_000_000 if self.phase == ANSWERING or self.body_left else 0
         )
-        remaining = 1_000_000_000
         if self.phase == CONNECTING:
             assert self.endpoint is not None
             began = self.upstream.began_ns if self.upstream is not None else now
@@ -828,33 +834,50 @@ class Exchange:
                     self._attempt_failed(BAD_TIMEOUT, 504, "timeout", "The endpoint did not answer in time.")
                     return
                 remaining = min(remaining, left)
-            elif self._body_stalled(idle_ns):
-                return
+            else:
+                left = self._body_patience_ns() - idle_ns
+                if left <= 0:
+                    self._body_stalled()
+                    return
+                remaining = min(remaining, left)
         elif self.held_since:
             if self.downstream.stalled_ticks() * 50_000_000 >= service.idle_ns:
                 # The client does not read: it is let go, and the version is not charged.
                 self.downstream.abort()
                 return
-        elif idle_ns >= service.idle_ns:
-            self._attempt_failed(BAD_TIMEOUT, 504, "timeout", "The endpoint stopped in the middle of its answer.")
-            return
+        elif self.body_left:
+            # The endpoint may be waiting for the rest of the body.
+            left = self._body_patience_ns() - idle_ns
+            if left <= 0:
+                self._body_stalled()
+                return
+            remaining = min(remaining, left)
+        else:
+            left = service.idle_ns - idle_ns
+            if left <= 0:
+                self._attempt_failed(BAD_TIMEOUT, 504, "timeout", "The endpoint stopped in the middle of its answer.")
+                return
+            remaining = min(remaining, left)
         slow = self.slow
         if self.judged and self.started_ns and slow < len(service.thresholds_ns):
             remaining = min(remaining, service.thresholds_ns[slow] - waited)
         self.worker.wheel.arm(self.downstream, max(1, -(-remaining // 50_000_000)))
 
-    def _body_stalled(self, idle_ns: int) -> bool:
+    def _endpoint_stalls(self) -> bool:
+        """Whether a request body stands still because the endpoint does not take more of it."""
+        return self.upstream is not None and self.upstream.writing_paused
+
+    def _body_patience_ns(self) -> int:
+        """Return for how long a request body may stand still: that depends on who is to move."""
+        return self.service.idle_ns if self._endpoint_stalls() else self.worker.body_idle_ns
+
+    def _body_stalled(self) -> None:
         """End an exchange whose request body stands still; whose fault it is says the flow."""
-        upstream = self.upstream
-        if upstream is not None and upstream.writing_paused:
-            if idle_ns >= self.service.idle_ns:
-                self._attempt_failed(BAD_TIMEOUT, 504, "timeout", "The endpoint stopped reading the request body.")
-                return True
-        elif idle_ns >= self.worker.body_idle_ns:
+        if self._endpoint_stalls():
+            self._attempt_failed(BAD_TIMEOUT, 504, "timeout", "The endpoint stopped reading the request body.")
+        else:
             self.keep = False
             self._refuse_body(408, "body_timeout", "The request body did not arrive in time.")
-            return True
-        return False
 
     def _timed_out(self, what: str, *, charged: bool) -> None:
         detail = f"The exchange took longer than its {what} time."

@@ -154,7 +154,7 @@ class LiveService:
         self.first_byte_ns = round(timeouts.first_byte_s * 1e9)
         self.idle_ns = round(timeouts.idle_s * 1e9)
         self.total_ns = 0 if timeouts.total_s is None else round(timeouts.total_s * 1e9)
-        first = min((timeouts.first_byte_s, *(threshold / 1e6 for threshold in spec.thresholds_us)))
+        first = min((timeouts.first_byte_s, timeouts.idle_s, *(threshold / 1e6 for threshold in spec.thresholds_us)))
         if timeouts.total_s is not None:
             first = min(first, timeouts.total_s)
         self.patience = ticks(first)  # until an attempt is first looked at

@@ -126,8 +126,10 @@ class Upstream(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on reading from the client."""
         self.writing_paused = False
-        if self.exchange is not None:
-            self.exchange.downstream.resume_reading()
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.active_tick = self.worker.wheel.tick  # from now on it is the client who may be late
+            exchange.downstream.resume_reading()
 
     # ---------------------------------------------------------------- for the exchange
 

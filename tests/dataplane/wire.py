@@ -303,7 +303,14 @@ class Backend:
     connection open; one whose stream ends is over.
     """
 
-    def __init__(self, *scripts: Script, name: str = "stable", host: str = "127.0.0.1", unix: str = "") -> None:
+    def __init__(
+        self,
+        *scripts: Script,
+        name: str = "stable",
+        host: str = "127.0.0.1",
+        unix: str = "",
+        receive_buffer: int = 0,
+    ) -> None:
         self.name = name
         self.scripts: Sequence[Script] = scripts or (ok,)
         self.peers: list[Peer] = []
@@ -319,6 +326,8 @@ class Backend:
             port = self.listener.getsockname()[1]
             shown = f"[{host}]" if ":" in host else host
             self.endpoint = Endpoint(f"http://{shown}:{port}", host, port)
+        if receive_buffer:
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.listener.listen(512)
         self._threads: list[threading.Thread] = []
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
@@ -340,8 +349,10 @@ class Backend:
         script = self.scripts[min(peer.number, len(self.scripts) - 1)]
         try:
             script(peer)
-        except (Ended, OSError):
+        except Ended:
             return
+        except OSError:
+            peer.ended = peer.ended or "reset"
         except BaseException as error:  # noqa: BLE001 -- handed to the test's thread
             self.errors.append(error)
 
