@@ -124,6 +124,17 @@ class ChunkedBody:
                     break
                 self._state = _DATA_END
             elif state == _SIZE:
+                if not self._held and not self._excess:
+                    # The usual chunk, whole and without extension, in one go.
+                    end = data.find(b"\r\n", position, position + _SIZE_DIGITS_MAX + 2)
+                    digits = data[position : max(end, position)]
+                    if digits and not digits.translate(None, _HEX):
+                        begin = end + 2
+                        end = begin + int(digits, 16)
+                        if begin < end <= size - 2 and data[end : end + 2] == b"\r\n":
+                            parts.append(data[begin:end])
+                            position = end + 2
+                            continue
                 end = data.find(b"\n", position)
                 if end < 0:
                     self._held += data[position:]

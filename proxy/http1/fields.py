@@ -23,6 +23,8 @@ MINTED_BYTES = ALPHA + DIGITS + b"-_"
 REQUEST_ID_BYTES = ALPHA + DIGITS + b"._~+/=-"
 LENGTH_MAX = (1 << 63) - 1
 
+TAIL = 2048
+
 UNKNOWN = -1
 ORDINARY = 0  # forwarded as it is
 VARYING = 1  # forwarded as it is, and not worth (or, being secret, not fit for) the memo of lines
@@ -271,6 +273,22 @@ def rebuild(
     changes = dict(edits)
     kept = [changes.get(line, line) for line in lines[1:]]
     return b"\r\n".join([start_line, *filter(None, kept), *extra, b""])
+
+
+def is_unclean(data: bytes, begin: int) -> bool:
+    """Tell whether a bare CR or LF, or NUL, is in the last `TAIL` bytes of a head from `begin` on that has no end yet.
+
+    What came before was looked at when it came, or will be when the head is whole: a head that arrives byte by byte
+    must not be searched from its beginning at every byte.
+    """
+    if len(data) - begin > TAIL:
+        begin = data.find(b"\n", len(data) - TAIL) + 1 or len(data) - TAIL
+    pairs = data.count(b"\r\n", begin)
+    return (
+        data.count(b"\n", begin) != pairs
+        or data.count(b"\r", begin) - data.endswith(b"\r", begin) != pairs
+        or data.find(b"\0", begin) >= 0
+    )
 
 
 def parse_length(value: bytes) -> int:

@@ -39,6 +39,7 @@ from proxy.http1.fields import (
     Names,
     Options,
     http_major,
+    is_unclean,
     named,
     parse_length,
     rebuild,
@@ -253,10 +254,9 @@ class ResponseParser:
             return _protocol("The response does not begin with an HTTP version.")
         if size >= self._head_limit:
             return _protocol(f"The head of the response is larger than {self._head_limit} bytes.")
-        pairs = data.count(b"\r\n", start)
-        if data.count(b"\n", start) != pairs or (size > 0 and data.count(b"\r", start) - (data[-1] == 13) != pairs):
-            return _protocol("The head of the response has a line that does not end in CRLF.")
-        if pairs > self._field_limit + 1:
+        if is_unclean(data, start):
+            return _protocol(_UNCLEAN)
+        if data.endswith(b"\n") and data.count(b"\n", start) > self._field_limit + 1:
             return _protocol(f"The response has more than {self._field_limit} fields.")
         return None
 
