@@ -1,13 +1,18 @@
-"""What holds for every test: those in `tests/e2e` start whole processes of the product and are marked so."""
+"""What holds for every test: those that start whole supervisors are marked `e2e` by where they stand."""
 
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
+WHOLE_PROCESSES = [
+    HERE / "e2e",
+    HERE / "controlplane" / "test_supervisor.py",
+    HERE / "controlplane" / "test_workers.py",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(HERE / "e2e"):
+        if any(item.path.is_relative_to(place) for place in WHOLE_PROCESSES):
             item.add_marker(pytest.mark.e2e)
