@@ -15,6 +15,10 @@ sockets, and waits for one word: *retire*.
 4. An orphan that has not come 10 s later is not going to: it is killed, for as long as it holds a socket
    the kernel gives it connections (`reap`).
 
+What is not promised: a socket that nobody needs any more is closed by its orphans one after the other, and the kernel
+resets what came in between (unless net.ipv4.tcp_migrate_req is 1). So fewer workers after a crash may cost a few
+connections; the same number, or more, costs none.
+
 Only this user's processes are listened to (SO_PEERCRED). Source: unix(7).
 """
 

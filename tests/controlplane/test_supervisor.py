@@ -282,6 +282,26 @@ def test_the_workers_of_a_killed_supervisor_serve_on_and_the_next_one_takes_over
     assert second.end() == 0
 
 
+def test_a_successor_that_dies_before_it_serves_leaves_everything_to_the_next_one(start):
+    first = start()
+    before = set(first.workers.values())
+    with Client(first.address) as client:
+        first.process.kill()
+        first.process.wait()
+        second = start("mute=1", wait=False)
+        until_now(lambda: len(read(second.directory / "tidegate.db.workers").orphans) == 4)
+        second.process.kill()
+        second.process.wait()
+        client.answered()
+        third = start()
+        assert third.address == first.address
+        until_now(lambda: len(read(third.directory / "tidegate.db.workers").orphans) == 2)
+        until_now(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
+        client.answered(20)
+        assert client.failures == []
+    assert third.end() == 0
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_next_one_may_have_more_or_fewer_workers(start, workers):
     first = start()
