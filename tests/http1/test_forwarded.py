@@ -155,7 +155,7 @@ def test_mutated_messages_are_forwarded_unambiguously() -> None:
 
 @pytest.mark.slow
 def test_many_mutated_messages_are_forwarded_unambiguously() -> None:
-    forward_mutations(200_000, seed=4)
+    forward_mutations(80_000, seed=4)
 
 
 def opinion(head: RequestHead | ResponseHead | Refusal | None) -> object:
