@@ -37,6 +37,7 @@ _LINGER_TICKS = 40  # 2 s
 _LINGER_BYTES = 1024 * 1024
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 _TCP_ESTABLISHED = 1
+_TCP_CLOSE_WAIT = 8  # FIN received
 _PEEK_TICKS = 10  # how often a connection that is not read from is asked whether its client left: 0.5 s
 
 
@@ -415,13 +416,14 @@ class Downstream(asyncio.Protocol):
 
     def _client_left(self) -> bool:
         """Ask the kernel: uvloop sees neither FIN nor RST while reading is paused."""
-        if self.worker.half_close:
-            return False
         descriptor = self.transport.get_extra_info("socket").fileno()
         with socket.socket(fileno=socket.dup(descriptor)) as peek:
             if peek.family == socket.AF_UNIX:
                 return False
-            return peek.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _TCP_ESTABLISHED
+            state = peek.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state == _TCP_CLOSE_WAIT and (self.worker.half_close or isinstance(self.exchange, Tunnel)):
+            return False
+        return state != _TCP_ESTABLISHED
 
     # ---------------------------------------------------------------- who the client is
 

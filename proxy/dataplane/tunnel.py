@@ -50,6 +50,7 @@ class Tunnel:
     def response_received(self, data: bytes) -> None:
         """Pass bytes to the client."""
         self.active_tick = self.downstream.worker.wheel.tick
+        self.exchange.response_size += len(data)
         self.downstream.transport.write(data)
 
     def client_ended(self) -> None:
@@ -113,6 +114,7 @@ class Tunnel:
         endpoint.pool.active -= 1
         worker = self.downstream.worker
         worker.tunnels -= 1
+        worker.log_exchange(exchange)
         self.downstream.exchange = None
         self.upstream.exchange = None
         self.upstream.close()

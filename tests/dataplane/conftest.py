@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ class Gate:
         self.worker = worker
         self.backends: list[Backend] = []
         self.held: list[Any] = []
+        self._deaf: dict[Backend, list[socket.socket]] = {}
 
     def backend(self, *scripts: Script, **fields: Any) -> Backend:
         backend = Backend(*scripts, **fields)
@@ -56,6 +59,29 @@ class Gate:
         endpoint, holders = deaf_endpoint()
         self.held += holders
         return endpoint
+
+    def slow_to_accept(self, backend: Backend) -> Endpoint:
+        """Return an endpoint in front of `backend` that makes no connection until `accept_now`."""
+        endpoint, holders = deaf_endpoint()
+        self.held += holders
+        self._deaf[backend] = holders
+        return endpoint
+
+    def accept_now(self, backend: Backend) -> None:
+        """Take the connections that wait, fillers first, and hand the rest to the backend."""
+        listener, *fillers = self._deaf.pop(backend)
+        theirs = {filler.getsockname() for filler in fillers}
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    sock, address = listener.accept()
+                    if address in theirs:
+                        sock.close()
+                    else:
+                        backend.take(sock)
+
+        threading.Thread(target=accept, daemon=True).start()
 
     def serve(self, stable: Any, new: Any = None, *, weight: int = 0, limits: Any = None, **fields: Any) -> None:
         """Bring a generation with one service into force. `limits`: request limits; else fields of the service."""
@@ -149,6 +175,16 @@ class Gate:
         """Wait until the worker has swept so often: everything that came before was seen."""
         begin = self.worker.row(layout.ROW_BEAT)
         eventually(lambda: self.worker.row(layout.ROW_BEAT) >= begin + count, "the worker's sweep")
+
+    def fill(self, client: Client) -> int:
+        """Send until the worker has stopped reading; return how much that took. Less than its kernel buffer waits."""
+        size = 0
+        while not client.unread():
+            client.send(b"x" * 128 * 1024)
+            size += 128 * 1024
+            if client.unread():
+                self.sweeps(2)
+        return size
 
     def rss(self) -> int:
         """Return the worker's resident memory in bytes."""

@@ -77,7 +77,7 @@ class LoneWorker:
         self.expect("listening")
 
     def _beat(self) -> None:
-        while not self._ended.wait(0.05):
+        while not self._ended.wait(0.02):
             if self._beating.is_set():
                 self.board.words[layout.BOARD_BEAT] += 1
 

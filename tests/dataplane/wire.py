@@ -177,6 +177,15 @@ class Stream:
 class Client(Stream):
     """A client's connection."""
 
+    def unread(self) -> int:
+        """Return how many bytes of what was sent wait in the worker's kernel buffer."""
+        ours, theirs = self.sock.getsockname()[1], self.sock.getpeername()[1]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            parts = line.split()
+            if int(parts[1].split(":")[1], 16) == theirs and int(parts[2].split(":")[1], 16) == ours:
+                return int(parts[4].split(":")[1], 16)
+        return 0
+
     def head(self) -> Message:
         """Read a response head; interim ones go into `interims`."""
         interims: list[Message] = []
@@ -339,11 +348,15 @@ class Backend:
                 sock, _ = self.listener.accept()
             except OSError:
                 return
-            peer = Peer(sock, self, len(self.peers))
-            self.peers.append(peer)
-            thread = threading.Thread(target=self._run, args=(peer,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self.take(sock)
+
+    def take(self, sock: socket.socket) -> None:
+        """Run a script on an accepted connection."""
+        peer = Peer(sock, self, len(self.peers))
+        self.peers.append(peer)
+        thread = threading.Thread(target=self._run, args=(peer,), daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _run(self, peer: Peer) -> None:
         script = self.scripts[min(peer.number, len(self.scripts) - 1)]
