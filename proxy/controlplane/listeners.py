@@ -116,8 +116,11 @@ def probe(address: str, orphaned: Orphaned = NO_ORPHANS, *, key: str = "listen")
         try:
             sock.bind(where)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_theirs(family, where, orphaned):
+            if error.errno != errno.EADDRINUSE:
                 raise _bind_failed(address, error, key) from error
+            listening = _listening(family, where)
+            if not listening or not listening <= sockets_of(orphaned.pids):
+                raise _taken(address, key, _holder(listening)) from error
 
 
 def open_listeners(
@@ -232,14 +235,6 @@ def _open_tcp(address: str, family: socket.AddressFamily, where: tuple[str, int]
     return sock
 
 
-def _is_theirs(family: socket.AddressFamily, where: tuple[str, int], orphaned: Orphaned) -> bool:
-    """Return whether every socket that listens at `where` is open in one of the orphans."""
-    if not orphaned.pids:
-        return False
-    listening = _listening(family, where)
-    return bool(listening) and listening <= sockets_of(orphaned.pids)
-
-
 def _listening(family: socket.AddressFamily, where: tuple[str, int]) -> set[int]:
     """Return the inodes of the sockets that listen at an address that overlaps `where` (proc(5), /proc/net/tcp)."""
     ipv6 = family == socket.AF_INET6
@@ -275,6 +270,15 @@ def sockets_of(pids: Iterable[int]) -> set[int]:
     return found
 
 
+def _holder(listening: set[int]) -> str:
+    """Return the name and pid of a process that holds one of the sockets, "" when we may not see it."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and listening & sockets_of([int(entry.name)]):
+            with contextlib.suppress(OSError):
+                return f"{(entry / 'comm').read_text().strip()}, pid {entry.name}"
+    return ""
+
+
 # --- unix --------------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +305,7 @@ def _probe_unix(address: str, orphaned: Orphaned, key: str) -> None:
         except OSError as error:
             if error.errno != errno.EAGAIN:  # a full queue: somebody listens
                 raise _bind_failed(address, error, key) from error
-    raise AddressInUse("another program listens there", where=address, cure=f"stop it, or change `{key}`")
+    raise _taken(address, key)
 
 
 def _open_unix(address: str, mode: int | None = None) -> socket.socket:
@@ -329,9 +333,14 @@ def _wrong(key: str, message: str) -> ConfigError:
     return ConfigError([Problem(key, message)])
 
 
+def _taken(address: str, key: str, holder: str = "") -> AddressInUse:
+    who = f"another program ({holder})" if holder else "another program"
+    return AddressInUse(f"{who} listens there", where=address, cure=f"stop it, or change `{key}`")
+
+
 def _bind_failed(address: str, error: OSError, key: str) -> AddressInUse | ConfigError:
     if error.errno == errno.EADDRINUSE:
-        return AddressInUse("another program listens there", where=address, cure=f"stop it, or change `{key}`")
+        return _taken(address, key)
     if error.errno == errno.EACCES and not address.startswith(UNIX):
         return _wrong(key, f"{address}: ports below 1024 need CAP_NET_BIND_SERVICE, or a socket from systemd")
     return _wrong(key, f"{address}: cannot listen there ({error.strerror})")

@@ -79,6 +79,7 @@ def test_a_taken_port_is_refused_even_when_its_holder_would_share_it(opened):
         with pytest.raises(AddressInUse, match=address) as caught:
             probe(address)
         assert caught.value.exit_code == 6
+        assert f"pid {os.getpid()})" in str(caught.value)
         with pytest.raises(AddressInUse):
             probe(f"0.0.0.0:{taken.getsockname()[1]}")
     probe(address)
