@@ -5,10 +5,10 @@ mistake is an error with an exit code) · take over what a dead supervisor's wor
 first generation into force · start the workers · tick · open the admin API · when all workers listen, retire the
 orphans and announce the addresses · serve until TERM or INT · drain · end with 0.
 
-The *tick* comes every 250 ms from a timer that does not drift: look at the workers, then collect, judge and act, then
-beat. A tick that raises is counted and logged, and does not beat: after `watchdog` without a beat the workers send
-everything to stable by themselves. Nothing slow runs on this loop: SQLite has its thread, reports and config
-files are read in others, and a worker that does not listen is not waited for.
+The *tick* comes every 250 ms from a timer that does not drift: collect, judge and act, beat, look at the workers. One
+that raises is counted and logged; without a beat for `watchdog` the workers send everything to stable by themselves.
+Nothing slow runs on this loop: SQLite has its thread, reports and config files are read in others, and a worker that
+does not listen is not waited for.
 
 A *drain*: readiness turns 503 at once, workers go on accepting for `drain.delay` (whoever balances the load needs
 that long to see it), then they finish what is open for up to `drain.timeout`. The limits stay armed and the admin
@@ -246,11 +246,12 @@ class Supervisor:
     async def _tick(self) -> None:
         """Do what is due in a block. The beat says that every service was judged; without it workers go to stable."""
         try:
+            await self._controller.tick()
+            self._board.beat()
             if self._workers is not None:
                 self._workers.sweep()
             if self._handover is not None:
                 self._handover.reap()
-            await self._controller.tick()
         except Exception as error:  # noqa: BLE001 - the next tick must come, and without a beat users are safe
             self.running.failed_ticks += 1
             place = traceback.extract_tb(error.__traceback__)[-1]
@@ -258,12 +259,9 @@ class Supervisor:
             # At four lines a second nobody would find anything else in the log.
             if failure != self._last_failure:
                 self._last_failure = failure
-                log.error(  # noqa: TRY400 - one line says it; the place is in it
-                    "a tick failed; workers send everything to stable while this goes on: %s", failure
-                )
-            return
-        self._last_failure = ""
-        self._board.beat()
+                log.error("a tick failed: %s", failure)  # noqa: TRY400 - one line says it; the place is in it
+        else:
+            self._last_failure = ""
 
     async def _drain(self) -> None:
         self.running.draining = True
@@ -291,11 +289,11 @@ class Supervisor:
         if self._workers is not None:
             self._workers.kill()
             await self._workers.all_ended()
-        await self._controller.close()
-        await runner.cleanup()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._controller.close()
+        await runner.cleanup()
         if self._handover is not None:
             self._handover.close()
         self._close_listeners()
