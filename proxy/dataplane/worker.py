@@ -47,6 +47,7 @@ _TICK_S = TICK_NS / 1e9
 _SECOND = 20  # ticks
 _NEIGHBOUR_SILENT = 20  # ticks after which a neighbour's accept queue is adopted
 _HANDOVER_TICKS = 4
+_DRAIN_IDLE = 2 * _SECOND  # for so long a drain waits for a request on an idle connection
 _LOCAL_REPLIES = {pair: index for index, pair in enumerate(layout.LOCAL_REPLIES)}
 _INTERNAL = _LOCAL_REPLIES[500, "internal"]
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -179,7 +180,10 @@ class Worker:
         if kind == "start":
             self._start(message, descriptors)
         elif kind == "table":
-            self._switch(message, descriptors)
+            try:
+                self._switch(message, descriptors)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the generation in force stays
+                self._say({"type": "refused", "generation": message["generation"], "why": str(error)})
         elif kind == "drain":
             self._drain(message["delay_s"], message["timeout_s"])
         elif kind == "stop":
@@ -214,11 +218,12 @@ class Worker:
         table = from_plain(message["table"])
         control = Segment.attach(descriptors[0], layout.control_layout(table).hash)
         counters = Segment.attach(descriptors[1], layout.counters_layout(table).hash)
+        plane = Plane(generation, table, control, counters, self.pools)
+        self._settle(table)  # may be refused: the access log cannot be opened
         first = not hasattr(self, "plane")
         if not first:
             self._old_planes.append(self.plane)
-        self.plane = Plane(generation, table, control, counters, self.pools)
-        self._settle(table)
+        self.plane = plane
         self._watch_controller()
         self._board.words[self._row + layout.ROW_GENERATION] = generation
         self._say({"type": "ack", "generation": generation})
@@ -241,6 +246,10 @@ class Worker:
 
     def _settle(self, table: RoutingTable) -> None:
         """Take over what a table says about all services together."""
+        access_log = AccessLog(table.access_log) if table.access_log.path is not None else None
+        if self.access_log is not None:
+            self.access_log.close()
+        self.access_log = access_log
         limits = table.request_limits
         watch = {service.sticky.name.lower().encode() for service in table.services if service.sticky.by == "header"}
         watch |= {
@@ -256,11 +265,6 @@ class Worker:
         self._trusted_memo.clear()
         self.via = table.via
         self.half_close = table.half_close == "allow"
-        if self.access_log is not None:
-            self.access_log.close()
-            self.access_log = None
-        if table.access_log.path is not None:
-            self.access_log = AccessLog(table.access_log)
 
     # ---------------------------------------------------------------- the sweep
 
@@ -441,6 +445,7 @@ class Worker:
                 listener.close()
             self._listeners = []
         self._drain(0.0, self.plane.table.drain.timeout_s)
+        self._drain_on(self.wheel.tick)  # the sooner the queue is emptied and closed, the fewer wait in vain
 
     def _drain(self, delay_s: float, timeout_s: float) -> None:
         """Keep accepting for `delay_s`, then finish what is open for up to `timeout_s`, then end."""
@@ -456,10 +461,14 @@ class Worker:
             return
         if not self.draining:
             self.draining = True
+            # A request may be on its way on an idle connection: it gets its answer, with `Connection: close`.
+            self.header_ticks = min(self.header_ticks, _DRAIN_IDLE)
+            self.keepalive_ticks = min(self.keepalive_ticks, _DRAIN_IDLE)
+            for downstream in self.downstreams:
+                if downstream.idle() and not downstream.buffer:
+                    self.wheel.arm(downstream, _DRAIN_IDLE)
             self._stop_accepting()
-        for downstream in list(self.downstreams):
-            if downstream.idle() and not downstream.buffer:
-                downstream.close()
+            return  # what waited in the accept queue is a connection by the next sweep
         if not self.downstreams or tick >= self._drain_until:
             for downstream in list(self.downstreams):
                 downstream.abort()
@@ -508,13 +517,12 @@ def main(arguments: list[str]) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    try:
-        loop.run_forever()
-    finally:
-        worker.finish()
-        loop.close()
+    loop.run_forever()
+    worker.finish()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # Straight to the kernel, which closes everything: closing the loop fails while connections to endpoints rest in
+    # their pools, and an orderly end of the interpreter waits for look-ups of names that hang.
+    os._exit(main(sys.argv[1:]))
