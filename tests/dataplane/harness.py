@@ -45,15 +45,21 @@ class LoneWorker:
     """One worker process, told what to do by a test."""
 
     def __init__(
-        self, table: RoutingTable, *, weights: dict[str, int] | None = None, handover: str | None = None
+        self,
+        table: RoutingTable,
+        *,
+        weights: dict[str, int] | None = None,
+        handover: str | None = None,
+        family: int = socket.AF_INET,
+        address: Any = ("127.0.0.1", 0),
     ) -> None:
         self.table = table
         self.generation = 0
         self.board = Segment.create("board", layout.board_words(1), layout.board_hash(1))
-        self.listener = socket.socket()
-        self.listener.bind(("127.0.0.1", 0))
+        self.listener = socket.socket(family)
+        self.listener.bind(address)
         self.listener.listen(1024)
-        self.port: int = self.listener.getsockname()[1]
+        self.port: int = 0 if family == socket.AF_UNIX else self.listener.getsockname()[1]
         self.phone, theirs = channel.pair()
         self.receiver = channel.Receiver()
         self.heard: list[dict[str, Any]] = []
@@ -128,9 +134,9 @@ class LoneWorker:
         found: dict[str, Any] = eventually(said, f"message {kind}")
         return found
 
-    def set_weight(self, weight: int, service: int = 0) -> None:
-        """Store a weight word in the current generation."""
-        table, control, _ = self.segments[self.generation]
+    def set_weight(self, weight: int, service: int = 0, generation: int | None = None) -> None:
+        """Store a weight word in the current generation, or another one."""
+        table, control, _ = self.segments[generation or self.generation]
         control.words[layout.control_layout(table).services[service] + layout.CONTROL_WEIGHT] = weight
 
     def count(self, version: int, word: int, service: int = 0, generation: int | None = None) -> int:

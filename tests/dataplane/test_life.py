@@ -1,0 +1,447 @@
+"""A worker's life: generations, drain, the loss of its supervisor, handover, neighbours, the access log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+
+import pytest
+
+from proxy.ipc import channel, layout
+from proxy.routing.table import AccessLog, Drain, Failover, Override, RoutingTable, to_plain
+from tests.dataplane.conftest import Gate, service
+from tests.dataplane.harness import LoneWorker, eventually, same
+from tests.dataplane.wire import Client, answers, fails, request, response
+
+NEVER = Failover("never")
+
+
+@pytest.fixture
+def release():
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def waits(release, body=b"late"):
+    def script(peer):
+        while True:
+            peer.request()
+            assert release.wait(10)
+            peer.send(response(body=body))
+
+    return script
+
+
+# ---------------------------------------------------------------- generations
+
+
+def test_an_exchange_ends_in_the_generation_it_began_in(gate, release):
+    worker = gate.worker
+    old = gate.backend(waits(release))
+    gate.serve(old)
+    first = worker.generation
+    client = gate.client()
+    client.send(request("GET", "/1") + request("GET", "/2"))
+    eventually(lambda: old.requests, "the request")
+    next_one = gate.backend(name="next")
+    gate.serve(next_one)
+    assert gate.client().request().body == b"next"
+    assert {"type": "released", "generation": first} not in worker.hear()
+    release.set()
+    assert [client.response().body for _ in range(2)] == [b"late", b"next"]
+    same(lambda: worker.count(0, layout.VERSION_ENDED, generation=first), 1)
+    same(lambda: gate.ended(0), 2)
+    worker.expect("released", generation=first)
+
+
+def test_a_shut_gate_shuts_the_old_generation_too(gate):
+    """A request that waits for its connection when the table changes obeys the word of its own generation."""
+    worker = gate.worker
+    new = gate.backend(name="new")
+    endpoint = gate.slow_to_accept(new)
+    gate.serve(gate.backend(), endpoint, weight=10_000)
+    first = worker.generation
+    client = gate.client()
+    client.send(request())
+    same(lambda: gate.in_flight(1), 1)
+    gate.serve(gate.backend(), weight=0)
+    worker.set_weight(0, generation=first)
+    gate.accept_now(new)
+    assert client.response().body == b"stable"
+    assert new.requests == []
+    worker.expect("released", generation=first)
+
+
+def test_connections_to_endpoints_that_stay_are_kept(gate):
+    stays, goes = gate.backend(), gate.backend()
+    gate.serve(stays, goes, weight=10_000, failover=NEVER)
+    client = gate.client()
+    client.request()
+    gate.worker.set_weight(0)
+    client.request()
+    assert len(stays.peers) == len(goes.peers) == 1
+    gate.serve(stays)
+    assert client.request().status == 200
+    assert len(stays.peers) == 1
+    eventually(lambda: goes.peers[0].ended, "the end of what is not needed")
+
+
+def test_generations_under_load(gate):
+    """No request is lost or failed while tables change."""
+    stable, other = gate.backend(), gate.backend(name="other")
+    gate.serve(stable)
+    stop = threading.Event()
+    seen: list[tuple[int, bytes]] = []
+
+    def load():
+        client = gate.client()
+        while not stop.is_set():
+            client.send(request() * 5)
+            for _ in range(5):
+                answer = client.response()
+                seen.append((answer.status, answer.body))
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    generations = []
+    for number in range(12):
+        generations.append(gate.worker.generation)
+        gate.serve(other if number % 2 else stable)
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    generations.append(gate.worker.generation)
+    assert {status for status, _ in seen} == {200}
+    assert {body for _, body in seen} == {b"stable", b"other"}
+    same(
+        lambda: sum(gate.worker.count(0, layout.VERSION_ENDED, generation=number) for number in generations), len(seen)
+    )
+
+
+def test_a_table_that_does_not_fit_its_segments_is_refused(gate):
+    worker = gate.worker
+    gate.serve(gate.backend())
+    client = gate.client()
+    table = RoutingTable((service(gate.backend()), service(gate.backend(), name="two")))
+    _, control, counters = worker.segments[worker.generation]
+    message = {"type": "table", "generation": 999, "table": to_plain(table)}
+    channel.send(worker.phone, message, [control.fd, counters.fd])
+    assert worker.expect("refused", generation=999)["why"]
+    assert client.request().status == 200
+
+
+def test_an_access_log_that_cannot_be_opened_is_refused(gate, tmp_path):
+    worker = gate.worker
+    gate.serve(gate.backend())
+    other = gate.backend(name="other")
+    table = RoutingTable((service(other),), access_log=AccessLog(str(tmp_path / "no" / "such")))
+    _, control, counters = worker.segments[worker.generation]
+    message = {"type": "table", "generation": 998, "table": to_plain(table)}
+    channel.send(worker.phone, message, [control.fd, counters.fd])
+    assert "no/such" in worker.expect("refused", generation=998)["why"]
+    assert gate.client().request().body == b"stable"
+
+
+# ---------------------------------------------------------------- drain
+
+
+def test_drain(lone, release):
+    """Idle connections end at once, what is in flight is finished and says so, then the process ends with 0."""
+    stable = lone.backend(waits(release))
+    lone.serve(stable)
+    idle, half, busy = lone.client(), lone.client(), lone.client()
+    half.send(b"GET / HTTP/1.1\r\nHo")
+    busy.send(request() + request())
+    eventually(lambda: stable.requests, "the request")
+    lone.worker.say({"type": "drain", "delay_s": 0, "timeout_s": 5})
+    assert idle.end() == "eof"
+    release.set()
+    answer = busy.response()
+    assert (answer.body, answer.get("Connection")) == (b"late", "close")
+    assert busy.end() == "eof"
+    half.send(b"st: a\r\n\r\n")
+    answer = half.response()
+    assert (answer.body, answer.get("Connection")) == (b"late", "close")
+    assert lone.worker.process.wait(10) == 0
+    assert lone.judged(0) == (2, {})
+
+
+def test_drain_with_a_delay_goes_on_accepting(lone):
+    lone.serve(lone.backend())
+    old = lone.client()
+    lone.worker.say({"type": "drain", "delay_s": 0.4, "timeout_s": 5})
+    lone.sweeps(2)
+    for client in (old, lone.client()):
+        answer = client.request()
+        assert (answer.status, answer.get("Connection")) == (200, None)
+    assert old.end() == "eof"
+    assert lone.worker.process.wait(10) == 0
+
+
+def test_drain_ends_connections_whose_answer_had_begun_before(lone, release):
+    def script(peer):
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
+        assert release.wait(10)
+        peer.send(b"half")
+
+    lone.serve(lone.backend(script))
+    client = lone.client()
+    client.send(request())
+    assert client.head().get("Connection") is None
+    lone.worker.say({"type": "drain", "delay_s": 0, "timeout_s": 60})
+    lone.sweeps(3)
+    release.set()
+    assert client.exactly(8) == b"halfhalf"
+    assert client.end() == "eof"
+    assert lone.worker.process.wait(10) == 0
+
+
+def test_drain_gives_up_in_time(lone, release):
+    stable = lone.backend(waits(release))
+    lone.serve(stable)
+    client = lone.client()
+    client.send(request())
+    eventually(lambda: stable.requests, "the request")
+    lone.worker.say({"type": "drain", "delay_s": 0, "timeout_s": 0.2})
+    client.drain()
+    assert lone.worker.process.wait(10) == 0
+    assert lone.in_flight(0) == 0
+    assert lone.judged(0) == (0, {})
+
+
+def test_connections_in_the_accept_queue_are_served_before_the_end(lone):
+    """Stopped worker: connections with requests pile up in the queue; then it is told to drain."""
+    lone.serve(lone.backend())
+    worker = lone.worker
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    clients = [lone.client() for _ in range(20)]
+    for client in clients:
+        client.send(request())
+    worker.say({"type": "drain", "delay_s": 0, "timeout_s": 5})
+    os.kill(worker.process.pid, signal.SIGCONT)
+    assert [client.response().status for client in clients] == [200] * 20
+    assert worker.process.wait(10) == 0
+
+
+def test_term_drains(lone):
+    lone.serve(lone.backend(), drain=Drain(0, 5))
+    client = lone.client()
+    assert client.request().status == 200
+    lone.worker.process.terminate()
+    assert client.end() == "eof"
+    assert lone.worker.process.wait(10) == 0
+
+
+def test_int_is_for_the_supervisor(gate):
+    gate.serve(gate.backend())
+    gate.worker.process.send_signal(signal.SIGINT)
+    gate.sweeps(2)
+    assert gate.client().request().status == 200
+
+
+def test_stop_means_now(lone, release):
+    stable = lone.backend(waits(release))
+    lone.serve(stable)
+    client = lone.client()
+    client.send(request())
+    eventually(lambda: stable.requests, "the request")
+    lone.worker.say({"type": "stop"})
+    assert lone.worker.process.wait(10) == 0
+
+
+# ---------------------------------------------------------------- without a supervisor
+
+
+@pytest.fixture
+def orphanage(tmp_path):
+    """Play the next supervisor: a socket on which orphans call."""
+    path = str(tmp_path / "handover")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(8)
+        listener.settimeout(10)
+        yield path, listener
+
+
+def orphan(gate):
+    """Close the worker's channel; wait until it has noticed."""
+    gate.worker.phone.close()
+    same(lambda: gate.worker.row(layout.ROW_STABLE_ONLY), 1)
+
+
+def test_a_worker_without_a_supervisor_serves_on_stable_only(lone):
+    lone.serve(lone.backend(), lone.backend(name="new"), weight=10_000)
+    client = lone.client()
+    assert client.request().body == b"new"
+    orphan(lone)
+    assert [client.request().body, lone.client().request().body] == [b"stable"] * 2
+    assert lone.worker.process.poll() is None
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+def test_sockets_go_to_the_next_supervisor(orphanage, release, adopted):
+    path, listener = orphanage
+    worker = LoneWorker(RoutingTable(()), handover=path)
+    lone = Gate(worker)
+    try:
+        stable = lone.backend(waits(release))
+        lone.serve(stable)
+        client = lone.client()
+        client.send(request())
+        eventually(lambda: stable.requests, "the request")
+        orphan(lone)
+        call, _ = listener.accept()
+        receiver = channel.Receiver()
+        message, descriptors = eventually(lambda: receiver.feed(call), "the orphan's call")[0]
+        assert message["type"] == "orphan"
+        assert (message["slot"], message["pid"]) == (0, worker.process.pid)
+        assert message["listeners"] == [{"address": f"127.0.0.1:{worker.port}", "slot": 0}]
+        with socket.socket(fileno=descriptors[0]) as ours:
+            assert ours.getsockname() == ("127.0.0.1", worker.port)
+            waiting = None
+            if not adopted:
+                waiting = lone.client()
+                waiting.send(request())
+                eventually(lambda: len(stable.requests) == 2, "the second request")
+            worker.listener.close()
+            channel.send(call, {"type": "retire", "adopted": adopted})
+            if adopted:
+                lone.sweeps(3)
+                # What comes from now on is for the next supervisor's workers: the queue is theirs.
+                late = socket.create_connection(("127.0.0.1", worker.port), timeout=10)
+                ours.settimeout(10)
+                accepted, _ = ours.accept()
+                accepted.close()
+                late.close()
+            lone.sweeps(3)
+            release.set()
+            for one in [client, waiting]:
+                if one is not None:
+                    answer = one.response()
+                    assert (answer.status, answer.get("Connection")) == (200, "close")
+            assert worker.process.wait(10) == 0
+        call.close()
+    finally:
+        lone.close()
+        worker.close()
+
+
+def test_an_orphan_calls_again_when_it_is_hung_up_on(orphanage):
+    path, listener = orphanage
+    worker = LoneWorker(RoutingTable(()), handover=path)
+    lone = Gate(worker)
+    try:
+        lone.serve(lone.backend())
+        orphan(lone)
+        for _ in range(2):
+            call, _ = listener.accept()
+            call.close()
+        assert lone.client().request().status == 200
+    finally:
+        lone.close()
+        worker.close()
+
+
+# ---------------------------------------------------------------- gauges and log
+
+
+def test_the_workers_row(gate):
+    gate.serve(gate.backend())
+    worker = gate.worker
+    assert worker.row(layout.ROW_PID) == worker.process.pid
+    same(lambda: worker.row(layout.ROW_GENERATION), worker.generation)
+    accepted = worker.row(layout.ROW_ACCEPTED)
+    clients = [gate.client() for _ in range(3)]
+    assert clients[0].request().status == 200
+    same(lambda: worker.row(layout.ROW_CONNECTIONS), 3)
+    assert worker.row(layout.ROW_ACCEPTED) == accepted + 3
+    eventually(lambda: worker.row(layout.ROW_RSS) > 5_000_000, "the resident size")
+
+
+def log_lines(path, count):
+    def complete():
+        text = path.read_text() if path.exists() else ""
+        return text.count("\n") >= count and text
+
+    return [json.loads(line) for line in eventually(complete, "the log's lines").splitlines()]
+
+
+def test_the_access_log(gate, tmp_path):
+    path = tmp_path / "access.log"
+    gate.serve(
+        gate.backend(answers(response(body=b"12345"), response(404, body=b""))),
+        gate.backend(fails()),
+        access_log=AccessLog(str(path)),
+        override=Override("x-v", ("127.0.0.1/32",)),
+    )
+    client = gate.client()
+    client.request("GET", "/a?secret=1", "X-Request-Id: id-1", "Cookie: session=secret")
+    client.request("HEAD", "/b")
+    client.request("POST", "/c", "X-V: new", body=b"x")
+    gate.set_state(0, layout.ENDPOINT_DOWN)
+    client.request("GET", "/d")
+    lines = log_lines(path, 4)
+    assert [(line["method"], line["path"], line["status"]) for line in lines] == [
+        ("GET", "/a", 200),
+        ("HEAD", "/b", 404),
+        ("POST", "/c", 500),
+        ("GET", "/d", 503),
+    ]
+    assert [line["version"] for line in lines] == ["stable", "stable", "new", "stable"]
+    first = lines[0]
+    assert (first["request_id"], first["bytes"], first["client"]) == ("id-1", 5, "127.0.0.1")
+    assert (first["service"], first["host"], first["label"]) == ("web", "shop.test", "1")
+    assert first["duration_ms"] >= 0
+    assert "secret" not in path.read_text()
+
+
+def test_the_access_log_has_what_went_wrong(gate, tmp_path, release):
+    path = tmp_path / "access.log"
+    stable = gate.backend(waits(release))
+    gate.serve(stable, access_log=AccessLog(str(path)))
+    client = gate.client()
+    client.send(request("GET", "/left"))
+    eventually(lambda: stable.requests, "the request")
+    client.close()
+    (line,) = log_lines(path, 1)
+    assert (line["path"], line["status"]) == ("/left", 499)
+
+
+def test_the_access_log_may_be_thinned(gate, tmp_path):
+    path = tmp_path / "access.log"
+    replies = [response(200 if number % 2 else 500) for number in range(40)]
+    gate.serve(gate.backend(answers(*replies)), access_log=AccessLog(str(path), sample=0.25, min_status=500))
+    client = gate.client()
+    for _ in range(40):
+        client.request()
+    gate.serve(gate.backend())  # closes the log
+    assert [line["status"] for line in log_lines(path, 5)] == [500] * 5
+
+
+def test_an_ipv6_and_a_unix_listener(tmp_path):
+    path = str(tmp_path / "front.sock")
+    for family, address in [(socket.AF_INET6, ("::1", 0)), (socket.AF_UNIX, path)]:
+        worker = LoneWorker(RoutingTable(()), family=family, address=address)
+        lone = Gate(worker)
+        try:
+            stable = lone.backend()
+            lone.serve(stable)
+            sock = socket.socket(family)
+            sock.settimeout(10)
+            sock.connect(worker.listener.getsockname())
+            client = Client(sock)
+            lone.held.append(client)
+            assert client.request().status == 200
+            assert stable.requests[0].get("X-Forwarded-For") == ("::1" if family == socket.AF_INET6 else None)
+            client.send(request("GET", "/", "Connection: close"))
+            assert client.response().status == 200
+            assert client.end() == "eof"
+        finally:
+            lone.close()
+            worker.close()
