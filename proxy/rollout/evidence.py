@@ -1,0 +1,216 @@
+"""Judging a fixed limit by evidence, block after block: alarm, proof, and what is missing for either.
+
+A *limit on a share* says: at most so many of the responses may be bad; p99 ≤ L is the same with "slower than L" for
+bad and 1 % for the share, availability ≥ a the same with 1 − a. `ShareEvidence` takes the two integers of each block
+(250 ms); `finding` says what follows from them. Arithmetic, model and papers are in `proxy.rollout.betting`.
+
+* **alarm**: the share has been above the limit since some block. Only `alarm_at` decides how sure that is:
+  `alarm_at(false_alarms, blocks, limits)` splits what a rollout may spend on false alarms evenly over its limits and
+  over all its blocks, hence over its stages by their length. A rollout that lasts longer than expected spends more,
+  in proportion.
+* **proven**: the anytime-valid upper bound of the share is within the limit. Looking at it as often as one likes does
+  not spoil it. No alarm is no proof: of a limit of 1 %, 375 blocks without any bad response are one (`doubt` 5 %).
+  The block is the unit, not the response, because nobody says that responses of one block fail independently; hence
+  where a block has 20 responses it takes 7,500 of them.
+* **a bet needs responses**: where the service sends less than `BET_RESPONSES` per block, blocks are put together
+  until they hold so many. Else five failures in a row on a quiet night would be five blocks of total failure.
+
+What it takes, in blocks (limit 1 %, two limits, 24 h): 5 at total failure, 8 to 10 at 20 % bad (`loadtests/judge`).
+What breaks it: bursts longer than a block. One that touches up to four blocks never alarms if all was well before; one
+that fills five does at a limit of 1 %, because by then it cannot be told from a failure. `judge.block` is the knob:
+four or five times as long as the bursts that are to be forgiven. No traffic: no bet, no alarm, no proof.
+Cost: 5 µs per limit and block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import log
+from typing import NamedTuple
+
+from proxy.rollout.betting import SIZES, Bound, Detector
+
+# A bet is made on so many responses, where the service sends less of them per block.
+BET_RESPONSES = 4
+# Blocks over which the rate is averaged to tell whether it does.
+RATE_BLOCKS = 64
+# `proven` and each end of the interval are wrong at any time at all with at most this probability.
+DOUBT = 0.05
+
+
+def alarm_at(false_alarms: float, blocks: float, limits: int) -> float:
+    """Return the logarithm of the evidence that makes an alarm.
+
+    `false_alarms` (0…1) is the greatest probability that any of `limits` limits raises a false one within `blocks`,
+    the number of blocks that the whole rollout is expected to take.
+    """
+    return log(max(1.0, blocks) * max(1, limits) / false_alarms)
+
+
+class Span(NamedTuple):
+    """The blocks of which the present evidence consists: how many, with `bad` of `n` responses."""
+
+    blocks: int = 0
+    n: int = 0
+    bad: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is known of one limit: `bad` of `n` responses since the judge began, and what that proves.
+
+    `low` and `high` bound the share at all times together. `enough`: at least the requests that the limit asks for;
+    only then `alarm` and `proven` can be set. `within`: the measured share is within the limit, exactly.
+    `needed`: requests missing for `enough`; `needed_to_prove`: for `proven`, if they are like those so far, `None` if
+    no number of such would be. `evidence` and `alarm_at` are natural logarithms; `span` is what the evidence is of.
+    """
+
+    n: int
+    bad: int
+    low: float
+    high: float
+    enough: bool
+    within: bool
+    alarm: bool
+    proven: bool
+    needed: int
+    needed_to_prove: int | None
+    evidence: float
+    alarm_at: float
+    span: Span
+
+    @property
+    def share(self) -> float | None:
+        """The measured share 0…1, `None` without responses."""
+        return min(1.0, self.bad / self.n) if self.n else None
+
+
+class Gather:
+    """Puts blocks together until a bet can be made on them."""
+
+    __slots__ = ("_blocks", "_rate", "_seen", "blocks", "n")
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._seen = 0
+        self.n = 0
+        self.blocks = 0
+
+    def add(self, n: int) -> bool:
+        """Add a block with `n` responses; tell whether a bet is due on those gathered."""
+        self._seen = min(self._seen + 1, RATE_BLOCKS)
+        self._rate += (n - self._rate) / self._seen
+        self.n += n
+        self.blocks += 1
+        return self.n >= (1 if self._rate >= BET_RESPONSES else BET_RESPONSES)
+
+    def clear(self) -> None:
+        """Begin anew after a bet."""
+        self.n = 0
+        self.blocks = 0
+
+
+class ShareAlarm:
+    """The alarm of a limit on a share, without the proof."""
+
+    __slots__ = ("_allowed", "_bad", "_begun", "_gather", "_total", "detector")
+
+    def __init__(self, allowed: float, alarm_at: float) -> None:
+        self._allowed = allowed
+        self._gather = Gather()
+        self._bad = 0
+        self._total = Span()
+        self._begun = [self._total] * len(SIZES)
+        self.detector = Detector(alarm_at)
+
+    def look(self, n: int, bad: int) -> None:
+        """Take in one block: `bad` of its `n` responses."""
+        gather, detector, total = self._gather, self.detector, self._total
+        self._bad += bad
+        if not gather.add(n):
+            return
+        detector.bet(share(self._bad, gather.n), self._allowed)
+        self._total = total = Span(total.blocks + gather.blocks, total.n + gather.n, total.bad + self._bad)
+        for index, run in enumerate(detector.runs):
+            if run <= 0:
+                self._begun[index] = total
+        gather.clear()
+        self._bad = 0
+
+    @property
+    def span(self) -> Span:
+        """The blocks of which the strongest evidence consists."""
+        runs, total = self.detector.runs, self._total
+        begun = self._begun[max(range(len(runs)), key=runs.__getitem__)]
+        return Span(total.blocks - begun.blocks, total.n - begun.n, total.bad - begun.bad)
+
+
+class ShareEvidence:
+    """The evidence for and against one limit on a share.
+
+    `allowed`: the limit as a share 0…1. `alarm_at`: from the function of this name. `doubt` is that of `proven`.
+    """
+
+    __slots__ = ("_allowed", "_bad", "_bound", "_exact", "_min_requests", "_n", "_over")
+
+    def __init__(self, allowed: float, alarm_at: float, *, min_requests: int = 20, doubt: float = DOUBT) -> None:
+        self._allowed = allowed
+        self._exact = exact(allowed)
+        self._min_requests = max(1, min_requests)
+        self._over = ShareAlarm(allowed, alarm_at)
+        self._bound = Bound(doubt)
+        self._n = self._bad = 0
+
+    def look(self, n: int, bad: int) -> None:
+        """Take in one block: `bad` of its `n` responses."""
+        self._over.look(n, bad)
+        if n:
+            self._bound.look(share(bad, n), self._allowed, n)
+            self._n += n
+        self._bad += bad
+
+    @property
+    def enough(self) -> bool:
+        """Whether there were the requests that the limit asks for; without them there is neither alarm nor proof."""
+        return self._n >= self._min_requests
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the share has been above the limit since some block."""
+        return self.enough and self._over.detector.alarm
+
+    @property
+    def proven(self) -> bool:
+        """Whether the upper bound of the share is within the limit."""
+        return self.enough and self._bound.high <= 0
+
+    def finding(self) -> Finding:
+        """Return what is known now, for people and records."""
+        over, bound, allowed = self._over, self._bound, self._allowed
+        numerator, denominator = self._exact
+        return Finding(
+            n=self._n,
+            bad=self._bad,
+            low=max(0.0, allowed + bound.low),
+            high=min(1.0, allowed + bound.high),
+            enough=self.enough,
+            within=self._bad * denominator <= numerator * self._n,
+            alarm=self.alarm,
+            proven=self.proven,
+            needed=max(0, self._min_requests - self._n),
+            needed_to_prove=bound.needed(allowed),
+            evidence=over.detector.evidence,
+            alarm_at=over.detector.alarm_at,
+            span=over.span,
+        )
+
+
+def share(bad: int, n: int) -> float:
+    """Return the share of bad ones; a block may hold one more of them than responses (`proxy.metrics.snapshot`)."""
+    return min(1.0, bad / n)
+
+
+def exact(number: float) -> tuple[int, int]:
+    """Return the fraction that stood in the config: 1 % is 1/100, not what a float makes of it."""
+    return Fraction(repr(number)).as_integer_ratio()

@@ -1,0 +1,262 @@
+"""A fixed limit judged by evidence: when it alarms, when it must not, what it proves and what it says is missing."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.rollout.betting import Bound, Detector
+from proxy.rollout.evidence import BET_RESPONSES, ShareEvidence, Span, alarm_at
+
+DAY = 4 * 86_400  # blocks of 250 ms
+AT = alarm_at(0.01, DAY, 2)
+
+
+def fed(blocks, allowed=0.01, **options):
+    judge = ShareEvidence(allowed, AT, **options)
+    for n, bad in blocks:
+        judge.look(n, bad)
+    return judge
+
+
+def blocks_to_alarm(judge, block, most=10_000):
+    return next((number for number in range(1, most + 1) if not judge.look(*block) and judge.alarm), None)
+
+
+# --- the budget -----------------------------------------------------------------------------------------------------
+
+
+def test_the_budget_is_split_over_limits_and_blocks():
+    assert alarm_at(0.01, DAY, 2) == pytest.approx(math.log(345_600 * 2 / 0.01))
+    assert alarm_at(0.01, DAY, 4) == pytest.approx(AT + math.log(2))
+    assert alarm_at(0.05, 0, 0) == pytest.approx(math.log(20))
+
+
+# --- alarm ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("allowed", [0.001, 0.01, 0.02])
+@pytest.mark.parametrize("rate", [20, 80, 4000])
+def test_total_failure_after_a_good_history_takes_five_blocks_at_any_rate(allowed, rate):
+    per_block = rate // 4
+    judge = fed([(per_block, 0)] * (20_000 // per_block), allowed)
+    assert blocks_to_alarm(judge, (per_block, per_block)) == 5
+
+
+@pytest.mark.parametrize("days", [0.1, 1, 10])
+def test_a_longer_rollout_is_judged_as_fast(days):
+    judge = ShareEvidence(0.01, alarm_at(0.01, days * DAY, 4))
+    assert blocks_to_alarm(judge, (20, 20)) == 5
+
+
+def test_a_partial_failure_takes_ten_blocks():
+    assert blocks_to_alarm(fed([(20, 0)] * 1000), (20, 4)) <= 10
+
+
+def test_an_excess_of_a_half_is_found_within_minutes():
+    judge = fed([(200, 1)] * 1000)
+    assert blocks_to_alarm(judge, (200, 3)) < 4 * 600
+
+
+def test_at_the_limit_there_is_no_evidence():
+    judge = fed([(100, 1)] * 10_000)
+    assert not judge.alarm
+    assert judge.finding().within
+
+
+@given(
+    burst=st.lists(st.integers(1, 200), min_size=1, max_size=4),
+    before=st.integers(0, 300),
+    allowed=st.sampled_from([0.001, 0.01, 0.05, 0.2]),
+)
+def test_a_burst_of_four_blocks_is_forgiven(burst, before, allowed):
+    judge = fed([(20, 0)] * before, allowed, min_requests=1)
+    for n in burst:
+        judge.look(n, n)
+        assert not judge.alarm
+    for _ in range(20):
+        judge.look(20, 0)
+        assert not judge.alarm
+
+
+def test_one_failing_request_out_of_three_never_rolls_back():
+    for position in range(3):
+        for allowed in (0.0001, 0.001, 0.01, 0.05):
+            judge = ShareEvidence(allowed, AT, min_requests=1)
+            for index in range(3):
+                judge.look(1, index == position)
+                assert not judge.alarm
+            for _ in range(5000):
+                judge.look(0, 0)
+            assert not judge.alarm
+            assert not judge.proven
+
+
+def test_zero_traffic_never_alarms_and_never_passes():
+    judge = fed([(0, 0)] * 100_000)
+    found = judge.finding()
+    assert (found.alarm, found.proven, found.enough, found.needed) == (False, False, False, 20)
+    assert (found.share, found.low, found.high, found.evidence) == (None, 0, 1, -math.inf)
+    assert found.needed_to_prove == 375
+
+
+def test_too_few_requests_never_alarm():
+    judge = ShareEvidence(0.01, AT, min_requests=1000)
+    assert blocks_to_alarm(judge, (10, 10)) == 100
+
+
+def test_a_quiet_service_forgives_failures_in_a_row_that_would_be_blocks_of_their_own():
+    judge = fed([(1, 0), (0, 0), (0, 0)] * 500)
+    in_a_row = blocks_to_alarm(judge, (1, 1))
+    assert in_a_row == 5 * BET_RESPONSES
+
+
+def test_an_alarm_ends_when_the_failure_does():
+    judge = fed([(20, 20)] * 10_000)
+    assert judge.alarm
+    for _ in range(4 * 15):
+        judge.look(20, 0)
+    assert not judge.alarm
+
+
+def test_the_span_is_what_the_evidence_is_of():
+    judge = fed([(20, 0)] * 1000 + [(20, 20)] * 5)
+    found = judge.finding()
+    assert found.alarm
+    assert found.span == Span(5, 100, 100)
+    assert (found.n, found.bad) == (20_100, 100)
+    assert fed([(20, 0)] * 1000).finding().span == Span(0, 0, 0)
+
+
+def test_the_span_of_a_slow_excess_is_long():
+    found = fed([(100, 0)] * 500 + [(100, 2)] * 400).finding()
+    assert found.span == Span(400, 40_000, 800)
+
+
+def test_a_block_may_hold_one_more_bad_than_responses():
+    judge = fed([(1, 2)] * 40)
+    assert judge.alarm
+    assert judge.finding().share == 1
+
+
+@pytest.mark.parametrize("allowed", [0.0, 1.0])
+def test_the_ends_of_the_scale_are_limits_too(allowed):
+    judge = fed([(20, 20)] * 5 + [(20, 1)] * 20, allowed)
+    assert judge.alarm == (allowed == 0)
+    assert judge.proven == (allowed == 1)
+
+
+# --- the guarantee --------------------------------------------------------------------------------------------------
+
+
+def test_the_evidence_grows_by_at_most_one_per_block_at_the_limit():
+    # Every two-point share with the allowed mean: the expected factor of each bet is exactly 1.
+    for allowed, high in ((0.01, 1.0), (0.01, 0.25), (0.05, 0.5), (0.5, 1.0)):
+        for history in ([], [0.0] * 20, [high] * 2):
+            expected = 0.0
+            for outcome, chance in ((high, allowed / high), (0.0, 1 - allowed / high)):
+                detector = Detector(AT)
+                for one in history:
+                    detector.bet(one, allowed)
+                before = math.exp(detector.evidence)
+                detector.bet(outcome, allowed)
+                expected += chance * math.exp(detector.evidence)
+            assert expected == pytest.approx(before + 1)
+
+
+def test_false_alarms_keep_their_budget_at_the_limit_itself():
+    # 200 rollouts of 1,000 blocks with a true share of exactly the limit, failing by whole blocks; budget 20 %.
+    alarms, chance = 0, random.Random(3)
+    for _ in range(200):
+        judge = ShareEvidence(0.05, alarm_at(0.2, 1000, 1))
+        for _ in range(1000):
+            judge.look(20, 20 if chance.random() < 0.05 else 0)
+            if judge.alarm:
+                alarms += 1
+                break
+    assert alarms <= 0.2 * 200
+
+
+# --- proof ----------------------------------------------------------------------------------------------------------
+
+
+def test_how_much_is_missing_is_said_and_is_right():
+    judge = fed([(5, 0)])
+    said = judge.finding().needed_to_prove
+    looked = 0
+    while not judge.proven:
+        judge.look(5, 0)
+        looked += 5
+    assert said == pytest.approx(looked, rel=0.02)
+    found = judge.finding()
+    assert found.needed_to_prove == 0
+    assert found.low == 0 <= found.high <= 0.01
+
+
+def test_a_share_of_half_the_limit_is_proven_as_announced():
+    chance = random.Random(7)
+    judge = ShareEvidence(0.01, AT)
+
+    def look():
+        judge.look(20, sum(chance.random() < 0.005 for _ in range(20)))
+
+    for _ in range(300):
+        look()
+    said, at = judge.finding().needed_to_prove, judge.finding().n
+    while not judge.proven:
+        look()
+    assert 0.3 < said / (judge.finding().n - at) < 3
+
+
+def test_above_the_limit_no_number_of_requests_proves_it():
+    found = fed([(100, 2)] * 100).finding()
+    assert found.needed_to_prove is None
+    assert not found.within
+    assert found.low <= 0.02 <= found.high
+
+
+def test_what_was_proven_is_not_for_ever():
+    judge = fed([(20, 0)] * 1000)
+    assert judge.proven
+    for _ in range(30):
+        judge.look(20, 20)
+    assert not judge.proven
+
+
+def test_a_bound_without_anything_allowed_is_never_proven():
+    bound = Bound(0.05)
+    assert bound.needed(0.0) is None
+    for _ in range(100):
+        bound.look(0.0, 0.0, 10)
+    assert bound.high > 0
+
+
+def test_ten_thousand_random_streams_never_proven_with_the_bound_above_the_limit():
+    # And of those whose true share is above the limit, no more are ever proven than the doubt allows.
+    chance = random.Random(20_26)
+    above = wrong = proofs = 0
+    for _ in range(10_000):
+        allowed = chance.choice((0.03, 0.1, 0.3))
+        true = allowed * chance.choice((0.0, 0.2, 0.8, 1.05, 1.5))
+        n, together = chance.choice((1, 3, 20)), chance.random() < 0.5
+        judge = ShareEvidence(allowed, AT, min_requests=chance.choice((1, 20, 200)))
+        was_proven = False
+        for _ in range(chance.choice((10, 40, 120))):
+            size = chance.randrange(2 * n)
+            if together:
+                bad = size if chance.random() < true else 0
+            else:
+                bad = sum(chance.random() < true for _ in range(size)) if true else 0
+            judge.look(size, bad)
+            if judge.proven:
+                was_proven = True
+                found = judge.finding()
+                assert found.high <= allowed
+                assert found.enough
+        above += true > allowed
+        wrong += was_proven and true > allowed
+        proofs += was_proven
+    assert proofs > 1000
+    assert wrong <= 0.05 * above
