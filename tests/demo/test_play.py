@@ -1,6 +1,7 @@
 """The demo as its users meet it, and the JSON that others rely on."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -78,9 +79,11 @@ def test_headless_rolls_back_and_says_so():
 
 
 @pytest.mark.e2e
-def test_a_killed_demo_leaves_nothing_behind():
+def test_a_killed_demo_leaves_no_process_behind(tmp_path):
     demo = subprocess.Popen(
-        [sys.executable, "-m", "proxy", "demo", "--headless", "--seconds", "60"], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "proxy", "demo", "--headless", "--seconds", "60"],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     parts: set[psutil.Process] = set()
     try:
