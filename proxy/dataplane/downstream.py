@@ -48,6 +48,7 @@ class Downstream(asyncio.Protocol):
         "_address",
         "_forwarded",
         "_forwarded_host",
+        "_last",
         "_linger_left",
         "_taken_tick",
         "_unsent",
@@ -88,6 +89,7 @@ class Downstream(asyncio.Protocol):
         self._taken_tick = 0
         self._forwarded_host = b"\x00"
         self._forwarded = b""
+        self._last: RequestHead | None = None
         self._address: IPv4Address | IPv6Address | None = None
 
     # ---------------------------------------------------------------- asyncio.Protocol
@@ -181,7 +183,7 @@ class Downstream(asyncio.Protocol):
     def _serve(self, data: bytes) -> None:
         """Parse the next head and begin its exchange."""
         worker = self.worker
-        head = worker.request_parser.parse(data, 0, self.trusted)
+        head = worker.request_parser.parse(data, 0, self.trusted, self._last)
         if head is None:
             if not self.buffer:
                 worker.wheel.arm(self, worker.header_ticks)
@@ -191,6 +193,7 @@ class Downstream(asyncio.Protocol):
             self.buffer = b""
             self._answer(head)
             return
+        self._last = head
         now = monotonic_ns()
         plane = worker.plane
         service = plane.only

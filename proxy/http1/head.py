@@ -50,6 +50,9 @@ class RequestHead:
     the watched fields by lower-case name, the first value of a repeated one. `forwarded_…` come from trusted peers
     only. `host_line` is the Host line in `block`, CRLF included, or empty.
 
+    `fields` are the field lines as received, CRLF before and behind, and `forwarded_fields` what they became in
+    `block`; `fields` is empty when that depends on the start line. `parser` judged them.
+
     Not in `block`: hop-by-hop fields, Expect, X-Request-Id, X-Forwarded-For/-Proto/-Host, the minted cookie.
     """
 
@@ -58,6 +61,8 @@ class RequestHead:
         "cookie",
         "end",
         "expect",
+        "fields",
+        "forwarded_fields",
         "forwarded_for",
         "forwarded_host",
         "forwarded_proto",
@@ -69,6 +74,7 @@ class RequestHead:
         "length",
         "method",
         "minted",
+        "parser",
         "path",
         "request_id",
         "target",
@@ -94,6 +100,9 @@ class RequestHead:
     forwarded_host: bytes
     block: bytes
     host_line: bytes
+    fields: bytes
+    forwarded_fields: bytes
+    parser: object
 
 
 class ResponseHead:

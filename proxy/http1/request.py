@@ -106,14 +106,35 @@ class RequestParser:
         self._lines = Lines()
         self._starts: dict[bytes, _Start] = {}
 
-    def parse(self, data: bytes, start: int, trusted: bool) -> RequestHead | Refusal | None:  # noqa: FBT001
+    def parse(
+        self,
+        data: bytes,
+        start: int,
+        trusted: bool,  # noqa: FBT001
+        last: RequestHead | None = None,
+    ) -> RequestHead | Refusal | None:
         """Return the head that begins at `start`, why it is refused, or `None` when more bytes are needed.
 
-        `data` must be `bytes`. `trusted`: the peer may speak for others (`trusted_proxies`).
+        `data` must be `bytes`. `trusted`: the peer may speak for others (`trusted_proxies`). `last` is the head that
+        this parser read before on the same connection: clients repeat their fields, and what is the same to the
+        letter needs no second judgement.
         """
         end = data.find(b"\r\n\r\n", start)
         if end < 0:
             return self._judge_unfinished(data, start)
+        if last is not None and last.parser is self:
+            line_end = data.find(b"\r\n", start)
+            if (
+                data[line_end : end + 2] == last.fields
+                and end + 4 - start <= self._head_limit
+                and line_end > start  # an empty line before the request line is skipped below
+            ):
+                line = data[start:line_end]
+                judged = self._starts.get(line) or self._judge_start(line)
+                if isinstance(judged, Refusal):
+                    return judged
+                if judged[3] == last.http10 and not judged[4]:
+                    return _repeated(last, judged, end + 4)
         block = data[start : end + 2]
         lines = block.split(b"\r\n")
         lines.pop()
@@ -234,6 +255,10 @@ class RequestParser:
         if edits or extra or start_line != lines[0]:
             block = rebuild(block, lines, start_line, edits, extra)
         head.block = block
+        # The rest of the block is what these fields always become, unless the target named another host.
+        head.fields = b"" if authority else data[start + len(lines[0]) : end + 2]
+        head.forwarded_fields = block[len(start_line) :]
+        head.parser = self
         return head
 
     def _judge_line(self, kind: int, line: bytes, name: bytes, value: bytes) -> Line | Refusal:
@@ -407,6 +432,31 @@ def _split_minted(value: bytes) -> tuple[bytes, bytes]:
     if len(kept) == len(pairs):
         return value, b""
     return b";".join(kept).strip(OWS), token
+
+
+def _repeated(last: RequestHead, begin: _Start, end: int) -> RequestHead:
+    """Return the head of a request whose fields are those of `last`, with another start line."""
+    head = RequestHead()
+    head.method, head.target, head.path, head.http10, _, start_line = begin
+    head.end = end
+    head.host = last.host
+    head.keep_alive = last.keep_alive
+    head.length = last.length
+    head.expect = last.expect
+    head.upgrade = last.upgrade
+    head.cookie = last.cookie
+    head.minted = last.minted
+    head.found = last.found
+    head.request_id = last.request_id
+    head.forwarded_for = last.forwarded_for
+    head.forwarded_proto = last.forwarded_proto
+    head.forwarded_host = last.forwarded_host
+    head.host_line = last.host_line
+    head.fields = last.fields
+    head.forwarded_fields = last.forwarded_fields
+    head.parser = last.parser
+    head.block = start_line + last.forwarded_fields
+    return head
 
 
 def _bad_line(line: bytes, lines: list[bytes]) -> Refusal:

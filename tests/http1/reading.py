@@ -118,8 +118,8 @@ class Stream:
 
 
 def attributes(head: RequestHead | ResponseHead) -> dict[str, object]:
-    """Return what a head says, without where it stood."""
-    return {name: getattr(head, name) for name in head.__slots__ if name != "end"}
+    """Return what a head says, without where it stood and who read it."""
+    return {name: getattr(head, name) for name in head.__slots__ if name not in {"end", "parser"}}
 
 
 def read_requests(pieces: Iterable[bytes], *, trusted: bool = False, parser: RequestParser = REQUESTS) -> Reading:
