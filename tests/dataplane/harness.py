@@ -92,8 +92,10 @@ class LoneWorker:
         self._beating.clear()
 
     def beat_again(self) -> None:
-        """Play a controller that is back."""
+        """Play a controller that is back; return when the worker has seen it."""
         self._beating.set()
+        begin = self.row(layout.ROW_BEAT)
+        eventually(lambda: self.row(layout.ROW_BEAT) >= begin + 3, "three sweeps")
 
     def switch(self, table: RoutingTable, weights: dict[str, int]) -> None:
         """Bring a generation into force."""

@@ -213,6 +213,7 @@ def test_a_body_that_does_not_come_in_time_is_the_clients_fault(gate):
 
 
 def test_more_connections_than_allowed_are_turned_away(gate):
+    gate.alone()
     gate.serve(gate.backend(), limits=RequestLimits(connections=2))
     clients = [gate.client() for _ in range(2)]
     assert [client.request().status for client in clients] == [200, 200]
@@ -233,6 +234,7 @@ def test_more_connections_than_allowed_are_turned_away(gate):
 
 @pytest.mark.parametrize("head", [b"", b"GET / HTTP/1.1\r\nHost"])
 def test_a_client_that_leaves_before_its_head_is_complete_counts_nowhere(gate, head):
+    gate.alone()
     gate.serve(gate.backend())
     client = gate.client()
     client.send(head)
@@ -261,6 +263,7 @@ def test_a_slow_reader_of_a_last_answer_gets_all_of_it(gate):
 
 
 def test_a_client_that_takes_nothing_of_a_last_answer_is_let_go(gate):
+    gate.alone()
     gate.serve(
         gate.backend(answers(response(body=b"x" * 8 * 1024 * 1024))),
         limits=RequestLimits(body_idle_timeout_s=0.1),

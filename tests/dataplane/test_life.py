@@ -352,6 +352,7 @@ def test_an_orphan_calls_again_when_it_is_hung_up_on(orphanage):
 
 
 def test_the_workers_row(gate):
+    gate.alone()
     gate.serve(gate.backend())
     worker = gate.worker
     assert worker.row(layout.ROW_PID) == worker.process.pid

@@ -218,7 +218,7 @@ def test_a_client_that_leaves_while_the_endpoint_does_not_read(gate, release, en
         assert release.wait(10)
         peer.drain()
 
-    stable = gate.backend(script, receive_buffer=64 * 1024)
+    stable = gate.backend(script)
     gate.serve(stable)
     client = gate.client()
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
@@ -339,7 +339,7 @@ def test_total_time_taken_by_the_client_is_not_charged(gate):
 
 def test_an_upload_that_the_endpoint_does_not_take(gate, release):
     gate.serve(
-        gate.backend(lambda peer: (peer.head(), release.wait(10)), receive_buffer=64 * 1024),
+        gate.backend(lambda peer: (peer.head(), release.wait(10))),
         timeouts=Timeouts(idle_s=0.15),
         limits=RequestLimits(body_idle_timeout_s=0.1),
     )
@@ -456,6 +456,7 @@ def test_event_streams_are_left_out_of_the_latencies(gate, release):
 
 def test_neither_side_makes_the_worker_hold_much(gate, release):
     """64 MB down to a client that does not read, 64 MB up to an endpoint that does not."""
+    gate.alone()
     size = 64 * 1024 * 1024
 
     def script(peer):
@@ -486,6 +487,7 @@ def test_neither_side_makes_the_worker_hold_much(gate, release):
 
 def test_answers_to_pipelined_requests_do_not_pile_up(gate):
     """An answer waits until the client has taken the one before."""
+    gate.alone()
     size, count = 100_000, 400
     stable = gate.backend(answers(response(body=b"x" * size)))
     gate.serve(stable, thresholds_us=THRESHOLDS)
@@ -505,6 +507,7 @@ def test_answers_to_pipelined_requests_do_not_pile_up(gate):
 
 def test_a_client_that_does_not_take_an_answer_gets_no_other(gate):
     """And is let go in the end."""
+    gate.alone()
     stable = gate.backend(answers(response(body=b"x" * 100_000)))
     gate.serve(stable, limits=RequestLimits(body_idle_timeout_s=0.2))
     client = gate.client(SO_RCVBUF=16 * 1024)

@@ -47,6 +47,7 @@ def open_tunnel(gate, *scripts, early=b"", **fields):
 
 
 def test_bytes_pass_both_ways_and_half_close_too(gate):
+    gate.alone()
     _, client = open_tunnel(gate, echo, thresholds_us=(50_000,))
     same(lambda: gate.judged(0), (1, {}))
     assert gate.code(0, 101) == 1
@@ -163,7 +164,7 @@ def test_a_slow_endpoint_and_a_client_that_has_ended(gate):
         peer.send(b"thanks")
         peer.close()
 
-    backend = gate.backend(script, receive_buffer=64 * 1024)
+    backend = gate.backend(script)
     gate.serve(backend)
     client = gate.client()
     client.send(request("GET", "/chat", *ASK))
@@ -178,7 +179,7 @@ def test_a_slow_endpoint_and_a_client_that_has_ended(gate):
 
 def test_a_client_that_breaks_off_while_the_endpoint_does_not_read(gate):
     go = threading.Event()
-    backend = gate.backend(lambda peer: (peer.request(), peer.send(SWITCH), go.wait(10)), receive_buffer=64 * 1024)
+    backend = gate.backend(lambda peer: (peer.request(), peer.send(SWITCH), go.wait(10)))
     gate.serve(backend, half_close="allow")
     client = gate.client()
     client.send(request("GET", "/chat", *ASK))
@@ -214,6 +215,7 @@ def test_a_tunnel_outlives_all_other_timeouts(gate):
 
 
 def test_a_tunnel_does_not_make_the_worker_hold_much(gate):
+    gate.alone()
     go = threading.Event()
     size = 48 * 1024 * 1024
 

@@ -416,6 +416,7 @@ def test_no_failover_to_a_stable_that_must_not_be_used(gate):
 
 
 def test_the_budget(gate):
+    gate.alone()
     release = threading.Event()
 
     def slow(peer):
@@ -441,6 +442,8 @@ def test_the_budget(gate):
 @pytest.mark.parametrize("end", ["upgrade", "abort", "cut", "refuse"])
 def test_the_budget_gets_back_what_a_rescue_took(gate, end):
     """However it ends, a rescue is no longer under way then."""
+
+    gate.alone()
 
     def script(peer):
         message = peer.request()
