@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -318,6 +319,23 @@ def test_an_answer_before_the_end_of_the_body(gate):
     assert client.end() == "eof"
     assert len(stable.requests) == 1
     same(lambda: gate.judged(0), (1, {}))
+
+
+def test_an_endpoint_that_answers_early_and_closes_with_rst(gate):
+    """Its answer counts, also when a write of the body meets the reset first."""
+
+    def script(peer):
+        peer.until(b"\r\n\r\n")
+        peer.send(response(413, "Connection: close", body=b"no"))
+        peer.close()
+
+    gate.serve(gate.backend(script))
+    for _ in range(40):
+        client = gate.client()
+        with contextlib.suppress(OSError):
+            client.send(request("POST", "/", body=b"x" * 600_000))
+        assert client.response("POST").status == 413
+    same(lambda: gate.judged(0), (40, {}))
 
 
 # ---------------------------------------------------------------- refusals
