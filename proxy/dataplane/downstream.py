@@ -133,18 +133,28 @@ class Downstream(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Take the client's FIN: it left, unless `half_close: allow` or a tunnel says otherwise."""
+        try:
+            return self._client_ended()
+        except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
+            self._broken(error)
+            return False
+
+    def _client_ended(self) -> bool:
+        """Return whether the connection goes on half open."""
         exchange = self.exchange
         if isinstance(exchange, Tunnel):
             exchange.client_ended()
             return True
-        if exchange is not None and self.worker.half_close and not exchange.body_left:
+        if exchange is None:
+            self.ended = self.worker.half_close and bool(self.buffer) and not self.closing
+            return self.ended
+        if self.worker.half_close and not exchange.body_left:
             self.ended = True
             return True
-        if exchange is not None:
-            self.exchange = None
-            exchange.abandon()
-            self.worker.log_exchange(exchange)
-            self.abort()
+        self.exchange = None
+        exchange.abandon()
+        self.worker.log_exchange(exchange)
+        self.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

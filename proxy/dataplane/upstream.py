@@ -106,7 +106,10 @@ class Upstream(asyncio.Protocol):
         """Take the endpoint's FIN; only a tunnel goes on half open."""
         exchange = self.exchange
         if exchange is not None and exchange.body_left and hasattr(exchange, "endpoint_ended"):
-            exchange.endpoint_ended()
+            try:
+                exchange.endpoint_ended()
+            except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
+                self._broken(error)
             return True
         if exchange is None:
             self.close()  # at once: until `connection_lost` comes, a request could still take it out of the pool

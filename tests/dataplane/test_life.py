@@ -348,6 +348,45 @@ def test_an_orphan_calls_again_when_it_is_hung_up_on(orphanage):
         worker.close()
 
 
+def test_a_neighbours_accept_queue_is_adopted_while_it_is_silent():
+    with socket.socket() as theirs:
+        theirs.bind(("127.0.0.1", 0))
+        theirs.listen(64)
+        theirs.settimeout(10)
+        address = theirs.getsockname()
+        worker = LoneWorker(RoutingTable(()), neighbour=theirs)
+        lone = Gate(worker)
+        try:
+            lone.serve(lone.backend())
+            beat = layout.row(1) + layout.ROW_BEAT
+            with socket.create_connection(address, timeout=10) as sock:
+                assert Client(sock).request().status == 200
+            # The neighbour is back: its queue is its own again.
+            stop = threading.Event()
+
+            def live():
+                while not stop.wait(0.02):
+                    worker.board.words[beat] += 1
+
+            neighbour = threading.Thread(target=live)
+            neighbour.start()
+            lone.sweeps(3)
+            with socket.create_connection(address, timeout=10) as sock:
+                accepted, _ = theirs.accept()
+                assert accepted.getpeername() == sock.getsockname()
+                accepted.close()
+            assert lone.client().request().status == 200
+            # Its connections count against the limit of all workers together.
+            worker.board.words[layout.row(1) + layout.ROW_CONNECTIONS] = 20_000
+            lone.sweeps(2)
+            assert lone.client().response().status == 503
+            stop.set()
+            neighbour.join()
+        finally:
+            lone.close()
+            worker.close()
+
+
 # ---------------------------------------------------------------- gauges and log
 
 

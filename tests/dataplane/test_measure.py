@@ -257,6 +257,16 @@ def test_half_close_may_be_allowed(gate, release):
     assert gate.aborts() == 0
 
 
+def test_half_close_between_two_answers(gate):
+    gate.serve(gate.backend(), half_close="allow")
+    for _ in range(20):
+        client = gate.client()
+        client.send(request() * 5)
+        client.finish()
+        assert [client.response().status for _ in range(5)] == [200] * 5
+        assert client.end() == "eof"
+
+
 def test_half_close_in_the_middle_of_a_body_is_leaving(gate):
     stable = gate.backend(lambda peer: (peer.head(), peer.drain()))
     gate.serve(stable, half_close="allow")
