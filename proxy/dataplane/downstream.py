@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Pipelined bytes that may wait behind the exchange in progress.
 _WAITING_BYTES = 64 * 1024
 _LINGER_TICKS = 40  # 2 s
-_LINGER_BYTES = 1024 * 1024
+_LINGER_BYTES = 64 * 1024 * 1024
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 _TCP_ESTABLISHED = 1
 _TCP_CLOSE_WAIT = 8  # FIN received
@@ -410,7 +410,8 @@ class Downstream(asyncio.Protocol):
 
     def _expire_writing(self) -> None:
         """End a connection after its last answer, or between two, unless the client still takes what was written."""
-        if self.lingering or self.stalled_ticks() >= self.worker.body_idle_ticks:
+        stalled = self.stalled_ticks()
+        if stalled >= self.worker.body_idle_ticks or (self.lingering and not self._unsent):
             self.transport.abort()
         else:
             self.worker.wheel.arm(self, min(self.worker.body_idle_ticks, _PEEK_TICKS))

@@ -69,6 +69,21 @@ def test_a_put_is_made_again_with_its_body(gate):
     same(lambda: gate.judged(0), (2, {}))
 
 
+def test_a_put_is_made_again_while_its_body_is_still_coming(gate):
+    stable = gate.backend(dies_in_second("close"), ok)
+    gate.serve(stable)
+    client = gate.client()
+    client.request()
+    client.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+    eventually(lambda: len(stable.peers) == 2, "the fresh connection")
+    client.send(b"def")
+    gate.sweeps(1)
+    client.send(b"ghi")
+    assert client.response().body == b"stable"
+    assert stable.requests[-1].body == b"abcdefghi"
+    same(lambda: gate.judged(0), (2, {}))
+
+
 def test_the_second_failure_in_a_row_is_charged(gate):
     stable = gate.backend(dies_in_second("close"), lambda peer: (peer.request(), peer.close()))
     gate.serve(stable)
