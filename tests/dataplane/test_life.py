@@ -179,7 +179,7 @@ def test_drain_with_a_delay_goes_on_accepting(lone):
     for client in (old, lone.client()):
         answer = client.request()
         assert (answer.status, answer.get("Connection")) == (200, None)
-    assert old.end() == "eof"
+        client.close()
     assert lone.worker.process.wait(10) == 0
 
 
@@ -226,6 +226,8 @@ def test_connections_in_the_accept_queue_are_served_before_the_end(lone):
     worker.say({"type": "drain", "delay_s": 0, "timeout_s": 5})
     os.kill(worker.process.pid, signal.SIGCONT)
     assert [client.response().status for client in clients] == [200] * 20
+    for client in clients:
+        client.close()
     assert worker.process.wait(10) == 0
 
 
