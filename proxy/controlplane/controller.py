@@ -48,7 +48,10 @@ from proxy.routing.split import seed_of
 from proxy.routing.table import FULL, VERSIONS, Endpoint, RoutingTable, Service, Version
 
 SALT_BYTES = 12
-EARLIER_TTL = "an earlier ttl still runs: when it is over, the weight of new becomes 0, because it was changed since"
+EARLIER_TTL = (
+    "an earlier ttl still runs: when it is over, the weight of new becomes 0, because it was changed since "
+    "(a weight with the ttl none stays)"
+)
 
 # What people can say of an endpoint; that one is down is found out, not said.
 ENDPOINT_CODES = {word: code for code, word in ENDPOINT_STATES.items() if code != ENDPOINT_DOWN}
@@ -197,6 +200,14 @@ class Controller:
             for name, entry in self._entries.items()
         }
 
+    def endpoints(self, name: str) -> Json:
+        """Return {"service", "endpoints"}: those of `status`, each with its "version"."""
+        versions = self.service_status(name)["versions"].items()
+        return {
+            "service": name,
+            "endpoints": [{"version": version, **one} for version, shown in versions for one in shown["endpoints"]],
+        }
+
     def weights(self, name: str) -> Json:
         """Return {"service", "stable", "new", "revision", "expires_in_s"?}; percent."""
         return view.weights(name, self._entry(name).state, self._now())
@@ -213,9 +224,9 @@ class Controller:
             client_ip=client_ip,
         )
 
-    def events(self, since: int, limit: int) -> list[Json]:
+    async def events(self, since: int, limit: int) -> list[Json]:
         """Return events with a number above `since`, oldest first."""
-        return self._journal.since(since, limit)
+        return await self._journal.since(since, limit)
 
     def follow_events(self, since: int) -> AsyncIterator[Json]:
         """Yield events with a number above `since`, those to come too."""
@@ -266,7 +277,7 @@ class Controller:
         return self._answer(entry, self.service_status(name), durable=durable)
 
     async def set_endpoint(self, name: str, version: int, url: str, state: str, order: Order) -> Json:
-        """Set an endpoint ready, to drain or to maintenance, also for later starts; return the service's object."""
+        """Set an endpoint ready, to drain or to maintenance, also for later starts; return `endpoints`."""
         entry = self._entry(name)
         code = ENDPOINT_CODES.get(state)
         if code is None:
@@ -277,7 +288,7 @@ class Controller:
             what = f"{VERSIONS[version]} of {name} has no endpoint {url!r}"
             raise Refused(404, "NoSuchEndpoint", what, cure=f"there are: {', '.join(urls) or 'none'}")
         await self._commits.run(self._set_endpoint(entry, (name, version, url), code, order))
-        return self.service_status(name)
+        return self.endpoints(name)
 
     async def _set_endpoint(self, entry: Entry, key: tuple[str, int, str], code: int, order: Order) -> None:
         async with self._changing:

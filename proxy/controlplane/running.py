@@ -162,13 +162,21 @@ class Running:
         """Remove the new version."""
         return await self._controller.delete_new(name, order)
 
+    def endpoints(self, name: str) -> Json:
+        """Return the endpoints of both versions."""
+        return self._controller.endpoints(name)
+
+    async def set_endpoint(self, name: str, version: int, url: str, state: str, order: Order) -> Json:
+        """Set an endpoint to ready, drain or maintenance."""
+        return await self._controller.set_endpoint(name, version, url, state, order)
+
     def explain(self, name: str, cookies: Mapping[str, str], headers: Mapping[str, str], client_ip: str | None) -> Json:
         """Return which version a visitor gets, and why."""
         return self._controller.explain(name, cookies, headers, client_ip)
 
-    def events(self, since: int, limit: int) -> list[Json]:
+    async def events(self, since: int, limit: int) -> list[Json]:
         """Return stored events with seq > since, oldest first."""
-        return self._controller.events(since, limit)
+        return await self._controller.events(since, limit)
 
     def follow_events(self, since: int) -> AsyncIterator[Json]:
         """Yield stored and then live events with seq > since."""

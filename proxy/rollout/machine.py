@@ -122,9 +122,11 @@ def _raise(state: ServiceState, event: SetWeight, now: float) -> Step:
 def _keep_weight(_plan: ServicePlan, state: ServiceState, event: SetWeight, now: float) -> Step:
     if state.phase == ROLLED_BACK:
         return state, (Shut(state.reason), Persist())
-    if event.ttl_s is None or not state.weight_bp:
+    expiry = _expiry(state, event, now)
+    if expiry == state.expiry or not state.weight_bp:
         return state, ()
-    after = replace(state, revision=state.revision + 1, expiry=_expiry(state, event, now))
+    _match(state, event.if_match)
+    after = replace(state, revision=state.revision + 1, expiry=expiry)
     note = Note("WeightsSet", event.actor, event.reason, shown(state), shown(after))
     return after, (Persist(note), Announce(note))
 

@@ -104,7 +104,7 @@ class World:
             self.hand.add(at + word, times)
 
     def types(self) -> list[str]:
-        return [event["type"] for event in self.controller.events(0, 1000)]
+        return [event["type"] for event in self.store.last_events(1000)]
 
     def break_store(self) -> None:
         """From now on every transaction fails, as on a disk that is full."""

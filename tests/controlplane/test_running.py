@@ -78,7 +78,7 @@ def test_everything_that_the_admin_api_asks_is_answered(tmp_path):
             registered = await running.put_new("web", "b", ["http://127.0.0.1:11"], OPERATOR)
             assert registered["versions"]["new"]["label"] == "b"
             assert "new" not in (await running.delete_new("web", OPERATOR))["versions"]
-            events = running.events(0, 100)
+            events = await running.events(0, 100)
             assert {event["type"] for event in events} >= {"WeightsSet", "RolledBack"}
             assert [event async for event in _until_last(running.follow_events(0), events[-1]["seq"])] == events
 
