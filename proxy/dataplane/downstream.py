@@ -248,7 +248,10 @@ class Downstream(asyncio.Protocol):
             self._linger()
             return
         if not exchange.keep:
-            self.close()
+            if self.buffer or self.reading_paused:
+                self._linger()
+            else:
+                self.close()
             return
         if self.writing_paused:
             # The client has not taken all of this answer: no other one may pile up behind it.

@@ -43,6 +43,21 @@ def test_close_asked_by_the_client_is_granted(gate):
     assert client.end() == "eof"
 
 
+@pytest.mark.parametrize("size", [1_000, 10_000_000])
+def test_what_comes_behind_the_last_request_does_not_destroy_its_answer(gate, size):
+    """A close with unread input makes the kernel send RST, which takes the answer with it."""
+    stable = gate.backend(answers(response(body=b"x" * 500_000)))
+    gate.serve(stable)
+    client = gate.client(SO_RCVBUF=16 * 1024)
+    whole = request("GET", "/", "Connection: close") + request("POST", "/", body=b"y" * size)
+    sender = threading.Thread(target=client.send, args=(whole,))
+    sender.start()
+    assert len(client.response().body) == 500_000
+    sender.join(10)
+    assert client.end() == "eof"
+    assert len(stable.requests) == 1
+
+
 def test_pipelined_requests_of_all_kinds_are_answered_in_order(gate):
     gate.serve(gate.backend(echo))
     client = gate.client()

@@ -145,6 +145,21 @@ def test_hung_requests_count_while_they_hang(gate, release):
     same(lambda: gate.worker.count(0, layout.VERSION_OLDEST_US), 0)
 
 
+def test_the_oldest_of_an_old_generation_is_its_own(gate, release):
+    gate.serve(gate.backend(holding(release)))
+    first = gate.worker.generation
+    client = gate.client()
+    client.send(request())
+    same(lambda: gate.in_flight(0), 1)
+    gate.serve(gate.backend())
+    oldest = lambda generation: gate.worker.count(0, layout.VERSION_OLDEST_US, generation=generation)
+    gate.sweeps(2)
+    assert oldest(first) > 0
+    assert oldest(gate.worker.generation) == 0
+    release.set()
+    assert client.response().status == 200
+
+
 def test_a_hung_request_counts_while_much_waits_behind_it(gate, release):
     """Also when reading from the client stopped."""
     gate.serve(gate.backend(holding(release)), thresholds_us=THRESHOLDS)
