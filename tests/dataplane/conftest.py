@@ -250,7 +250,11 @@ def gate(keeper: Keeper) -> Iterator[Gate]:
     worker = keeper.take()
     gate = Gate(worker)
     yield gate
-    gate.close()
+    try:
+        gate.close()
+    except BaseException:
+        keeper.retire()  # its backends' scripts failed: nothing is known of what the worker still does
+        raise
     if worker.process.poll() is not None or worker.faults():
         keeper.retire()  # which fails the test with what the worker wrote
         return
@@ -264,6 +268,8 @@ def lone(keeper: Keeper) -> Iterator[Gate]:
     """A gate on a worker of its own, for tests that end it."""
     worker = LoneWorker(IDLE)
     gate = Gate(worker)
-    yield gate
-    gate.close()
-    worker.close()
+    try:
+        yield gate
+        gate.close()
+    finally:
+        worker.close()

@@ -329,8 +329,8 @@ def test_sockets_go_to_the_next_supervisor(orphanage, release, adopted):
                     assert (answer.status, answer.get("Connection")) == (200, "close")
             assert worker.process.wait(10) == 0
         call.close()
-    finally:
         lone.close()
+    finally:
         worker.close()
 
 
@@ -345,8 +345,8 @@ def test_an_orphan_calls_again_when_it_is_hung_up_on(orphanage):
             call, _ = listener.accept()
             call.close()
         assert lone.client().request().status == 200
-    finally:
         lone.close()
+    finally:
         worker.close()
 
 
@@ -384,8 +384,8 @@ def test_a_neighbours_accept_queue_is_adopted_while_it_is_silent():
             assert lone.client().response().status == 503
             stop.set()
             neighbour.join()
-        finally:
             lone.close()
+        finally:
             worker.close()
 
 
@@ -484,6 +484,6 @@ def test_an_ipv6_and_a_unix_listener(tmp_path):
             client.send(request("GET", "/", "Connection: close"))
             assert client.response().status == 200
             assert client.end() == "eof"
-        finally:
             lone.close()
+        finally:
             worker.close()
