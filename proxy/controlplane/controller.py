@@ -154,6 +154,7 @@ class Controller:
                 numbers = {**evidence(verdict), "action": verdict.limit.action, "dry_run": verdict.limit.dry_run}
                 self._commits.say(entry, kind, reason_of(verdict.limit), numbers)
         self._commits.store_again(self._entries.values(), now)
+        self._collector.keep()
         self._last_tick = now
 
     # --- what is asked -------------------------------------------------------------------------------------------
