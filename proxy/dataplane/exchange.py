@@ -284,9 +284,9 @@ class Exchange:
         worker = self.worker
         head = self.head
         downstream = self.downstream
+        worker.serial += 1
         request_id = self.request_id
         if not request_id:
-            worker.serial += 1
             request_id = self.request_id = b"%b%012x" % (worker.id_prefix, worker.serial)
         block = head.block
         host_line = self.service.host_line
