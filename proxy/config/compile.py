@@ -116,6 +116,6 @@ def _compile(text: str, environ: Mapping[str, str], *, name: str, base: Path, so
         table=tables.routing_table(config, base),
         plans=tables.plans(config, base),
         source=source,
-        redacted=tables.redacted(config),
+        redacted=tables.redacted(config, document.expanded),
         notes=(*warnings, *tables.notes(config, settings)),
     )

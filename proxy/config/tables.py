@@ -5,7 +5,7 @@ Everything here is a translation that cannot fail: what could be wrong was repor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from proxy.config import later, plan_tables
 from proxy.config.addresses import is_local, parse_endpoint
 from proxy.config.cpus import usable_cpus
 from proxy.config.limits import LimitConfig
+from proxy.config.load import Loc
 from proxy.config.model import Config, ServiceConfig, VersionConfig
 from proxy.rollout.plan import ServicePlan, thresholds_us
 from proxy.routing.table import (
@@ -195,21 +196,23 @@ def _acts(limit: LimitConfig) -> bool:
     return limit.action == "rollback" and not limit.dry_run
 
 
-def redacted(config: Config) -> dict[str, Any]:
+def redacted(config: Config, expanded: Collection[Loc] = ()) -> dict[str, Any]:
     """Return the config in force with every default, in the notation of the file, without secrets.
 
+    `expanded`: the places whose value holds an environment variable; in hooks and checks those may be secrets.
     What is not in this version yet is left out.
     """
-    plain: dict[str, Any] = _without_absent(config.model_dump(mode="json", by_alias=True), ())
+    plain: dict[str, Any] = _shown(config.model_dump(mode="json", by_alias=True), (), expanded)
     return plain
 
 
-def _without_absent(plain: Any, path: later.Path) -> Any:
+def _shown(plain: Any, loc: Loc, expanded: Collection[Loc]) -> Any:
     if isinstance(plain, dict):
-        inner = {key: (*path, key) for key in plain}
         return {
-            key: _without_absent(value, inner[key])
+            key: _shown(value, (*loc, key), expanded)
             for key, value in plain.items()
-            if value is not None and later.sentence(inner[key]) is None
+            if value is not None and later.sentence(later.path_of((*loc, key))) is None
         }
-    return [_without_absent(item, path) for item in plain] if isinstance(plain, list) else plain
+    if isinstance(plain, list):
+        return [_shown(item, (*loc, index), expanded) for index, item in enumerate(plain)]
+    return "***" if loc in expanded and {"hooks", "checks"} & set(loc) else plain
