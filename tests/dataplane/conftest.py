@@ -14,7 +14,7 @@ import pytest
 from proxy.ipc import layout
 from proxy.metrics import hdr
 from proxy.routing.table import Endpoint, RoutingTable, Service, Sticky, Version
-from tests.dataplane.harness import LoneWorker, eventually
+from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import Backend, Client, Script, deaf_endpoint, refused_endpoint
 
 RANDOM = Sticky(by="none", mint=False)
@@ -200,6 +200,11 @@ class Gate:
         """Return the worker's resident memory in bytes."""
         pages = Path(f"/proc/{self.worker.process.pid}/statm").read_text().split()[1]
         return int(pages) * 4096
+
+    def finished(self, version: int) -> None:
+        """Wait until nothing is in flight on a version; the gauge is as old as the last sweep."""
+        self.sweeps(2)
+        same(lambda: self.in_flight(version), 0)
 
     def close(self) -> None:
         for one in self.held:

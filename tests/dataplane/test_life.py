@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from proxy.ipc import channel, layout
-from proxy.routing.table import AccessLog, Drain, Failover, Override, RoutingTable, to_plain
+from proxy.routing.table import AccessLog, Drain, Failover, Override, RoutingTable, Timeouts, to_plain
 from tests.dataplane.conftest import Gate, service
 from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import Client, answers, fails, request, response
@@ -63,7 +63,7 @@ def test_a_shut_gate_shuts_the_old_generation_too(gate):
     worker = gate.worker
     new = gate.backend(name="new")
     endpoint = gate.slow_to_accept(new)
-    gate.serve(gate.backend(), endpoint, weight=10_000)
+    gate.serve(gate.backend(), endpoint, weight=10_000, timeouts=Timeouts(connect_s=8.0))
     first = worker.generation
     client = gate.client()
     client.send(request())

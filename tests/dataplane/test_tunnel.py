@@ -60,7 +60,7 @@ def test_bytes_pass_both_ways_and_half_close_too(gate):
     client.finish()
     assert client.rest() == b"bye"
     same(lambda: gate.worker.row(layout.ROW_TUNNELS), 0)
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
     assert gate.aborts() == 0
     assert [gate.slow(0), gate.latencies(0)] == [0, []]
 
@@ -118,7 +118,7 @@ def test_the_endpoints_half_close(gate):
     assert client.rest() == b"last words"
     client.send(b"pong")
     client.close()
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
 
 
 def test_nothing_is_lost_when_both_have_ended(gate):
@@ -148,7 +148,7 @@ def test_nothing_is_lost_when_both_have_ended(gate):
     sender.join(10)
     eventually(lambda: got, "the end at the endpoint")
     assert got == [size]
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
 
 
 def test_a_slow_endpoint_and_a_client_that_has_ended(gate):
@@ -186,7 +186,7 @@ def test_a_client_that_breaks_off_while_the_endpoint_does_not_read(gate):
     assert client.response().status == 101
     gate.fill(client)
     client.reset()
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
     go.set()
 
 
@@ -197,13 +197,13 @@ def test_the_end_of_either_side_ends_the_tunnel(gate):
     client = gate.client()
     client.send(request("GET", "/chat", *ASK))
     client.drain()
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
 
 
 def test_a_silent_tunnel_is_closed(gate):
     _, client = open_tunnel(gate, echo, timeouts=Timeouts(tunnel_idle_s=0.2))
     client.drain()
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
 
 
 def test_a_tunnel_outlives_all_other_timeouts(gate):
