@@ -66,7 +66,7 @@ class Collector:
         return self.read() if self._latest is None else self._latest
 
     def collect(self) -> Snapshot:
-        """Read all that is judged and small, and add it to the history. A counter that shrank raises there in `over`."""
+        """Read all that is judged and small, and add it to the history; a counter that shrank raises there."""
         snapshot = self._latest = self.read()
         self.history.add(snapshot)
         return snapshot

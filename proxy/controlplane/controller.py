@@ -1,4 +1,4 @@
-"""The controller: collects, judges, decides and acts, every block; and carries out what people order.
+"""The controller: collects, judges, decides and acts, in every tick; and carries out what people order.
 
 Nouns: an *entry* is one service with its plan, its state and its watch; an *order* is what a person asks for.
 
@@ -9,7 +9,7 @@ Rules:
   goes one after the other, is stored first, and when that fails nothing has changed (503);
 * an order is carried out to its end, even when the one who gave it has gone away.
 
-The supervisor calls `tick` every block, and beats for the workers only after a tick that returned.
+The supervisor calls `tick` every `tick_s`, and beats for the workers only after a tick that returned.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from proxy.routing.split import seed_of
 from proxy.routing.table import FULL, VERSIONS, Endpoint, RoutingTable, Service, Version
 
 SALT_BYTES = 12
+TICK_S = 0.25  # between two ticks, unless a service has shorter blocks
 EARLIER_TTL = (
     "an earlier ttl still runs: when it is over, the weight of new becomes 0, because it was changed since "
     "(a weight with the ttl none stays)"
@@ -93,7 +94,6 @@ class Controller:
         self._commits = Commits(generations, store, latch, self._journal, clock)
         self._changing = asyncio.Lock()
         self._last_tick: float | None = None
-        self._block = 0
         self._counts: Mapping[str, ServiceCounts] | None = None  # of the table in force, `None` until they were read
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -134,16 +134,21 @@ class Controller:
             for name, entry in self._entries.items()
         }
 
+    @property
+    def tick_s(self) -> float:
+        """How often `tick` is to be called, in seconds: the shortest block of any service, 250 ms at most."""
+        return min([TICK_S, *(plan.block_s for plan in self._plans)])
+
     async def tick(self) -> None:
-        """Collect, judge, step, act: one block. Anything raised means that not every service was judged."""
+        """Collect, judge, step, act. Anything raised means that not every service was judged."""
         snapshot = self._collector.collect()
         self._counts = snapshot.services
         now = snapshot.time_s
-        self._block += 1
+        tick_s = self.tick_s
         self._say_silence(now)
         for name, entry in self._entries.items():
             watch = entry.watch
-            watch.look(entry.plan, entry.state, snapshot.services[name], self._collector.history, now, self._block)
+            watch.look(entry.plan, entry.state, snapshot.services[name], self._collector.history, now, tick_s)
             breach = watch.breach()
             if breach is not None and entry.state.weight_bp:
                 self._breach(entry, breach, now)

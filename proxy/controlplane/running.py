@@ -27,7 +27,7 @@ from proxy.rollout.state import PHASES
 class Running:
     """The running supervisor as the admin API sees it (`proxy.controlplane.operations`).
 
-    `workers` is `None` until they are started, `draining` is set by the supervisor; `block_s` is its time between
+    `workers` is `None` until they are started, `draining` is set by the supervisor; `sweep_s` is its time between
     two looks at the workers.
     """
 
@@ -39,7 +39,7 @@ class Running:
         board: Board,
         clock: Clock,
         *,
-        block_s: float,
+        sweep_s: float,
     ) -> None:
         self._compiled = compiled
         self._settings = compiled.settings
@@ -47,7 +47,7 @@ class Running:
         self._collector = collector
         self._board = board
         self._clock = clock
-        self._block_s = block_s
+        self._sweep_s = sweep_s
         self._started_ns = clock.monotonic_ns()
         self._reloading = asyncio.Lock()
         self._reloads = {"ok": 0, "failed": 0}
@@ -96,7 +96,7 @@ class Running:
         return self._collector.history.histogram(name, version, phase, window_s)
 
     def _worker_rows(self) -> list[Json]:
-        return [] if self.workers is None else self.workers.rows(self._block_s)
+        return [] if self.workers is None else self.workers.rows(self._sweep_s)
 
     # --- the config ----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,9 @@
 
 The judges of `new` are made afresh when the weight comes above 0, when the plan changes and when the latency
 thresholds do: what was before is not what is tried now.
+
+A *block* is the service's own time step (`judge.block`). Ticks come at least as often; a tick in which no block ends
+leaves the verdicts as they are. Blocks lie on a grid, so that a late tick makes one block longer and the next shorter.
 """
 
 from __future__ import annotations
@@ -26,21 +29,33 @@ class Watch:
         self.reach = (Reach(), Reach())
         self.stable_ready = True
         self._judges: list[Judge] = []
+        self._block = 0  # the number of the last block that ended
+        self._place: int | None = None  # where that is on the grid; `None`: the next tick ends a block
         self._key: tuple[object, ...] = ()
         self._said: set[int] = set()  # limits in breach that were told and do not roll back
 
     def look(
-        self, plan: ServicePlan, state: ServiceState, counts: ServiceCounts, history: History, now: float, block: int
+        self, plan: ServicePlan, state: ServiceState, counts: ServiceCounts, history: History, now: float, tick_s: float
     ) -> None:
-        """Judge the block that ends at `now` (s)."""
+        """Take note of what was counted up to `now` (s), and judge if a block ends; `tick_s`: time between calls."""
         self._renew(plan, state, counts, now)
         for version in (STABLE, NEW):
             one = counts.versions[version]
             self.reach[version].look(one.endpoints, one.bad.get("diverted", 0), now)
         self.stable_ready = self.reach[STABLE].ready(now)
-        self.verdicts = tuple(
-            judge.look(partial(history.over, plan.name, judge.limit.version), now, block) for judge in self._judges
-        )
+        if self._block_ends(plan.block_s, now, tick_s):
+            self._block += 1
+            self.verdicts = tuple(
+                judge.look(partial(history.over, plan.name, judge.limit.version), now, self._block)
+                for judge in self._judges
+            )
+
+    def _block_ends(self, block_s: float, now: float, tick_s: float) -> bool:
+        place = int((now + tick_s / 2) / block_s)
+        if block_s > tick_s and place == self._place:
+            return False
+        self._place = place
+        return True
 
     def failing(self) -> list[Verdict]:
         """Return the verdicts that take `new` out, in the order of the plan."""
@@ -79,6 +94,7 @@ class Watch:
             return
         self._key = key
         self._said.clear()
+        self._place = None  # what the judges before said is over at once
         self.reach = (self.reach[STABLE], Reach())
         began = now if state.live_since is None else state.live_since
         self._judges = [

@@ -1,6 +1,7 @@
 """The controller, block by block: real shared memory, SQLite and latch files; time and one worker's hand are played."""
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -86,6 +87,37 @@ async def test_a_breach_shuts_in_the_tick_that_sees_it_and_is_stored_and_told(st
     assert numbers["decided_ns"] <= world.clock.ns
     assert world.store.load().rows["web"].phase == ROLLED_BACK
     assert world.store.last_events(1) == [event]
+
+
+@running
+async def test_a_service_is_judged_at_the_end_of_its_own_block(start):
+    slow, quick = replace(PLAN, block_s=1.0), replace(PLAN, name="shop", block_s=0.1)
+    world = await start((slow, quick), table(service(), service("shop")))
+    assert world.controller.tick_s == 0.1
+    await world.tick(0.1, times=20)
+    world.bad(50, "shop")
+    await world.tick(0.1)
+    assert world.word("shop") == 0
+    first = world.blocks("web")
+    while (before := world.blocks("web")) == first:
+        await world.tick(0.1)  # to the end of a block
+    world.bad()
+    await world.tick(0.1, times=9)
+    assert (world.word(), world.blocks("web")) == (1000, before)
+    await world.tick(0.1)
+    assert (world.word(), world.blocks("web")) == (0, before + 1)
+    assert (await start()).controller.tick_s == 0.25
+
+
+@running
+async def test_what_shut_the_gate_does_not_shut_it_again_before_the_next_block_ends(start):
+    world = await start((replace(PLAN, block_s=1.0),))
+    world.bad()
+    await world.tick(times=5)
+    assert world.word() == 0
+    await world.controller.set_weights("web", 1000, ANN)
+    await world.tick(times=8)
+    assert (world.word(), world.state().phase) == (1000, IDLE)
 
 
 @running
