@@ -310,12 +310,15 @@ class Downstream(asyncio.Protocol):
         """Answer what is no exchange (a malformed head, no service), and close."""
         worker = self.worker
         worker.count_local_reply(worker.plane, refusal.status, refusal.reason)
+        request_id = request_id or worker.request_id()
+        if worker.access_log is not None:
+            worker.access_log.add_refusal(refusal, self.peer, request_id)
         self.transport.write(
             local_reply(
                 refusal.status,
                 refusal.reason,
                 refusal.detail,
-                request_id or worker.request_id(),
+                request_id,
                 head_only=head_only,
                 close=True,
                 date=worker.date,

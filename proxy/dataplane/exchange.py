@@ -466,6 +466,11 @@ class Exchange:
             upstream.reusable = False
         worker = self.worker
         fields = self.version.exposed
+        if b"\r\nDate:" not in head.block and b"\r\ndate:" not in head.block.lower():
+            # > RFC 9110 §6.6.1: A recipient with a clock that receives a response message without a Date header field
+            # > MUST record the time it was received and append a corresponding Date header field […] if it is cached
+            # > or forwarded downstream.
+            fields += b"Date: " + worker.date + b"\r\n"
         if self.minted and not head.shared:
             fields += worker.set_cookie(self.minted, self.downstream.secure)
         request = self.head

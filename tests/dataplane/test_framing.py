@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import threading
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -126,6 +127,17 @@ def test_statuses_without_a_body(gate, status, lines):
     if status == 204:
         assert answer.get("Content-Length") is None
     assert client.request().body == b"ok"
+
+
+def test_an_answer_without_a_date_gets_one(gate):
+    """RFC 9110 §6.6.1."""
+    theirs = "Sun, 06 Nov 1994 08:49:37 GMT"
+    gate.serve(gate.backend(answers(response(), response(200, f"Date: {theirs}"), response(200, f"dATE: {theirs}"))))
+    client = gate.client()
+    dates = [[value for name, value in client.request().fields if name.lower() == "date"] for _ in range(3)]
+    assert dates[1:] == [[theirs], [theirs]]
+    assert len(dates[0]) == 1
+    assert parsedate_to_datetime(dates[0][0]).year > 2000
 
 
 def test_205_and_other_empty_answers(gate):
