@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from proxy.routing.table import VERSIONS
 from proxy.http1.head import Refusal
+from proxy.routing.table import VERSIONS
 from proxy.routing.table import AccessLog as Settings
 
 if TYPE_CHECKING:
