@@ -169,6 +169,22 @@ def test_an_endpoint_that_sends_a_body_to_head_is_not_used_again(gate):
     assert len(stable.peers) == 2
 
 
+@pytest.mark.parametrize("lines", ["Content-Length: 41", "Transfer-Encoding: chunked"])
+def test_an_endpoint_that_announces_a_body_with_204_is_not_used_again(gate, lines):
+    """What it announced may come late, as the answer to the next request."""
+
+    def script(peer):
+        peer.request()
+        peer.send(f"HTTP/1.1 204 No Content\r\n{lines}\r\n\r\n".encode())
+        peer.drain()
+
+    stable = gate.backend(script)
+    gate.serve(stable)
+    client = gate.client()
+    assert [client.request().status for _ in range(2)] == [204, 204]
+    assert len(stable.peers) == 2
+
+
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize(
     "whole", [response(body=b"abc"), CHUNKED + b"3\r\nabc\r\n0\r\n\r\n", response(body=b"abc" * 20_000)]
