@@ -401,7 +401,7 @@ def test_malformed_heads_never_reach_an_endpoint(gate, head):
     assert problem["request_id"] == answer.get("X-Request-Id")
     assert client.end() == "eof"
     assert stable.peers == []
-    assert gate.judged(0) == (0, {})
+    same(lambda: gate.judged(0), (0, {}))
     same(gate.local_replies, {(400, "malformed"): 1})
 
 
@@ -438,7 +438,7 @@ def test_a_malformed_chunk_ends_the_exchange_and_is_nobodys_fault(gate):
     assert client.response("POST").status == 400
     assert client.end() == "eof"
     eventually(lambda: stable.peers[0].ended, "the upstream's end")
-    assert gate.judged(0) == (0, {})
+    same(lambda: gate.judged(0), (0, {}))
 
 
 def test_a_body_over_the_limit(gate):
@@ -453,8 +453,8 @@ def test_a_body_over_the_limit(gate):
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(b"x" * 1001, 501))
     assert client.response("POST").status == 413
     assert client.end() == "eof"
-    assert gate.judged(0) == (0, {})
-    assert gate.in_flight(0) == 0
+    same(lambda: gate.judged(0), (0, {}))
+    same(lambda: gate.in_flight(0), 0)
     same(gate.local_replies, {(413, "body_too_large"): 2})
 
 
@@ -514,7 +514,7 @@ def test_malformed_answers(gate, answer):
     assert json.loads(reply.body)["reason"] == "protocol"
     eventually(lambda: stable.peers[0].ended, "the upstream's end")
     same(lambda: gate.judged(0), (1, {"protocol": 1}))
-    assert gate.code(0, 502) == 1
+    same(lambda: gate.code(0, 502), 1)
     gate.serve(gate.backend())
     assert client.request().status == 200
 
@@ -558,7 +558,7 @@ def test_a_body_cut_short_is_seen_as_cut(gate, part, kind, http10, pause):
     framed = head is not None and (head.get("Content-Length") or head.get("Transfer-Encoding"))
     assert framed or end == "reset"
     same(lambda: gate.judged(0), (1, {kind: 1}))
-    assert gate.code(0, 200) == 1
+    same(lambda: gate.code(0, 200), 1)
 
 
 def test_an_endpoint_that_closes_within_the_head(gate):
