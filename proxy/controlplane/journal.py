@@ -115,7 +115,8 @@ class Journal:
 def _line(event: Json) -> str:
     """Return an event as a line of the log: what changed, why, and the evidence as name=value."""
     before, after = event["before"], event["after"]
-    changes = [f"{key} {before[key]} -> {after[key]}" if key in before else f"{key} {after[key]}" for key in after]
+    changed = [key for key in after if key not in before or after[key] != before[key]]
+    changes = [f"{key} {before[key]} -> {after[key]}" if key in before else f"{key} {after[key]}" for key in changed]
     parts = [f"{event['service']}: {event['type']} by {event['actor']}", ", ".join(changes)]
     parts += [f"({event['reason']})" if event["reason"] else ""]
     parts += [f"{key}={value}" for key, value in event["evidence"].items()]

@@ -52,7 +52,12 @@ async def test_events_are_told_in_the_order_of_their_numbers(store):
 async def test_the_log_says_it_in_one_line(store, caplog):
     journal = Journal(store)
     note = Note(
-        "RolledBack", "ann", "bad\nday", {"new": 10, "phase": "idle"}, {"new": 0, "phase": "rolled_back"}, {"n": 1}
+        "RolledBack",
+        "ann",
+        "bad\nday",
+        {"new": 10, "phase": "idle", "revision": 1},
+        {"new": 0, "phase": "rolled_back", "revision": 1},
+        {"n": 1},
     )
     with caplog.at_level("INFO", "tidegate.events"):
         journal.announce(journal.make("web", note, 1.0))
