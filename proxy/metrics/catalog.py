@@ -44,7 +44,8 @@ REQUEST_DURATION = Metric(
 TTFB = Metric(
     "tidegate_ttfb_seconds",
     "histogram",
-    "Time from dispatch to the endpoint's first byte, per judged attempt (to 0.8 %).",
+    "Time from dispatch to the endpoint's first byte, per judged attempt; a timeout at its value. Every limit on a "
+    "first byte is a bucket edge and its count is exact; other edges and the sum are exact to 0.8 %.",
     ("service", "version"),
 )
 USER_DURATION = Metric(

@@ -186,13 +186,14 @@ def _version(families: _Families, labels: list[str], version: VersionCounts) -> 
 
 def _scales(families: _Families, service: ServiceCounts, scales: ServiceScales) -> None:
     edges = sorted({*catalog.LATENCY_EDGES_US, *service.thresholds_us})
+    ttfb_edges = sorted({*catalog.LATENCY_EDGES_US, *service.ttfb_thresholds_us})
     families.add_histogram(catalog.USER_DURATION, [service.name], scales.user, edges)
     for version, of_version in zip(service.versions, scales.versions, strict=True):
         labels = [service.name, version.name]
         for code, count in sorted(of_version.codes.items()):
             families.add(catalog.REQUESTS, [*labels, f"{code:03}"], count)
         families.add_histogram(catalog.REQUEST_DURATION, labels, of_version.total, edges, of_version.within)
-        families.add_histogram(catalog.TTFB, labels, of_version.ttfb, edges)
+        families.add_histogram(catalog.TTFB, labels, of_version.ttfb, ttfb_edges, of_version.ttfb_within)
 
 
 def _standing(families: _Families, name: str, standing: ServiceStanding, phases: tuple[str, ...]) -> None:

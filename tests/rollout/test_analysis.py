@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.metrics.snapshot import Judged
+from proxy.metrics.snapshot import Columns, Judged
 from proxy.metrics.window import Window
 from proxy.rollout.analysis import ERROR, FAIL, INCONCLUSIVE, PASS, evidence, judge_for, reason_of
 from proxy.rollout.plan import QUANTILES, Limit, ServicePlan
@@ -21,7 +21,7 @@ class Stream:
 
     def __init__(self, limit, began=0.0):
         self.judge = judge_for(PLAN, limit, THRESHOLDS, began)
-        self.window = Window(THRESHOLDS)
+        self.window = Window(Columns(THRESHOLDS))
         self.total = Judged(slow=(0, 0), fast=(0, 0))
         self.now = 0.0
         self.block = 0
