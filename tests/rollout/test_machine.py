@@ -160,7 +160,7 @@ def test_a_pair_that_is_not_in_the_table_is_refused_with_phase_and_what_is_allow
     with pytest.raises(Refused) as refused:
         step(PLAN, SHUT, Breach("P99AboveLimit"), 5.0)
     assert refused.value.status == 409
-    assert refused.value.extra == {"phase": "rolled_back", "allowed": ["weights", "rollback", "versions/new"]}
+    assert refused.value.extra == {"phase": "rolled_back", "allowed": ["start", "weights", "rollback", "versions/new"]}
     assert allowed(replace(SHUT, has_new=False)) == ["rollback", "versions/new"]
 
 
