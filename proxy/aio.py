@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 
-async def every(period_s: float) -> AsyncIterator[int]:
+async def every(period_s: float) -> AsyncGenerator[int]:
     """Yield at the multiples of `period_s` since the first call; the value is how many were missed just before.
 
     Whoever takes longer than a period, or is stopped for a while, gets one late turn and then the next

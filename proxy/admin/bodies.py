@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from math import inf
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -43,6 +44,8 @@ def _endpoints(urls: list[str]) -> list[str]:
 
 
 def _ttl(text: str) -> float:
+    if text == "none":
+        return inf
     value = parse_duration(text)
     if value == 0:
         raise ValueError("must be longer than 0")
@@ -65,7 +68,7 @@ Percent = Annotated[
     BeforeValidator(_weight),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100, "multipleOf": 0.01}),
 ]
-Ttl = Annotated[str, AfterValidator(_ttl), WithJsonSchema({"type": "string", "examples": ["30m", "2h"]})]
+Ttl = Annotated[str, AfterValidator(_ttl), WithJsonSchema({"type": "string", "examples": ["30m", "2h", "none"]})]
 
 
 class Strict(BaseModel):
@@ -79,12 +82,23 @@ class Weights(Strict):
 
     new: Percent = Field(description="weight of new in percent, at most two decimals")
     reason: Reason = ""
-    ttl: Ttl | None = Field(default=None, description="after this time the weight goes back")
+    ttl: Ttl | None = Field(
+        default=None, description="after this time the weight goes back; none: it stays, and an earlier ttl ends"
+    )
 
 
 class Why(Strict):
     """A body that only says why: rollback, reload, removal of the new version."""
 
+    reason: Reason = ""
+
+
+class Endpoint(Strict):
+    """PATCH …/endpoints."""
+
+    version: Literal["stable", "new"]
+    url: EndpointUrl = Field(description="the address, as it stands in `endpoints`")
+    state: Literal["ready", "drain", "maintenance"] = Field(description="drain, maintenance: it gets no new requests")
     reason: Reason = ""
 
 

@@ -47,7 +47,7 @@ async def get_events(call: Call) -> web.StreamResponse:
     since = call.query.get("since", 0)
     follow = call.query.get("follow", "text/event-stream" in call.request.headers.get("Accept", ""))
     if not follow:
-        return reply({"events": call.operations.events(since, call.query.get("limit", PAGE))})
+        return reply({"events": await call.operations.events(since, call.query.get("limit", PAGE))})
     if last := call.request.headers.get("Last-Event-ID"):
         try:
             since = parse.integer(last)

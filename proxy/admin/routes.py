@@ -122,6 +122,15 @@ ROUTES: tuple[Route, ...] = (
         produces={"application/json": "encoding, payload, seconds", "text/plain": ".hgrm"},
         tag="observe",
     ),
+    Route("GET", f"{SERVICE}/endpoints", steer.get_endpoints, "The endpoints of both versions, and their states"),
+    Route(
+        "PATCH",
+        f"{SERVICE}/endpoints",
+        steer.patch_endpoints,
+        "Take one endpoint out (drain, maintenance) or let it in again (ready); survives restarts",
+        role="operator",
+        body=bodies.Endpoint,
+    ),
     Route(
         "GET",
         f"{API}/explain",

@@ -16,6 +16,7 @@ from proxy.admin import bodies, parse
 from proxy.admin.route import JSON_TYPES, Call, reply, wrong_type
 from proxy.controlplane.operations import Json
 from proxy.errors import Problem, Refused
+from proxy.routing.table import VERSIONS
 
 
 async def get_weights(call: Call) -> web.StreamResponse:
@@ -67,6 +68,20 @@ async def delete_new(call: Call) -> web.StreamResponse:
     why = (await call.body()).read(bodies.Why)
     order = call.order(why.reason, revision=_revision(call, name))
     return reply(await call.operations.delete_new(name, order))
+
+
+async def get_endpoints(call: Call) -> web.StreamResponse:
+    """GET …/endpoints."""
+    return reply(call.operations.endpoints(call.service))
+
+
+async def patch_endpoints(call: Call) -> web.StreamResponse:
+    """PATCH …/endpoints."""
+    name = call.service
+    wanted = (await call.typed_body()).read(bodies.Endpoint)
+    version = VERSIONS.index(wanted.version)
+    order = call.order(wanted.reason)
+    return reply(await call.operations.set_endpoint(name, version, wanted.url, wanted.state, order))
 
 
 async def _set(

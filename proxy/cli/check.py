@@ -1,4 +1,4 @@
-"""`tidegate check`: every mistake of a config at once, with its place and cure."""
+"""`tidegate check`: every mistake of a config or a rollout plan at once, with its place and cure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from proxy.errors import ConfigError
 
 
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The config.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The config, or rollout plans.", show_default=False)],
     output: Output = Format.TEXT,
 ) -> None:
-    """Say everything that is wrong with a config, as FILE:LINE:COLUMN: key: message (exit code 2), or ok."""
+    """Say everything that is wrong with a config or a plan, as FILE:LINE:COLUMN: key: message (exit code 2), or ok."""
     from proxy.config.compile import compile_file
+    from proxy.config.plans import compile_plan_file, is_plan_file
 
     try:
-        notes, problems = compile_file(file, os.environ).notes, []
+        compiled = compile_plan_file if is_plan_file(file) else compile_file
+        notes, problems = compiled(file, os.environ).notes, []
     except ConfigError as error:
         notes, problems = (), error.problems
     if output is Format.JSON:

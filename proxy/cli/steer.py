@@ -42,7 +42,9 @@ def set_(
     ctx: typer.Context,
     new: Annotated[str, typer.Argument(metavar="PERCENT", help="The weight of new, such as 25% or 0.5%.")],
     reason: Reason = "",
-    ttl: Annotated[str | None, typer.Option("--ttl", help="Take it back after so long, such as 30m.")] = None,
+    ttl: Annotated[
+        str | None, typer.Option("--ttl", help="Take it back after so long, such as 30m; none: keep it.")
+    ] = None,
     if_match: Annotated[int | None, typer.Option("--if-match", help="Only if this is the revision now.")] = None,
     take_over: Annotated[bool, typer.Option("--take-over", help="Pause a rollout that is progressing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say who would move, change nothing.")] = False,
@@ -54,7 +56,7 @@ def set_(
     """Set the weight of new; stable gets the rest."""
     given = ctx.obj
     percent = checked(parse_weight, new, "PERCENT") / 100
-    if ttl is not None:
+    if ttl not in (None, "none"):
         checked(parse_duration, ttl, "--ttl")
     client = connect(admin or given["admin"], token_file or given["token_file"])
     body: dict[str, Any] = {"new": percent}
@@ -105,5 +107,5 @@ def _print(item: dict[str, Any], output: Format, *, dry_run: bool = False) -> No
 def _warn(item: dict[str, Any]) -> None:
     if item.get("durable") is False:
         typer.echo("tidegate: done, but not stored: the state store failed (see the log of the supervisor)", err=True)
-    for warning in item.get("warnings") or []:
-        typer.echo(f"tidegate: {warning}", err=True)
+    if item.get("warning"):
+        typer.echo(f"tidegate: {item['warning']}", err=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from urllib.parse import urlsplit
 
 from proxy.config.wrong import WrongValue
 from proxy.routing.table import Endpoint
@@ -65,6 +66,21 @@ def parse_endpoint(url: str) -> Endpoint:
     host = _upstream_host(host)
     suffix = "" if port is None else f":{port}"
     return Endpoint(url=f"http://{host}{suffix}", host=host.strip("[]"), port=80 if port is None else port)
+
+
+def parse_url(text: str) -> str:
+    """Return the `http://` or `https://` URL of a check or a hook; no user name, password or fragment in it."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise WrongValue("is not a URL", "write it like http://127.0.0.1:9005/metrics.json") from None
+    if parts.scheme not in {"http", "https"} or not parts.netloc or not re.fullmatch(r"[!-~]+", text):
+        raise WrongValue("is not a URL", "write it like http://127.0.0.1:9005/metrics.json")
+    if "@" in parts.netloc or parts.fragment or port == 0:
+        raise WrongValue("has a user name, a fragment or port 0", "write http://host:port/path alone")
+    _upstream_host(f"[{parts.hostname}]" if ":" in str(parts.hostname) else str(parts.hostname))
+    return text
 
 
 def parse_network(text: str) -> str:

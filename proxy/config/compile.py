@@ -1,6 +1,7 @@
 """The door of this room: a file, a text or flags become `Compiled`, or a `ConfigError` with every mistake.
 
-text → `load` (positions, variables) → `schema` (one value at a time) → `rules` (between values) → `tables`.
+text → `load` (positions, variables) → `include` (plan files) → `later` (what cannot be done yet) → `normal` (short
+forms, metrics) → `schema` (one value at a time) → `rules` (between values) → `tables`. Plan files alone: `plans`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.config import rules, schema, tables
+from proxy.config import later, rules, schema, tables
 from proxy.config.addresses import parse_endpoint
 from proxy.config.flags import flag_of, flags_to_yaml
+from proxy.config.include import include, is_plan, read_text
 from proxy.config.load import load
+from proxy.config.model import Config
+from proxy.config.normal import normalise
 from proxy.config.tables import AdminSettings, Settings, Token
 from proxy.config.tokens import read_token_files
 from proxy.errors import ConfigError, Problem
@@ -47,17 +51,7 @@ class Compiled:
 
 def compile_file(path: Path, environ: Mapping[str, str]) -> Compiled:
     """Return the compiled config of a file; raise `ConfigError` with all problems."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        cure = "give the path of a config file" if isinstance(error, FileNotFoundError | IsADirectoryError) else ""
-        message = f"cannot be read: {error.strerror}" + (f" ({cure})" if cure else "")
-        raise ConfigError([Problem("", message, str(path), 1, 1)]) from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        column = error.start - error.object.rfind(b"\n", 0, error.start)
-        message = "is not UTF-8 here: save the file as UTF-8"
-        raise ConfigError([Problem("", message, str(path), line, column)]) from None
+    text = read_text(path)
     return _compile(text, environ, name=str(path), base=path.absolute().parent, source=path)
 
 
@@ -104,18 +98,24 @@ def _compile(text: str, environ: Mapping[str, str], *, name: str, base: Path, so
     document = load(text, environ, name)
     if document.data is None and not document.problems:
         raise ConfigError([Problem("", "is empty: a config needs at least services", name, 1, 1)])
-    schema.normalise(document)
-    config = schema.validate(document)
+    if is_plan(document.data):
+        cure = f"check it with `tidegate plan {name}`"
+        raise ConfigError([Problem("", f"is a rollout plan, not a config: {cure}", name, 1, 1)])
+    include(document, base, environ)
+    later.check(document)
+    normalise(document)
+    config = schema.validate(document, Config)
     rules.check(document, base)
     tokens = read_token_files(document, base)
     if config is None or document.problems:
         raise document.error()
     settings = tables.settings(config, base, tokens)
+    warnings = (f"warning: {warning}" for warning in document.in_order(document.warnings))
     return Compiled(
         settings=settings,
         table=tables.routing_table(config, base),
-        plans=tables.plans(config),
+        plans=tables.plans(config, base),
         source=source,
-        redacted=tables.redacted(config),
-        notes=tuple(tables.notes(config, settings)),
+        redacted=tables.redacted(config, document.expanded),
+        notes=(*warnings, *tables.notes(config, settings)),
     )

@@ -15,9 +15,10 @@ Rules:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -57,7 +58,10 @@ class Bare(str):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a key and its value stand, counted from 1. `shown` is the value as the file has it (scalars only)."""
+    """Where a key and its value stand, counted from 1. `shown` is the value as the file has it (scalars only).
+
+    `file`: the file, where it is not the document's own.
+    """
 
     key: str
     key_line: int
@@ -65,20 +69,24 @@ class Place:
     line: int
     column: int
     shown: str | None = None
+    file: str = ""
 
 
 @dataclass(slots=True)
 class Document:
     """Plain data, the place of every key path in it, and what is already known to be wrong, by path.
 
-    `expanded`: the paths whose value holds an environment variable.
+    `warnings`: what is right and yet may surprise. `expanded`: the paths whose value holds an environment variable.
+    `metrics`: the names that limits below a path may use.
     """
 
     name: str
     data: object = None
     places: dict[Loc, Place] = field(default_factory=dict)
     problems: dict[Loc, Problem] = field(default_factory=dict)
+    warnings: list[Problem] = field(default_factory=list)
     expanded: set[Loc] = field(default_factory=set)
+    metrics: dict[Loc, tuple[str, ...]] = field(default_factory=dict)
 
     def place(self, loc: Loc) -> Place:
         """Return the place of `loc`, or of what surrounds it."""
@@ -96,13 +104,41 @@ class Document:
         """Note a problem at `loc`; what is wrong around or at the same path already is enough."""
         if any(loc[:length] in self.problems for length in range(1, len(loc) + 1)):
             return
-        place = self.place(loc)
-        line, column = (place.key_line, place.key_column) if at_key else (place.line, place.column)
-        self.problems[loc] = Problem(path_text(loc, self.places), message, self.name, line, column)
+        self.problems[loc] = self._problem(loc, message, at_key=at_key)
+
+    def warn(self, loc: Loc, message: str) -> None:
+        """Note what may surprise at `loc`."""
+        self.warnings.append(self._problem(loc, message, at_key=False))
+
+    def graft(self, loc: Loc, source: Document, inner: Loc) -> None:
+        """Let `loc` and all below it stand where `inner` of another document stands, with what is wrong there.
+
+        What has a place already keeps it.
+        """
+        file = "" if source is self else source.name
+        for path, place in list(source.places.items()):
+            if path[: len(inner)] == inner:
+                self.places.setdefault((*loc, *path[len(inner) :]), replace(place, file=place.file or file))
+        for path, problem in list(source.problems.items()):
+            if path[: len(inner)] == inner:
+                self.problems.setdefault((*loc, *path[len(inner) :]), problem)
+        self.expanded |= {(*loc, *path[len(inner) :]) for path in source.expanded if path[: len(inner)] == inner}
 
     def error(self) -> ConfigError:
-        """Return all problems in the order of the text."""
-        return ConfigError(sorted(self.problems.values(), key=lambda problem: (problem.line, problem.column)))
+        """Return all problems in the order of the text, those of other files after those of its own."""
+        return ConfigError(self.in_order(self.problems.values()))
+
+    def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Return problems or warnings, each once, in the order of the text."""
+        return sorted(
+            dict.fromkeys(problems),
+            key=lambda problem: (problem.file != self.name, problem.file, problem.line, problem.column),
+        )
+
+    def _problem(self, loc: Loc, message: str, *, at_key: bool) -> Problem:
+        place = self.place(loc)
+        line, column = (place.key_line, place.key_column) if at_key else (place.line, place.column)
+        return Problem(path_text(loc, self.places), message, place.file or self.name, line, column)
 
 
 def path_text(loc: Loc, places: Mapping[Loc, Place]) -> str:
@@ -141,6 +177,14 @@ def load(text: str, environ: Mapping[str, str], name: str) -> Document:
         raise ConfigError([Problem("", what, name, line, column)]) from None
     except RecursionError:
         raise ConfigError([Problem("", "is nested too deeply", name, 1, 1)]) from None
+    return document
+
+
+def from_body(data: object) -> Document:
+    """Return the document of a request's body, which has no lines and columns."""
+    document = Document("", data)
+    document.places[()] = Place("", 0, 0, 0, 0)
+    _place_values(document, data, (), "")
     return document
 
 
@@ -266,9 +310,19 @@ class _Builder:
 
 
 def _place(node: yaml.Node, key: str, key_node: yaml.Node) -> Place:
-    shown = None
-    if isinstance(node, yaml.ScalarNode):
-        shown = node.value if len(node.value) <= SHOWN_MAX else node.value[:SHOWN_MAX] + "…"
-        shown = _PASSWORD.sub("//***@", "".join(character if character.isprintable() else "�" for character in shown))
+    shown = _shown(node.value) if isinstance(node, yaml.ScalarNode) else None
     at, value = key_node.start_mark, node.start_mark
     return Place(key, at.line + 1, at.column + 1, value.line + 1, value.column + 1, shown)
+
+
+def _place_values(document: Document, data: object, loc: Loc, key: str) -> None:
+    shown = data if isinstance(data, str) else json.dumps(data) if isinstance(data, int | float) else None
+    document.places[loc] = Place(key, 0, 0, 0, 0, None if shown is None else _shown(shown))
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for part, value in items:
+        _place_values(document, value, (*loc, part), join(key, part))
+
+
+def _shown(text: str) -> str:
+    short = text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
+    return _PASSWORD.sub("//***@", "".join(character if character.isprintable() else "�" for character in short))

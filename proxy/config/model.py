@@ -1,172 +1,47 @@
 """The shape of a config: every key, its type, its default and what it means.
 
-The classes here are what `config/reference.yaml` and `docs/reference/config.md` are generated from, so a field's
-description is documentation. Each checks one value at a time; rules between values are in `rules`.
-`LATER` of a class names keys of the contract that this version does not do yet: they are refused with that sentence,
-never ignored. In memory: durations are seconds, shares 0…1, sizes bytes, weights 1/10,000.
+The classes here (with those of `limits` and `stages`) are what `config/reference.yaml` and `docs/reference/config.md`
+are generated from, so a field's description is documentation. Each checks one value at a time; rules between values
+are in `rules`. What the running proxy does not do yet is in `later`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationInfo,
-    field_serializer,
-    field_validator,
-)
+from pydantic import Field, ValidationInfo, field_serializer, field_validator
 from pydantic_core import PydanticCustomError
 
-from proxy.config.addresses import (
-    parse_cookie_name,
-    parse_endpoint,
-    parse_field_name,
-    parse_listen,
-    parse_match_host,
-    parse_match_path,
-    parse_network,
-    parse_upstream_host,
-)
+from proxy.config.addresses import parse_cookie_name, parse_field_name
+from proxy.config.limits import CheckConfig, LimitConfig, SignalConfig
 from proxy.config.load import Bare
-from proxy.config.units import (
-    format_duration,
-    format_share,
-    format_size,
-    format_weight,
-    parse_duration,
-    parse_share,
-    parse_size,
-    parse_weight,
+from proxy.config.stages import PlanConfig
+from proxy.config.values import (
+    Duration,
+    EndpointUrl,
+    FieldName,
+    File,
+    FileOrNone,
+    Label,
+    Listen,
+    MatchHost,
+    MatchPath,
+    MetricName,
+    Name,
+    Network,
+    Notation,
+    Salt,
+    Secret,
+    Section,
+    Share,
+    Size,
+    SizeOrNone,
+    UpstreamHost,
+    Wait,
+    WaitOrNone,
+    Weight,
+    Workers,
 )
-from proxy.config.wrong import WrongValue
-from proxy.rollout.plan import QUANTILES, SHARES
-
-WORKERS_MAX = 256
-LONGEST_WINDOW_S = 3600.0  # the judge keeps one snapshot per block for the longest window
-METRICS = (*SHARES, *QUANTILES)
-TLS_LATER = "give the address alone and end TLS in front of it"
-PLAN_LATER = "it belongs to a rollout plan, and rollouts in stages come later"
-_NAME_MAX = 63
-
-
-def _text(parse: Callable[[str], Any]) -> BeforeValidator:
-    """Return a validator that lets `parse` see texts only; other scalars get their own message in `schema`."""
-
-    def validate(value: object) -> Any:
-        if not isinstance(value, str) or isinstance(value, Bare):
-            raise PydanticCustomError("text_expected", "must be text")
-        return parse(value)
-
-    return BeforeValidator(validate)
-
-
-def _or_none(parse: Callable[[object], Any]) -> BeforeValidator:
-    return BeforeValidator(lambda value: None if value in (None, "none") else parse(value))
-
-
-def _write(write: Callable[[Any], str]) -> PlainSerializer:
-    return PlainSerializer(lambda value: "none" if value is None else write(value))
-
-
-def _name(text: str) -> str:
-    inner = text.strip("-")
-    plain = inner == text and text.isascii() and text.replace("-", "").isalnum() and text == text.lower()
-    if not plain or len(text) > _NAME_MAX:
-        raise WrongValue("is not a name", "lower-case letters, digits and - inside, at most 63 characters")
-    return text
-
-
-def _label(text: str) -> str:
-    if not text.isascii() or not text.isprintable() or text != text.strip() or len(text) > _NAME_MAX:
-        raise WrongValue("is not a label", "printable ASCII without spaces around it, at most 63 characters")
-    return text
-
-
-def _token(text: str) -> str:
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise WrongValue("holds a space or a character that no HTTP header can carry")
-    return text
-
-
-def _path(text: str) -> str:
-    if not text.strip() or not text.isprintable():
-        raise WrongValue("is not a path")
-    return text
-
-
-def _salt(text: str) -> str:
-    if not text.strip() or len(text) > 200:
-        raise WrongValue("is not a salt", "write rollout or a fixed text of at most 200 characters")
-    return text
-
-
-def _listen(value: object) -> str:
-    if isinstance(value, dict):
-        raise PydanticCustomError("whole", f"a TLS listener is not in this version yet: {TLS_LATER}")
-    if not isinstance(value, str) or isinstance(value, Bare):
-        if isinstance(value, int) and not isinstance(value, bool):
-            raise WrongValue("is a port without an address", f"write 0.0.0.0:{value}")
-        raise PydanticCustomError("text_expected", "must be text")
-    return parse_listen(value)
-
-
-def _workers(value: object) -> object:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= WORKERS_MAX):
-        return value
-    raise WrongValue(f"is neither auto nor a whole number from 1 to {WORKERS_MAX}")
-
-
-@dataclass(frozen=True, slots=True)
-class Notation:
-    """What a value looks like, for the documentation."""
-
-    text: str
-
-
-Duration = Annotated[float, Notation("duration"), BeforeValidator(parse_duration), _write(format_duration)]
-Wait = Annotated[Duration, Field(gt=0)]
-WaitOrNone = Annotated[
-    Annotated[float, Field(gt=0)] | None,
-    Notation("duration or none"),
-    _or_none(parse_duration),
-    _write(format_duration),
-]
-Share = Annotated[float, Notation("share"), BeforeValidator(parse_share), _write(format_share)]
-Weight = Annotated[int, Notation("weight"), BeforeValidator(parse_weight), _write(format_weight)]
-Size = Annotated[int, Notation("size"), BeforeValidator(parse_size), _write(format_size)]
-SizeOrNone = Annotated[int | None, Notation("size or none"), _or_none(parse_size), _write(format_size)]
-Workers = Annotated[
-    int | Literal["auto"], Notation(f"auto, or a number from 1 to {WORKERS_MAX}"), BeforeValidator(_workers)
-]
-Name = Annotated[str, Notation("name"), _text(_name)]
-Label = Annotated[str, Notation("text"), _text(_label)]
-Salt = Annotated[str, Notation("text"), _text(_salt)]
-Secret = Annotated[str, Notation("text"), _text(_token)]
-File = Annotated[str, Notation("path"), _text(_path)]
-FileOrNone = Annotated[
-    str | None, Notation("path or none"), _text(lambda text: None if text == "none" else _path(text)), _write(str)
-]
-Listen = Annotated[str, Notation("address"), BeforeValidator(_listen)]
-EndpointUrl = Annotated[str, Notation("endpoint"), _text(lambda text: parse_endpoint(text).url)]
-Network = Annotated[str, Notation("network"), _text(parse_network)]
-FieldName = Annotated[str, Notation("header name"), _text(parse_field_name)]
-MatchHost = Annotated[str, Notation("host"), _text(parse_match_host)]
-MatchPath = Annotated[str, Notation("path prefix"), _text(parse_match_path)]
-UpstreamHost = Annotated[str, Notation("preserve, endpoint or a host"), _text(parse_upstream_host)]
-
-
-class Section(BaseModel):
-    """A mapping of the config: unknown keys and wrong types are refused."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-    LATER: ClassVar[dict[str, str]] = {}
 
 
 class TokenConfig(Section):
@@ -192,8 +67,6 @@ class TokenConfig(Section):
 
 class AdminConfig(Section):
     """The admin API, its page and its metrics."""
-
-    LATER: ClassVar[dict[str, str]] = {"tls": TLS_LATER}
 
     listen: Listen = Field(
         default="127.0.0.1:9900",
@@ -274,84 +147,14 @@ class SplitConfig(Section):
     )
 
 
-class LimitConfig(Section):
-    """One rule on a metric of a version."""
-
-    LATER: ClassVar[dict[str, str]] = {
-        "max_ratio": "limits relative to stable come later, give max",
-        "floor": "it belongs to max_ratio, which comes later",
-    }
-
-    metric: Annotated[str, Notation("metric")] = Field(
-        description=f"one of {', '.join(METRICS)}", examples=["error_rate"]
-    )
-    max: Annotated[float, Notation("share or duration")] | None = Field(
-        default=None, description="highest good value: a share (1%), or a duration for p50 … p999", examples=["1%"]
-    )
-    min: Annotated[float, Notation("share")] | None = Field(
-        default=None, description="lowest good value, a share; for availability instead of max", examples=["99.5%"]
-    )
-    window: Annotated[Duration, Field(gt=0, le=LONGEST_WINDOW_S)] | None = Field(
-        default=None, description="judged over this sliding window; absent = 10s", examples=["10s"]
-    )
-    for_: Duration = Field(default=0.0, alias="for", description="the breach must last this long without a break")
-    after: Duration = Field(
-        default=0.0, description="shown but not acted on until `new` has had traffic this long (warm-up)"
-    )
-    min_requests: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
-        default=20, description="fewer requests in the window: INCONCLUSIVE, no decision"
-    )
-    version: Literal["new", "stable"] = Field(
-        default="new", description="whose metric; stable only with pause or alert"
-    )
-    action: Literal["rollback", "pause", "alert"] = Field(default="rollback", description="what a breach does")
-    dry_run: bool = Field(default=False, description="true: report what would have happened, do nothing")
-
-    @field_validator("metric", mode="before")
-    @classmethod
-    def _metric(cls, value: object) -> object:
-        if value in METRICS:
-            return value
-        raise PydanticCustomError("unknown_metric", "is not a metric")
-
-    @field_validator("max", "min", mode="before")
-    @classmethod
-    def _bound(cls, value: object, info: ValidationInfo) -> object:
-        metric = info.data.get("metric")
-        if metric is None:  # its own mistake is reported; without it nobody knows the unit
-            return None
-        if metric in QUANTILES:
-            if info.field_name == "min":
-                raise PydanticCustomError("whole", "min is for availability only: give max")
-            if isinstance(value, str) and value.endswith("%"):
-                raise WrongValue(f"is a share, but {metric} is a duration", "write it like 200ms")
-            seconds = parse_duration(value)
-            if seconds < 0.000_001:
-                raise WrongValue("is below 1 µs")
-            return seconds
-        other = {"min": "max", "max": "min"}[str(info.field_name)]
-        if (metric == "availability") != (info.field_name == "min"):
-            raise PydanticCustomError("whole", f"{metric} is limited by {other}: write {other} instead")
-        return parse_share(value)
-
-    @field_serializer("max", "min")
-    def _write_bound(self, bound: float | None) -> str | None:
-        if bound is None:
-            return None
-        return format_duration(bound) if self.metric in QUANTILES else format_share(bound)
-
-    @field_serializer("window")
-    def _write_window(self, window: float | None) -> str | None:
-        return None if window is None else format_duration(window)
-
-
 class JudgeConfig(Section):
     """How often the limits are judged."""
 
-    LATER: ClassVar[dict[str, str]] = {"false_alarms": "every limit is judged over a window, which has no such setting"}
-
     block: Annotated[Duration, Field(ge=0.05, le=10)] = Field(
         default=0.25, description="time step of the judge; a decision is at most one block late"
+    )
+    false_alarms: Annotated[Share, Field(gt=0, le=0.5)] = Field(
+        default=0.01, description="how many rollouts of a healthy version may be rolled back, at most"
     )
 
 
@@ -385,14 +188,6 @@ class FailoverConfig(Section):
 class ServiceConfig(Section):
     """What clients reach: a `stable` version, and for a part of the year a `new` one."""
 
-    LATER: ClassVar[dict[str, str]] = {
-        "health": "every endpoint counts as ready, and what fails there is seen by the requests that fail",
-        "signals": "limit error_rate, availability or a percentile",
-        "checks": "limit error_rate, availability or a percentile",
-        "rollouts": "set weights by hand (tidegate weights set 10%)",
-        "on_rollback": "open tunnels are kept",
-    }
-
     name: Name = Field(description="its name in the API, metrics and journal", examples=["web"])
     match: MatchConfig = Field(default=MatchConfig(), description="which requests it gets; absent = all")
     stable: VersionConfig = Field(description="the version that everything returns to")
@@ -402,6 +197,16 @@ class ServiceConfig(Section):
         default=[],
         description="what `new` must keep; armed while its weight is above 0; short: {error_rate: 1%, p99: 200ms}",
         examples=["{metric: p99, max: 200ms}", "{metric: availability, min: 99.5%}"],
+    )
+    signals: dict[MetricName, SignalConfig] = Field(default={}, description="metrics from response headers, by name")
+    checks: dict[MetricName, CheckConfig] = Field(
+        default={}, description="metrics that are read from elsewhere, by name"
+    )
+    rollouts: dict[Name, PlanConfig] = Field(
+        default={},
+        description="plans by name: a FILE, FILE#NAME where it holds several, or the plan itself; "
+        "`default` is the one that `rollout start` takes",
+        examples=["{default: rollouts/canary.yaml}"],
     )
     judge: JudgeConfig = Field(default=JudgeConfig(), description="how often the limits are judged")
     timeouts: TimeoutsConfig = Field(default=TimeoutsConfig(), description="how long an endpoint may take")
@@ -456,11 +261,6 @@ class DrainConfig(Section):
 
 class Config(Section):
     """The whole file."""
-
-    LATER: ClassVar[dict[str, str]] = {
-        "tls": TLS_LATER,
-        **dict.fromkeys(("stages", "advance", "max_hold", "on_max_hold", "progress_report", "hooks"), PLAN_LATER),
-    }
 
     listen: list[Listen] = Field(
         default=["0.0.0.0:8080"],

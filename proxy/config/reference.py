@@ -1,6 +1,6 @@
-"""The reference, generated from the models: `config/reference.yaml` and `docs/reference/config.md`.
+"""The reference, generated from the models: `reference.yaml` of configs and of plans, `docs/reference/config.md`.
 
-    python -m proxy.config.reference          write both files of the checkout
+    python -m proxy.config.reference          write these files of the checkout
 
 A key is documented once, by its description in `model`; a test fails when the files are older than the models.
 """
@@ -17,13 +17,28 @@ from annotated_types import Ge, Gt, Le
 from pydantic import PlainSerializer
 from pydantic.fields import FieldInfo
 
-from proxy.config.model import Config, Notation, Section
+from proxy.config import later
+from proxy.config.limits import CheckConfig, LimitConfig, RequireConfig, SignalConfig
+from proxy.config.model import Config, TokenConfig
 from proxy.config.schema import sections_in
+from proxy.config.stages import HookConfig, PlanConfig
 from proxy.config.units import format_duration, format_size
+from proxy.config.values import Notation, Section
 
 ROOT = Path(__file__).parents[2]
-# Keys that exclude the one above them: shown as comments, so that the file stays a valid config.
-ALTERNATIVES = {"token_file", "min"}
+# Keys that exclude another one: shown as comments, so that the file stays a valid one.
+ALTERNATIVES: dict[type[Section], set[str]] = {
+    TokenConfig: {"token_file"},
+    LimitConfig: {"min", "max_ratio", "floor"},
+    RequireConfig: {"max", "max_ratio", "floor"},
+    CheckConfig: {"file"},
+    HookConfig: {"run", "cwd"},
+}
+# What an entry of a mapping by names is called.
+NAMES: dict[type[Section], str] = {SignalConfig: "cache_hit_rate", CheckConfig: "memory_bytes"}
+# The other hooks are of the same model as `before_start`.
+_SAME_HOOKS = ("before_stage", "after_rollback", "after_complete")
+PLAN_TITLE = "A rollout plan"
 # What `stable` and `new`, two of the same model, are shown with.
 NEW_VERSION = {"label": '"2.4.0"', "endpoints": "[http://127.0.0.1:9002]"}
 COMMENT_COLUMN = 38
@@ -35,6 +50,13 @@ YAML_HEAD = """\
 # Durations are a number and ms, s, m, h or d; shares and weights a number and %; sizes a number and KiB, MiB or GiB.
 # ${NAME} and ${NAME:-default} take environment variables, $${ stands for ${ itself.
 # `tidegate check FILE` names every mistake of a config with its line, column and cure.
+"""
+PLAN_HEAD = """\
+# Every key of a rollout plan with its default, or an example where it has none.
+# GENERATED from proxy/config/stages.py by `python -m proxy.config.reference`: do not edit.
+#
+# `tidegate check FILE` names every mistake, `tidegate plan FILE --rate 200` prints the timetable.
+# A file can also hold several plans: `plans: {NAME: {stages: …}}`, with signals and checks beside them for all.
 """
 MARKDOWN_HEAD = """\
 # Config
@@ -53,44 +75,64 @@ One YAML file. [`config/reference.yaml`](../../config/reference.yaml) is this pa
   be set. `$${` stands for `${` itself. What an error shows of a value is the text of the file, never the variable's.
 * `true` and `false` are the only booleans. A bare `yes`, `no`, `on` or `off` is refused: put it in quotes.
 * Anchors, aliases and `<<` work. A key that stands twice is refused.
+* A rollout plan is a file of its own: [`config/rollouts/`](../../config/rollouts) holds examples,
+  `tidegate plan FILE` prints its timetable.
 * A stored weight wins over `split.new`. Changes of `listen`, `workers`, `state` and `admin` need a restart.
 """
 
 
+def texts() -> dict[str, str]:
+    """Return every generated file: path below the checkout → text."""
+    return {
+        "config/reference.yaml": reference_yaml(),
+        "config/rollouts/reference.yaml": plan_yaml(),
+        "docs/reference/config.md": reference_markdown(),
+    }
+
+
 def reference_yaml() -> str:
     """Return `config/reference.yaml`."""
-    return YAML_HEAD + "\n" + "\n".join(_section_yaml(Config, "", {})) + "\n"
+    return YAML_HEAD + "\n" + "\n".join(_section_yaml(Config, "", (), {})) + "\n"
+
+
+def plan_yaml() -> str:
+    """Return `config/rollouts/reference.yaml`."""
+    return PLAN_HEAD + "\n" + "\n".join(_section_yaml(PlanConfig, "", ("plan",), {})) + "\n"
 
 
 def reference_markdown() -> str:
     """Return `docs/reference/config.md`."""
-    return MARKDOWN_HEAD + "\n" + "\n".join(_section_markdown(Config, "")) + "\n"
+    sections = (*_section_markdown(Config, "", ()), *_section_markdown(PlanConfig, PLAN_TITLE, ("plan",)))
+    return MARKDOWN_HEAD + "\n" + "\n".join(sections) + "\n"
 
 
 def write(root: Path = ROOT) -> list[Path]:
-    """Write both files below `root` and return their paths."""
-    texts = {"config/reference.yaml": reference_yaml(), "docs/reference/config.md": reference_markdown()}
-    for name, text in texts.items():
+    """Write all files below `root` and return their paths."""
+    for name, text in texts().items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
-    return [root / name for name in texts]
+    return [root / name for name in texts()]
 
 
-def _section_yaml(section: type[Section], indent: str, values: Mapping[str, str]) -> Iterator[str]:
-    for key, field in _fields(section):
-        inner = next(sections_in(field.annotation), None)
-        if inner is None:
-            hidden = "# " if key in ALTERNATIVES else ""
+def _section_yaml(section: type[Section], indent: str, path: later.Path, values: Mapping[str, str]) -> Iterator[str]:
+    for key, field in _fields(section, path):
+        inner = _inner(field)
+        below = (*path, key)
+        if inner is None or inner is PlanConfig:
+            hidden = "# " if key in ALTERNATIVES.get(section, ()) else ""
             yield from _commented(f"{indent}{hidden}{key}: {values.get(key) or _value(field)}", field.description)
             continue
         yield from _commented(f"{indent}{key}:", field.description)
         if get_origin(field.annotation) is list:
-            lines = list(_section_yaml(inner, indent + "    ", {}))
+            lines = list(_section_yaml(inner, indent + "    ", below, {}))
             yield indent + "  - " + lines[0].removeprefix(indent + "    ")
             yield from lines[1:]
             yield from (f"{indent}  - {text}" for text in field.examples or ())
+        elif get_origin(field.annotation) is dict:
+            yield f"{indent}  {NAMES[inner]}:"
+            yield from _section_yaml(inner, indent + "    ", (*below, "*"), {})
         else:
-            yield from _section_yaml(inner, indent + "  ", NEW_VERSION if key == "new" else {})
+            yield from _section_yaml(inner, indent + "  ", below, NEW_VERSION if key == "new" else {})
 
 
 def _commented(text: str, comment: str | None) -> Iterator[str]:
@@ -102,28 +144,43 @@ def _commented(text: str, comment: str | None) -> Iterator[str]:
         text = ""
 
 
-def _section_markdown(section: type[Section], path: str) -> Iterator[str]:
-    title = f"`{path}`" if path else "Top level"
-    if path.endswith(".stable"):
-        title += f" and `{path.removesuffix('stable')}new`"
-    yield f"## {title}\n\n{section.__doc__}\n"
+def _section_markdown(section: type[Section], title: str, path: later.Path) -> Iterator[str]:
+    shown = title if " " in title else f"`{title}`" if title else "Top level"
+    if path[-1:] == ("stable",):
+        shown += f" and `{title.removesuffix('stable')}new`"
+    yield f"## {shown}\n\n{section.__doc__}\n"
     yield "| key | takes | default | meaning |\n|---|---|---|---|"
-    for key, field in _fields(section):
+    for key, field in _fields(section, path):
         default = "required" if field.is_required() else _default(field)
         meaning = (field.description or "").replace("|", "\\|")
         yield f"| `{key}` | {_takes(field)} | {default} | {meaning} |"
-    if section.LATER:
-        yield "\nNot in this version yet, and refused with a sentence that says so: " + _words(section.LATER) + "."
+    missing = later.keys(path)
+    if path == ("services", "limits"):
+        missing += sorted(later.METRICS_NOT_YET)
+    if missing:
+        yield "\nNot in this version yet, and refused with a sentence that says so: " + _words(missing) + "."
     yield ""
-    for key, field in _fields(section):
-        for inner in () if key == "new" else sections_in(field.annotation):
-            many = "[]" if get_origin(field.annotation) is list else ""
-            yield from _section_markdown(inner, f"{path}.{key}{many}".lstrip("."))
+    prefix = "plan" if " " in title else title
+    for key, field in _fields(section, path):
+        inner = _inner(field)
+        if inner is None or inner is PlanConfig or key in {"new", *_SAME_HOOKS}:
+            continue
+        kind = get_origin(field.annotation)
+        suffix = "[]" if kind is list else ".NAME" if kind is dict else ""
+        below = (*path, key, "*") if kind is dict else (*path, key)
+        yield from _section_markdown(inner, f"{prefix}.{key}{suffix}".lstrip("."), below)
 
 
-def _fields(section: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
+def _fields(section: type[Section], path: later.Path) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield key and field of what is in this version."""
+    hidden = later.keys(path)
     for name, field in section.model_fields.items():
-        yield field.alias or name, field
+        if (field.alias or name) not in hidden:
+            yield field.alias or name, field
+
+
+def _inner(field: FieldInfo) -> type[Section] | None:
+    return next(sections_in(field.annotation), None)
 
 
 def _value(field: FieldInfo) -> str:
@@ -153,7 +210,9 @@ def _yaml(value: Any) -> str:
 
 def _takes(field: FieldInfo) -> str:
     many = "list of " if get_origin(field.annotation) is list else ""
-    inner = next(sections_in(field.annotation), None)
+    inner = _inner(field)
+    if inner is not None and get_origin(field.annotation) is dict:
+        return "mappings by name"
     if inner is not None:
         return many + ("mappings" if many else "mapping")
     return many + (_notation(field.annotation, field.metadata) or "text") + _range(field.metadata)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from proxy.config import later, limit_rules, plan_rules
 from proxy.config.addresses import (
     UNIX_PATH_MAX,
     is_local,
@@ -19,15 +20,13 @@ from proxy.config.addresses import (
     parse_match_host,
     parse_match_path,
 )
+from proxy.config.limit_rules import Around
+from proxy.config.limits import NAMED
 from proxy.config.load import Document, Loc
-from proxy.config.model import METRICS
+from proxy.config.looking import Finding, good, items, mapping, mappings
 from proxy.config.units import format_duration, parse_duration, parse_size
-from proxy.config.wrong import WrongValue
-from proxy.rollout.plan import QUANTILES
-from proxy.routing.table import MAX_THRESHOLDS, RequestLimits, Timeouts
+from proxy.routing.table import RequestLimits, Timeouts
 
-T = TypeVar("T")
-Finding = tuple[Loc, str]
 Services = Sequence[tuple[Loc, dict[str, Any]]]
 _BLOCK_S = 0.25
 _WATCHDOG_S = 2.0
@@ -36,9 +35,30 @@ _WATCHDOG_S = 2.0
 def check(document: Document, base: Path) -> None:
     """Report every broken rule of a normalised document whose relative paths are taken from `base`."""
     data = document.data if isinstance(document.data, dict) else {}
-    services = [(("services", index), service) for index, service in _mappings(data, "services")]
+    services = [(("services", index), service) for index, service in mappings(data, "services")]
     for loc, message in (*_findings(data, services), *_socket_paths(data, services, base)):
         document.report(loc, message)
+    for loc, service in services:
+        for name, plan in mapping(service, "rollouts").items():
+            if isinstance(plan, dict):
+                for at, message in plan_rules.surprises((*loc, "rollouts", name), plan):
+                    document.warn(at, message)
+
+
+def check_plans(document: Document) -> None:
+    """Report every broken rule of a normalised file of plans: what depends on a service is not known here."""
+    data = document.data if isinstance(document.data, dict) else {}
+    for name, plan in mapping(data, "plans").items():
+        if isinstance(plan, dict):
+            check_plan(document, ("plans", name), plan, Around("this plan", None, _BLOCK_S))
+
+
+def check_plan(document: Document, loc: Loc, plan: dict[str, Any], around: Around) -> None:
+    """Report every broken rule of one plan, and warn of what may surprise."""
+    for at, message in plan_rules.check(loc, plan, around):
+        document.report(at, message)
+    for at, message in plan_rules.surprises(loc, plan):
+        document.warn(at, message)
 
 
 def _findings(data: dict[str, Any], services: Services) -> Iterator[Finding]:
@@ -51,17 +71,18 @@ def _findings(data: dict[str, Any], services: Services) -> Iterator[Finding]:
         yield from _endpoints(loc, service)
         yield from _labels(loc, service)
         yield from _sticky(loc, service)
-        yield from _judge(loc, service)
+        yield from _watchdog(loc, service)
+        yield from _definitions(loc, service)
         yield from _limits(loc, service)
 
 
 def _listeners(data: dict[str, Any]) -> Iterator[Finding]:
-    listeners = _list(data, "listen") if "listen" in data else ["0.0.0.0:8080"]
+    listeners = items(data, "listen") if "listen" in data else ["0.0.0.0:8080"]
     addresses: list[tuple[Loc, Any]] = [(("listen", index), address) for index, address in enumerate(listeners)]
-    addresses.append((("admin", "listen"), _mapping(data, "admin").get("listen", "127.0.0.1:9900")))
+    addresses.append((("admin", "listen"), mapping(data, "admin").get("listen", "127.0.0.1:9900")))
     taken: list[str] = []
     for loc, text in addresses:
-        address = _good(parse_listen, text)
+        address = good(parse_listen, text)
         first = next((other for other in taken if address and _overlap(address, other)), None)
         if first:
             yield loc, f"cannot be listened on beside {first}: give one of them another port or path"
@@ -80,11 +101,11 @@ def _overlap(address: str, other: str) -> bool:
 
 def _socket_paths(data: dict[str, Any], services: Services, base: Path) -> Iterator[Finding]:
     """Yield the relative socket paths that become too long for the kernel where the file stands."""
-    addresses: list[tuple[Loc, Any]] = [(("listen", index), text) for index, text in enumerate(_list(data, "listen"))]
-    addresses.append((("admin", "listen"), _mapping(data, "admin").get("listen")))
+    addresses: list[tuple[Loc, Any]] = [(("listen", index), text) for index, text in enumerate(items(data, "listen"))]
+    addresses.append((("admin", "listen"), mapping(data, "admin").get("listen")))
     for loc, service in services:
         for version in ("stable", "new"):
-            urls = _list(_mapping(service, version), "endpoints")
+            urls = items(mapping(service, version), "endpoints")
             addresses += [((*loc, version, "endpoints", index), url) for index, url in enumerate(urls)]
     for loc, text in addresses:
         path = text.removeprefix("unix:") if isinstance(text, str) and text.startswith("unix:") else ""
@@ -93,8 +114,8 @@ def _socket_paths(data: dict[str, Any], services: Services, base: Path) -> Itera
 
 
 def _admin(data: dict[str, Any]) -> Iterator[Finding]:
-    admin = _mapping(data, "admin")
-    tokens = [(("admin", "tokens", index), token) for index, token in _mappings(admin, "tokens")]
+    admin = mapping(data, "admin")
+    tokens = [(("admin", "tokens", index), token) for index, token in mappings(admin, "tokens")]
     for loc, token in tokens:
         if "token" in token and "token_file" in token:
             yield (*loc, "token_file"), "stands beside token: keep one of them"
@@ -103,7 +124,7 @@ def _admin(data: dict[str, Any]) -> Iterator[Finding]:
     yield from _repeated(
         [((*loc, "name"), token.get("name")) for loc, token in tokens], str, "is a token's name already"
     )
-    address = _good(parse_listen, admin.get("listen", "127.0.0.1:9900"))
+    address = good(parse_listen, admin.get("listen", "127.0.0.1:9900"))
     held = any(token.get("role") != "read" and (token.get("token") or "token_file" in token) for _, token in tokens)
     if address and not is_local(address) and not held:
         cure = "add {name: ops, role: operator, token: …} to admin.tokens, or listen on 127.0.0.1 or a unix socket"
@@ -112,9 +133,9 @@ def _admin(data: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _request_limits(data: dict[str, Any]) -> Iterator[Finding]:
-    limits = _mapping(data, "request_limits")
-    head = _good(parse_size, limits["head"]) if "head" in limits else RequestLimits().head
-    target = _good(parse_size, limits["target"]) if "target" in limits else RequestLimits().target
+    limits = mapping(data, "request_limits")
+    head = good(parse_size, limits["head"]) if "head" in limits else RequestLimits().head
+    target = good(parse_size, limits["target"]) if "target" in limits else RequestLimits().target
     if head is not None and target is not None and target > head:
         key = "target" if "target" in limits else "head"
         yield ("request_limits", key), "the target is a part of the head: its limit cannot be above that of the head"
@@ -131,8 +152,8 @@ def _matches(services: Services) -> Iterator[Finding]:
         match = service.get("match", {})
         if not isinstance(match, dict):
             continue
-        host = _good(parse_match_host, match["host"]) if "host" in match else ""
-        path = _good(parse_match_path, match.get("path", "/"))
+        host = good(parse_match_host, match["host"]) if "host" in match else ""
+        path = good(parse_match_path, match.get("path", "/"))
         if host is None or path is None:
             continue
         if (host, path) in seen:
@@ -146,19 +167,19 @@ def _matches(services: Services) -> Iterator[Finding]:
 
 def _endpoints(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
     for version in ("stable", "new"):
-        urls = _list(_mapping(service, version), "endpoints")
+        urls = items(mapping(service, version), "endpoints")
         places = [((*loc, version, "endpoints", index), url) for index, url in enumerate(urls)]
         yield from _repeated(places, _target, "is an endpoint of this version already")
 
 
 def _labels(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
     for version, other in (("stable", "new"), ("new", "stable")):
-        if _mapping(service, version).get("label") == other:
+        if mapping(service, version).get("label") == other:
             yield (*loc, version, "label"), f'the label of {version} cannot be "{other}": give its release'
 
 
 def _sticky(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
-    sticky = _mapping(_mapping(service, "split"), "sticky")
+    sticky = mapping(mapping(service, "split"), "sticky")
     by, loc = sticky.get("by", "cookie"), (*loc, "split", "sticky")
     if by == "header" and "name" not in sticky:
         yield loc, "by: header needs the name of the header: add name: x-user"
@@ -168,63 +189,48 @@ def _sticky(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
         yield (*loc, "name"), "tidegate is the minted cookie, which is used anyway: remove the name"
 
 
-def _judge(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
-    judge = _mapping(service, "judge")
-    block = _good(parse_duration, judge["block"]) if "block" in judge else _BLOCK_S
-    watchdog = _good(parse_duration, service["watchdog"]) if "watchdog" in service else _WATCHDOG_S
+def _watchdog(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
+    block = _block(service)
+    watchdog = good(parse_duration, service["watchdog"]) if "watchdog" in service else _WATCHDOG_S
     if block and watchdog and watchdog < 2 * block:
         key = ("watchdog",) if "watchdog" in service else ("judge", "block")
         blocks = f"two blocks (2 × {format_duration(block)})"
         yield (*loc, *key), f"{format_duration(watchdog)} of silence is less than {blocks}: it would shut between two"
-    for index, limit in _mappings(service, "limits"):
-        window = _good(parse_duration, limit.get("window"))
-        if window and block and window < block:
-            yield (*loc, "limits", index, "window"), f"is shorter than the judge's block ({format_duration(block)})"
+
+
+def _block(service: dict[str, Any]) -> float | None:
+    judge = mapping(service, "judge")
+    return good(parse_duration, judge["block"]) if "block" in judge else _BLOCK_S
 
 
 def _limits(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
-    timeouts = _mapping(service, "timeouts")
-    first_byte = _good(parse_duration, timeouts["first_byte"]) if "first_byte" in timeouts else Timeouts().first_byte_s
-    edges: set[float] = set()
-    for index, limit in _mappings(service, "limits"):
-        at = (*loc, "limits", index)
-        metric = limit.get("metric")
-        if metric not in METRICS:
-            continue
-        bound = "min" if metric == "availability" else "max"
-        if not {"max", "min", "max_ratio"} & limit.keys():
-            yield (
-                at,
-                f"has no bound: add {bound}: {'200ms' if metric in QUANTILES else '99%' if bound == 'min' else '1%'}",
-            )
-        if limit.get("version") == "stable" and limit.get("action", "rollback") == "rollback":
-            key = (*at, "action") if "action" in limit else at
-            yield key, "a limit on stable cannot roll new back: add action: pause or action: alert"
-        edge = _good(parse_duration, limit.get("max")) if metric in QUANTILES else None
-        if edge is None:
-            continue
-        if first_byte and edge > first_byte:
-            yield (
-                (*at, "max"),
-                (
-                    f"is above timeouts.first_byte ({format_duration(first_byte)}): "
-                    "an endpoint that never answers is recorded at that timeout and would count as fast enough"
-                ),
-            )
-        if edge not in edges and len(edges) == MAX_THRESHOLDS:
-            yield (
-                (*at, "max"),
-                f"is the {MAX_THRESHOLDS + 1}th different latency limit of this service: at most {MAX_THRESHOLDS}",
-            )
-        elif edge:
-            edges.add(edge)
+    timeouts = mapping(service, "timeouts")
+    first_byte = good(parse_duration, timeouts["first_byte"]) if "first_byte" in timeouts else Timeouts().first_byte_s
+    around = Around("this service", first_byte, _block(service), evidence=later.EVIDENCE_JUDGES)
+    yield from limit_rules.check(loc, service, "limits", around)
+    around.evidence = True
+    for name, plan in mapping(service, "rollouts").items():
+        if isinstance(plan, dict):
+            yield from plan_rules.check((*loc, "rollouts", name), plan, around)
+
+
+def _definitions(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
+    """Yield the signals and checks of plans that mean something else in the service or in a plan before."""
+    yield from plan_rules.definitions(loc, service)
+    seen = {name: (kind, meant) for kind in NAMED for name, meant in mapping(service, kind).items()}
+    for plan_name, plan in mapping(service, "rollouts").items():
+        for kind in NAMED if isinstance(plan, dict) else ():
+            for name, meant in mapping(plan, kind).items():
+                if seen.setdefault(name, (kind, meant)) != (kind, meant):
+                    at = (*loc, "rollouts", plan_name, kind, name)
+                    yield at, "means something else in this service already: give it another name"
 
 
 def _repeated(items: Sequence[tuple[Loc, Any]], parse: Callable[[Any], Any], what: str) -> Iterator[Finding]:
     """Yield the items that mean the same as one before them."""
     seen: set[object] = set()
     for loc, item in items:
-        value = _good(parse, item) if isinstance(item, str) else None
+        value = good(parse, item) if isinstance(item, str) else None
         if value in seen and not str(value).endswith(":0"):
             yield loc, f"{what}: remove one of them"
         if value is not None:
@@ -234,29 +240,3 @@ def _repeated(items: Sequence[tuple[Loc, Any]], parse: Callable[[Any], Any], wha
 def _target(url: str) -> tuple[str, int, str | None]:
     endpoint = parse_endpoint(url)
     return endpoint.host, endpoint.port, endpoint.unix
-
-
-def _good(parse: Callable[[Any], T], value: object) -> T | None:
-    """Return the parsed value, or `None` if it is wrong by itself."""
-    if not isinstance(value, str):
-        return None
-    try:
-        return parse(value)
-    except WrongValue:
-        return None
-
-
-def _mapping(data: dict[str, Any], key: str) -> dict[str, Any]:
-    value = data.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _list(data: dict[str, Any], key: str) -> list[Any]:
-    value = data.get(key)
-    return value if isinstance(value, list) else []
-
-
-def _mappings(data: dict[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for index, item in enumerate(_list(data, key)):
-        if isinstance(item, dict):
-            yield index, item

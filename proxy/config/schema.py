@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from proxy.config import later
 from proxy.config.load import Bare, Document, Loc
-from proxy.config.model import METRICS, Config, Section
+from proxy.config.model import Config
+from proxy.config.stages import PlanConfig
 from proxy.config.units import format_duration, format_size
-from proxy.rollout.plan import QUANTILES
+from proxy.config.values import Section
 
+Model = TypeVar("Model", bound=Section)
 SECRETS = {"token"}
 EMPTY = "is empty: give it a value or remove the key"
 _BOUNDS = {
@@ -29,47 +33,23 @@ _BOUNDS = {
 }
 
 
-def normalise(document: Document) -> None:
-    """Bring short forms to their long one: a single `listen` to a list, `{p99: 200ms}` to a list of limits."""
-    data = document.data
-    if not isinstance(data, dict):
-        return
-    if "listen" in data and not isinstance(data["listen"], list) and data["listen"] is not None:
-        data["listen"] = [data["listen"]]
-        document.same(("listen", 0), ("listen",))
-    services = data.get("services")
-    for index, service in enumerate(services if isinstance(services, list) else []):
-        if isinstance(service, dict) and isinstance(service.get("limits"), dict):
-            service["limits"] = _long_limits(document, ("services", index, "limits"), service["limits"])
-
-
-def _long_limits(document: Document, loc: Loc, short: dict[str, object]) -> list[object]:
-    limits: list[object] = []
-    for index, (metric, bound) in enumerate(short.items()):
-        key = "min" if metric == "availability" else "max"
-        for part in ((), ("metric",), (key,)):
-            document.same((*loc, index, *part), (*loc, metric))
-        if isinstance(bound, dict):
-            document.report((*loc, index, key), f"takes one value here: write the long form - {{metric: {metric}, …}}")
-        limits.append({"metric": metric, key: bound})
-    return limits
-
-
-def validate(document: Document) -> Config | None:
-    """Return the config, or `None` after everything wrong was reported to `document`."""
+def validate(document: Document, root: type[Model]) -> Model | None:
+    """Return the document as a `root`, or `None` after everything wrong was reported to it."""
     try:
-        config = Config.model_validate(document.data)
+        model = root.model_validate(document.data)
     except ValidationError as error:
         details = error.errors(include_url=False)
         meant = {
-            (*detail["loc"][:-1], _meant(detail["loc"])) for detail in details if detail["type"] == "extra_forbidden"
+            (*detail["loc"][:-1], _meant(root, detail["loc"]))
+            for detail in details
+            if detail["type"] == "extra_forbidden"
         }
         for detail in details:
             if detail["type"] != "missing" or detail["loc"] not in meant:  # else it is there, misspelt
-                _report(document, detail)
-        config = None
+                _report(document, root, detail)
+        model = None
     _report_unclear(document, (), document.data)
-    return config
+    return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +57,7 @@ class _Mistake:
     """One of pydantic's errors: where, the value, and what its kind says beside."""
 
     document: Document
+    root: type[Section]
     loc: Loc
     kind: str
     value: object
@@ -94,17 +75,22 @@ class _Mistake:
         return None if self.loc[-1] in SECRETS else self.document.place(self.loc).shown
 
 
-def _report(document: Document, detail: ErrorDetails) -> None:
+def _report(document: Document, root: type[Section], detail: ErrorDetails) -> None:
     loc, kind, value = detail["loc"], detail["type"], detail["input"]
     if kind == "missing":
-        document.report(loc, "is missing" + _about(loc))
+        document.report(loc, "is missing" + _about(root, loc))
     elif kind == "extra_forbidden":
-        document.report(loc, _unknown_key(loc), at_key=True)
+        document.report(loc, _unknown_key(root, loc), at_key=True)
     elif kind == "unknown_metric":
         short = document.place(loc).key.endswith(f".{value}")
-        document.report(loc, _unknown_metric(value, value if short else document.place(loc).shown), at_key=short)
+        shown = value if short else document.place(loc).shown
+        define = "; or define it under signals or checks" if "stages" in loc else ""
+        document.report(loc, _unknown_metric(value, shown, _metrics(document, loc)) + define, at_key=short)
+    elif loc[-1:] == ("[key]",):  # the name of an entry, such as that of a signal
+        why = detail.get("ctx", {}).get("error", detail["msg"])
+        document.report(loc[:-1], f'"{value}" {why}', at_key=True)
     else:
-        mistake = _Mistake(document, loc, kind, value, detail.get("ctx", {}), detail["msg"])
+        mistake = _Mistake(document, root, loc, kind, value, detail.get("ctx", {}), detail["msg"])
         document.report(loc, _wrong_value(mistake))
 
 
@@ -126,7 +112,7 @@ def _out_of_bounds(mistake: _Mistake) -> str:
 
 
 def _unknown_word(mistake: _Mistake) -> str:
-    options = _options(mistake.loc)
+    options = _options(mistake.root, mistake.loc)
     if isinstance(mistake.value, Bare):
         return f"{_bare(mistake.value)}; the words are {', '.join(options)}"
     return f"{mistake.shown}is not known here: {_choose(mistake.value, options)}"
@@ -156,7 +142,9 @@ def _no_integer(mistake: _Mistake) -> str:
 
 _SENTENCES: dict[str, Callable[[_Mistake], str]] = {
     **dict.fromkeys(_BOUNDS, _out_of_bounds),
-    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), lambda mistake: _not_a_mapping(mistake.loc)),
+    **dict.fromkeys(
+        ("model_type", "model_attributes_type", "dict_type"), lambda mistake: _not_a_mapping(mistake.root, mistake.loc)
+    ),
     **dict.fromkeys(("text_expected", "string_type"), _no_text),
     **dict.fromkeys(("int_type", "int_from_float"), _no_integer),
     "too_short": lambda mistake: f"is empty: it needs at least {mistake.context['min_length']}",
@@ -168,38 +156,43 @@ _SENTENCES: dict[str, Callable[[_Mistake], str]] = {
 _ABOUT_COLLECTIONS = {"model_type", "model_attributes_type", "dict_type", "list_type", "too_short"}
 
 
-def _not_a_mapping(loc: Loc) -> str:
-    section = section_at(loc)
-    keys = ", ".join(_keys(section)[:4]) if section else ""
-    return f"must be a mapping with keys such as {keys}" if keys else "must be a mapping"
+def _not_a_mapping(root: type[Section], loc: Loc) -> str:
+    section = section_at(root, loc)
+    if section is None:
+        return "must be a mapping of names"
+    return f"must be a mapping with keys such as {', '.join(_keys(section, loc)[:4])}"
 
 
-def _unknown_key(loc: Loc) -> str:
-    section = section_at(loc[:-1])
-    key = str(loc[-1])
+def _unknown_key(root: type[Section], loc: Loc) -> str:
+    section = section_at(root, loc[:-1])
     if section is None:
         return "is not known"
-    if key in section.LATER:
-        return f"is not in this version yet: {section.LATER[key]}"
-    return f"is not known here: {_choose(key, _keys(section))}"
+    if section is Config and loc[-1] in PlanConfig.model_fields:
+        return "belongs to a rollout plan, which is a file of its own"
+    return f"is not known here: {_choose(loc[-1], _keys(section, loc[:-1]))}"
 
 
-def _unknown_metric(value: object, shown: object) -> str:
-    if str(value).removeprefix("ttfb_") in QUANTILES:
-        return "the time to the first byte is not judged in this version yet: limit the whole time, such as p99"
-    return f'"{shown}" is not a metric: {_choose(value, METRICS)}'
+def _unknown_metric(value: object, shown: object, known: Sequence[str]) -> str:
+    if str(value) in later.METRICS_NOT_YET:
+        return later.METRIC_NOT_YET
+    return f'"{shown}" is not a metric: {_choose(value, known)}'
 
 
-def _meant(loc: Loc) -> str | None:
+def _metrics(document: Document, loc: Loc) -> tuple[str, ...]:
+    """Return the names that the limit at a path could have."""
+    return next((document.metrics[loc[:end]] for end in range(len(loc), 0, -1) if loc[:end] in document.metrics), ())
+
+
+def _meant(root: type[Section], loc: Loc) -> str | None:
     """Return the key that an unknown one was probably meant to be."""
-    section = section_at(loc[:-1])
-    return _closest(loc[-1], _keys(section)) if section else None
+    section = section_at(root, loc[:-1])
+    return _closest(loc[-1], _keys(section, loc[:-1])) if section else None
 
 
-def _about(loc: Loc) -> str:
-    section = section_at(loc[:-1])
-    field = section.model_fields.get(str(loc[-1])) if section else None
-    return f": {field.description}" if field and field.description else ""
+def _about(root: type[Section], loc: Loc) -> str:
+    section = section_at(root, loc[:-1])
+    description = field_of(section, loc[-1]).description if section else ""
+    return f": {description}" if description else ""
 
 
 def _bound(document: Document, loc: Loc, bound: float) -> str:
@@ -209,21 +202,20 @@ def _bound(document: Document, loc: Loc, bound: float) -> str:
         return format_size(int(bound))
     if bound and shown[-1:].isalpha():
         return format_duration(float(bound))
-    return str(bound)
+    return f"{bound:g}"
 
 
-def _keys(section: type[Section]) -> list[str]:
-    return [field.alias or name for name, field in section.model_fields.items()]
+def _keys(section: type[Section], loc: Loc) -> list[str]:
+    """Return the keys of the section at a path that are in this version."""
+    hidden = later.keys(later.path_of(loc))
+    return [key for name, field in section.model_fields.items() if (key := field.alias or name) not in hidden]
 
 
-def _options(loc: Loc) -> tuple[str, ...]:
+def _options(root: type[Section], loc: Loc) -> tuple[str, ...]:
     """Return the words that a key takes, if it takes only some."""
-    names = [part for part in loc if isinstance(part, str)]
-    section = section_at(loc[: loc.index(names[-1], -2 if isinstance(loc[-1], int) else -1)])
-    for name, field in section.model_fields.items() if section else ():
-        if (field.alias or name) == names[-1]:
-            return tuple(_literals(field.annotation))
-    return ()
+    end = len(loc) - 1 if isinstance(loc[-1], str) else len(loc) - 2
+    section = section_at(root, loc[:end])
+    return tuple(_literals(field_of(section, loc[end]).annotation)) if section else ()
 
 
 def _literals(annotation: Any) -> Iterable[str]:
@@ -258,19 +250,24 @@ def _report_unclear(document: Document, loc: Loc, value: object) -> None:
         document.report(loc, EMPTY)
 
 
-def section_at(loc: Loc) -> type[Section] | None:
-    """Return the model of the mapping at a path."""
-    section: type[Section] | None = Config
+def field_of(section: type[Section], key: object) -> FieldInfo:
+    """Return the field that a key of a section stands for."""
+    return next(field for name, field in section.model_fields.items() if (field.alias or name) == key)
+
+
+def section_at(root: type[Section], loc: Loc) -> type[Section] | None:
+    """Return the model of the mapping at a path, `None` if there is none (a value, or a mapping by names)."""
+    kind: Any = root
     for part in loc:
-        if isinstance(part, int):
-            continue
-        if section is None:
-            return None
-        annotation = next(
-            (field.annotation for name, field in section.model_fields.items() if (field.alias or name) == part), None
-        )
-        section = next(sections_in(annotation), None)
-    return section
+        section = _section(kind)
+        if section is not None:
+            keys = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+            if part not in keys:
+                return None
+            kind = keys[str(part)]
+        else:
+            kind = _item(kind)
+    return _section(kind)
 
 
 def sections_in(annotation: Any) -> Iterator[type[Section]]:
@@ -279,3 +276,19 @@ def sections_in(annotation: Any) -> Iterator[type[Section]]:
         yield annotation
     for argument in get_args(annotation):
         yield from sections_in(argument)
+
+
+def _section(kind: Any) -> type[Section] | None:
+    """Return the model that a type is, itself or else `None`."""
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return kind
+    if get_origin(kind) in (list, dict):
+        return None
+    return next((kind for kind in get_args(kind) if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
+def _item(kind: Any) -> Any:
+    """Return the type of what a list or a mapping by names holds."""
+    if get_origin(kind) in (list, dict):
+        return get_args(kind)[-1]
+    return next((item for argument in get_args(kind) if (item := _item(argument)) is not None), None)

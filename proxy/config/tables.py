@@ -5,18 +5,19 @@ Everything here is a translation that cannot fail: what could be wrong was repor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from proxy.config import later, plan_tables
 from proxy.config.addresses import is_local, parse_endpoint
 from proxy.config.cpus import usable_cpus
-from proxy.config.model import Config, LimitConfig, ServiceConfig, VersionConfig
-from proxy.config.units import format_duration
-from proxy.rollout.plan import QUANTILES, Limit, ServicePlan
+from proxy.config.limits import LimitConfig
+from proxy.config.load import Loc
+from proxy.config.model import Config, ServiceConfig, VersionConfig
+from proxy.rollout.plan import ServicePlan, thresholds_us
 from proxy.routing.table import (
-    VERSIONS,
     AccessLog,
     Drain,
     Failover,
@@ -29,8 +30,6 @@ from proxy.routing.table import (
     Timeouts,
     Version,
 )
-
-DEFAULT_WINDOW_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +137,7 @@ def _service(service: ServiceConfig, base: Path) -> Service:
             pool_idle_s=timeouts.pool_idle,
         ),
         failover=Failover(failover.to_stable, tuple(failover.when), failover.budget),
-        thresholds_us=tuple(
-            sorted({edge for limit in service.limits if (edge := _limit(limit).threshold_us) is not None})
-        ),
+        thresholds_us=thresholds_us(_plan(service, base).every_limit()),
         fallback_to_new=service.fallback_to_new,
         watchdog_s=service.watchdog,
         host=service.host,
@@ -155,35 +152,26 @@ def _version(version: VersionConfig | None, base: Path) -> Version:
     return Version(version.label, tuple(parse_endpoint(url) for url in urls))
 
 
-def plans(config: Config) -> tuple[ServicePlan, ...]:
-    """Return what the controller needs."""
-    return tuple(
-        ServicePlan(
-            name=service.name,
-            limits=tuple(_limit(limit) for limit in service.limits),
-            block_s=service.judge.block,
-            initial_weight=service.split.new if service.new else 0,
-            salt=service.split.salt,
-            watchdog_s=service.watchdog,
-        )
-        for service in config.services
-    )
+def plans(config: Config, base: Path) -> tuple[ServicePlan, ...]:
+    """Return what the controller needs; relative paths are taken from `base`."""
+    return tuple(_plan(service, base) for service in config.services)
 
 
-def _limit(limit: LimitConfig) -> Limit:
-    latency = limit.metric in QUANTILES and limit.max is not None
-    return Limit(
-        metric=limit.metric,
-        max=round(limit.max * 1000, 6) if latency and limit.max is not None else limit.max,
-        min=limit.min,
-        window_s=DEFAULT_WINDOW_S if limit.window is None else limit.window,
-        for_s=limit.for_,
-        after_s=limit.after,
-        min_requests=limit.min_requests,
-        version=VERSIONS.index(limit.version),
-        action=limit.action,
-        dry_run=limit.dry_run,
-        window_given=limit.window is not None,
+def _plan(service: ServiceConfig, base: Path) -> ServicePlan:
+    rollouts = tuple(plan_tables.plan(name, plan, base) for name, plan in service.rollouts.items())
+    signals = (*plan_tables.signals(service.signals), *(signal for plan in rollouts for signal in plan.signals))
+    checks = (*plan_tables.checks(service.checks, base), *(check for plan in rollouts for check in plan.checks))
+    return ServicePlan(
+        name=service.name,
+        limits=tuple(plan_tables.limit(limit) for limit in service.limits),
+        block_s=service.judge.block,
+        initial_weight=service.split.new if service.new else 0,
+        salt=service.split.salt,
+        watchdog_s=service.watchdog,
+        rollouts=rollouts,
+        false_alarms=service.judge.false_alarms,
+        signals=tuple(dict.fromkeys(signals)),
+        checks=tuple(dict.fromkeys(checks)),
     )
 
 
@@ -195,39 +183,36 @@ def notes(config: Config, ready: Settings) -> Iterator[str]:
         yield f"admin: no operator token: whoever reaches {ready.admin.listen} on this machine may change weights"
     for service in config.services:
         for limit in service.limits:
-            yield f"{service.name}: {_judged(limit)}"
+            yield f"{service.name}: {plan_tables.judged(limit, evidence=later.EVIDENCE_JUDGES)}"
         if service.new and not any(_acts(limit) for limit in service.limits):
             yield f"{service.name}: no limit rolls back: new stays until a person takes it out"
         if service.split.new and not service.new:
             yield f"{service.name}: split.new waits for a new version: the weight is 0% until there is one"
-
-
-def _judged(limit: LimitConfig) -> str:
-    metric = limit.metric if limit.version == "new" else f"{limit.metric} of stable"
-    window = DEFAULT_WINDOW_S if limit.window is None else limit.window
-    text = f"{metric} is judged over window {format_duration(window)} with at least {limit.min_requests} requests"
-    if limit.for_:
-        text += f", in breach for {format_duration(limit.for_)}"
-    if limit.after:
-        text += f", after {format_duration(limit.after)}"
-    if limit.dry_run:
-        text += ", reported only (dry_run)"
-    elif limit.action != "rollback":
-        text += f", then {limit.action}"
-    return text + ("" if limit.window else " (no window given)")
+        for name, plan in service.rollouts.items():
+            yield from plan_tables.notes(f"{service.name}: {name}", plan)
 
 
 def _acts(limit: LimitConfig) -> bool:
     return limit.action == "rollback" and not limit.dry_run
 
 
-def redacted(config: Config) -> dict[str, Any]:
-    """Return the config in force with every default, in the notation of the file, without secrets."""
-    plain: dict[str, Any] = _without_absent(config.model_dump(mode="json", by_alias=True))
+def redacted(config: Config, expanded: Collection[Loc] = ()) -> dict[str, Any]:
+    """Return the config in force with every default, in the notation of the file, without secrets.
+
+    `expanded`: the places whose value holds an environment variable; in hooks and checks those may be secrets.
+    What is not in this version yet is left out.
+    """
+    plain: dict[str, Any] = _shown(config.model_dump(mode="json", by_alias=True), (), expanded)
     return plain
 
 
-def _without_absent(plain: Any) -> Any:
+def _shown(plain: Any, loc: Loc, expanded: Collection[Loc]) -> Any:
     if isinstance(plain, dict):
-        return {key: _without_absent(value) for key, value in plain.items() if value is not None}
-    return [_without_absent(item) for item in plain] if isinstance(plain, list) else plain
+        return {
+            key: _shown(value, (*loc, key), expanded)
+            for key, value in plain.items()
+            if value is not None and later.sentence(later.path_of((*loc, key))) is None
+        }
+    if isinstance(plain, list):
+        return [_shown(item, (*loc, index), expanded) for index, item in enumerate(plain)]
+    return "***" if loc in expanded and {"hooks", "checks"} & set(loc) else plain

@@ -91,6 +91,20 @@ def parse_size(value: object) -> int:
     return int(size)
 
 
+def parse_reading(value: object) -> float:
+    """Return what a check's value is compared with: a bare number, or bytes for a text such as `1.5GiB`."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and value.endswith(tuple(SIZE_UNITS)):
+        return float(parse_size(value))
+    raise WrongValue("is neither a number nor a size", "write what the check reads, such as 500, 1.5e9 or 1GiB")
+
+
+def format_reading(reading: float) -> int | float:
+    """Return the number that `parse_reading` reads back as the same."""
+    return int(reading) if reading.is_integer() and abs(reading) < 10**15 else reading
+
+
 def format_size(size: int) -> str:
     """Return the text of `size` bytes with the largest unit that needs no decimals."""
     for unit in ("GiB", "MiB"):

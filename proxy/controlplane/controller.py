@@ -1,4 +1,4 @@
-"""The controller: collects, judges, decides and acts, every block; and carries out what people order.
+"""The controller: collects, judges, decides and acts, in every tick; and carries out what people order.
 
 Nouns: an *entry* is one service with its plan, its state and its watch; an *order* is what a person asks for.
 
@@ -9,7 +9,7 @@ Rules:
   goes one after the other, is stored first, and when that fails nothing has changed (503);
 * an order is carried out to its end, even when the one who gave it has gone away.
 
-The supervisor calls `tick` every block, and beats for the workers only after a tick that returned.
+The supervisor calls `tick` every `tick_s`, and beats for the workers only after a tick that returned.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ from proxy.routing.split import seed_of
 from proxy.routing.table import FULL, VERSIONS, Endpoint, RoutingTable, Service, Version
 
 SALT_BYTES = 12
-EARLIER_TTL = "an earlier ttl still runs: when it is over, the weight of new becomes 0, because it was changed since"
+TICK_S = 0.25  # between two ticks, unless a service has shorter blocks
+EARLIER_TTL = (
+    "an earlier ttl still runs: when it is over, the weight of new becomes 0, because it was changed since "
+    "(a weight with the ttl none stays)"
+)
 
 # What people can say of an endpoint; that one is down is found out, not said.
 ENDPOINT_CODES = {word: code for code, word in ENDPOINT_STATES.items() if code != ENDPOINT_DOWN}
@@ -90,7 +94,6 @@ class Controller:
         self._commits = Commits(generations, store, latch, self._journal, clock)
         self._changing = asyncio.Lock()
         self._last_tick: float | None = None
-        self._block = 0
         self._counts: Mapping[str, ServiceCounts] | None = None  # of the table in force, `None` until they were read
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -131,16 +134,21 @@ class Controller:
             for name, entry in self._entries.items()
         }
 
+    @property
+    def tick_s(self) -> float:
+        """How often `tick` is to be called, in seconds: the shortest block of any service, 250 ms at most."""
+        return min([TICK_S, *(plan.block_s for plan in self._plans)])
+
     async def tick(self) -> None:
-        """Collect, judge, step, act: one block. Anything raised means that not every service was judged."""
+        """Collect, judge, step, act. Anything raised means that not every service was judged."""
         snapshot = self._collector.collect()
         self._counts = snapshot.services
         now = snapshot.time_s
-        self._block += 1
+        tick_s = self.tick_s
         self._say_silence(now)
         for name, entry in self._entries.items():
             watch = entry.watch
-            watch.look(entry.plan, entry.state, snapshot.services[name], self._collector.history, now, self._block)
+            watch.look(entry.plan, entry.state, snapshot.services[name], self._collector.history, now, tick_s)
             breach = watch.breach()
             if breach is not None and entry.state.weight_bp:
                 self._breach(entry, breach, now)
@@ -151,6 +159,7 @@ class Controller:
                 numbers = {**evidence(verdict), "action": verdict.limit.action, "dry_run": verdict.limit.dry_run}
                 self._commits.say(entry, kind, reason_of(verdict.limit), numbers)
         self._commits.store_again(self._entries.values(), now)
+        self._collector.keep()
         self._last_tick = now
 
     # --- what is asked -------------------------------------------------------------------------------------------
@@ -197,6 +206,14 @@ class Controller:
             for name, entry in self._entries.items()
         }
 
+    def endpoints(self, name: str) -> Json:
+        """Return {"service", "endpoints"}: those of `status`, each with its "version"."""
+        versions = self.service_status(name)["versions"].items()
+        return {
+            "service": name,
+            "endpoints": [{"version": version, **one} for version, shown in versions for one in shown["endpoints"]],
+        }
+
     def weights(self, name: str) -> Json:
         """Return {"service", "stable", "new", "revision", "expires_in_s"?}; percent."""
         return view.weights(name, self._entry(name).state, self._now())
@@ -213,9 +230,9 @@ class Controller:
             client_ip=client_ip,
         )
 
-    def events(self, since: int, limit: int) -> list[Json]:
+    async def events(self, since: int, limit: int) -> list[Json]:
         """Return events with a number above `since`, oldest first."""
-        return self._journal.since(since, limit)
+        return await self._journal.since(since, limit)
 
     def follow_events(self, since: int) -> AsyncIterator[Json]:
         """Yield events with a number above `since`, those to come too."""
@@ -266,7 +283,7 @@ class Controller:
         return self._answer(entry, self.service_status(name), durable=durable)
 
     async def set_endpoint(self, name: str, version: int, url: str, state: str, order: Order) -> Json:
-        """Set an endpoint ready, to drain or to maintenance, also for later starts; return the service's object."""
+        """Set an endpoint ready, to drain or to maintenance, also for later starts; return `endpoints`."""
         entry = self._entry(name)
         code = ENDPOINT_CODES.get(state)
         if code is None:
@@ -277,7 +294,7 @@ class Controller:
             what = f"{VERSIONS[version]} of {name} has no endpoint {url!r}"
             raise Refused(404, "NoSuchEndpoint", what, cure=f"there are: {', '.join(urls) or 'none'}")
         await self._commits.run(self._set_endpoint(entry, (name, version, url), code, order))
-        return self.service_status(name)
+        return self.endpoints(name)
 
     async def _set_endpoint(self, entry: Entry, key: tuple[str, int, str], code: int, order: Order) -> None:
         async with self._changing:

@@ -72,18 +72,20 @@ class Journal:
         """Return the newest event of a service."""
         return self._last.get(service)
 
-    def since(self, seq: int, limit: int) -> list[Json]:
+    async def since(self, seq: int, limit: int) -> list[Json]:
         """Return up to `limit` announced events with a number above `seq`, oldest first."""
         if self._tail and self._tail[0]["seq"] > max(seq, 0) + 1:
-            # Older than what is in memory: a rare question, answered from the store.
-            return self._store.events(seq, limit)
+            # Older than what is in memory: the store is asked, which waits for the disk. The loop does not.
+            last = self._next - 1
+            stored = await asyncio.wrap_future(self._store.events(seq, limit))
+            return [event for event in stored if event["seq"] <= last]
         return [event for event in self._tail if event["seq"] > seq][:limit]
 
     async def follow(self, seq: int) -> AsyncIterator[Json]:
         """Yield events with a number above `seq`, those to come too, until `close`."""
         while True:
             changed = self._changed
-            page = self.since(seq, PAGE)
+            page = await self.since(seq, PAGE)
             for event in page:
                 yield event
                 seq = event["seq"]

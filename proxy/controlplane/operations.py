@@ -52,10 +52,16 @@ class Operations(Protocol):
     async def delete_new(self, name: str, order: Order) -> Json:
         """Remove the new version; return the service's object."""
 
+    def endpoints(self, name: str) -> Json:
+        """Return {"service", "endpoints": [{"version", "url", "state", "why", "in_flight", "requests", "bad"}]}."""
+
+    async def set_endpoint(self, name: str, version: int, url: str, state: str, order: Order) -> Json:
+        """Set an endpoint to ready, drain or maintenance, for later starts too; return `endpoints`."""
+
     def explain(self, name: str, cookies: Mapping[str, str], headers: Mapping[str, str], client_ip: str | None) -> Json:
         """Return {"service", "key", "key_from", "bucket", "weight", "version", "reason"}."""
 
-    def events(self, since: int, limit: int) -> list[Json]:
+    async def events(self, since: int, limit: int) -> list[Json]:
         """Return stored events with seq > since, oldest first (shape: INTERFACE §2)."""
 
     def follow_events(self, since: int) -> AsyncIterator[Json]:

@@ -27,7 +27,7 @@ from proxy.rollout.state import PHASES
 class Running:
     """The running supervisor as the admin API sees it (`proxy.controlplane.operations`).
 
-    `workers` is `None` until they are started, `draining` is set by the supervisor; `block_s` is its time between
+    `workers` is `None` until they are started, `draining` is set by the supervisor; `sweep_s` is its time between
     two looks at the workers.
     """
 
@@ -39,7 +39,7 @@ class Running:
         board: Board,
         clock: Clock,
         *,
-        block_s: float,
+        sweep_s: float,
     ) -> None:
         self._compiled = compiled
         self._settings = compiled.settings
@@ -47,7 +47,7 @@ class Running:
         self._collector = collector
         self._board = board
         self._clock = clock
-        self._block_s = block_s
+        self._sweep_s = sweep_s
         self._started_ns = clock.monotonic_ns()
         self._reloading = asyncio.Lock()
         self._reloads = {"ok": 0, "failed": 0}
@@ -96,7 +96,7 @@ class Running:
         return self._collector.history.histogram(name, version, phase, window_s)
 
     def _worker_rows(self) -> list[Json]:
-        return [] if self.workers is None else self.workers.rows(self._block_s)
+        return [] if self.workers is None else self.workers.rows(self._sweep_s)
 
     # --- the config ----------------------------------------------------------------------------------------------
 
@@ -162,13 +162,21 @@ class Running:
         """Remove the new version."""
         return await self._controller.delete_new(name, order)
 
+    def endpoints(self, name: str) -> Json:
+        """Return the endpoints of both versions."""
+        return self._controller.endpoints(name)
+
+    async def set_endpoint(self, name: str, version: int, url: str, state: str, order: Order) -> Json:
+        """Set an endpoint to ready, drain or maintenance."""
+        return await self._controller.set_endpoint(name, version, url, state, order)
+
     def explain(self, name: str, cookies: Mapping[str, str], headers: Mapping[str, str], client_ip: str | None) -> Json:
         """Return which version a visitor gets, and why."""
         return self._controller.explain(name, cookies, headers, client_ip)
 
-    def events(self, since: int, limit: int) -> list[Json]:
+    async def events(self, since: int, limit: int) -> list[Json]:
         """Return stored events with seq > since, oldest first."""
-        return self._controller.events(since, limit)
+        return await self._controller.events(since, limit)
 
     def follow_events(self, since: int) -> AsyncIterator[Json]:
         """Yield stored and then live events with seq > since."""

@@ -72,11 +72,11 @@ class Scales:
         self._seen: dict[tuple[int, int], list[memoryview]] = {}  # (generation, slot) → per block
         self._pending: list[Delta] = []
 
-    def harvest(self, live: Sequence[Generation]) -> None:
-        """Read all living regions; `take` returns what was added."""
+    def harvest(self, live: Sequence[Generation], part: int = 0, parts: int = 1) -> None:
+        """Read all living regions, or one of `parts` of their blocks; `take` returns what was added."""
         for generation in live:
             for slot, region in generation.counters.items():
-                self._harvest(generation, slot, region)
+                self._harvest(generation, slot, region, part, parts)
 
     def take(self) -> list[Delta]:
         """Return the deltas of all harvests and folds since the last call."""
@@ -127,12 +127,13 @@ class Scales:
                     ]
         return hdr.merge(parts)
 
-    def _harvest(self, generation: Generation, slot: int, region: Segment) -> None:
+    def _harvest(self, generation: Generation, slot: int, region: Segment, part: int = 0, parts: int = 1) -> None:
         blocks = self._blocks.get(generation.number)
         if blocks is None:
             blocks = self._blocks[generation.number] = _blocks_of(generation)
         seen = self._seen.setdefault((generation.number, slot), [_NOTHING] * len(blocks))
-        for number, block in enumerate(blocks):
+        for number in range(part, len(blocks), parts):
+            block = blocks[number]
             now = region.words[block.start : block.start + block.words]
             before = seen[number]
             if now == before[: block.words]:

@@ -196,9 +196,9 @@ class Store:
         """Store `change` as a whole, after those before it; the future raises `StateError` when it was not."""
         return self._run(lambda: self._save(change))
 
-    def events(self, since: int, limit: int) -> list[Json]:
-        """Return up to `limit` events with seq > `since`, oldest first; waits for what is being stored."""
-        return self._run(lambda: self._events("WHERE seq > ? ORDER BY seq LIMIT ?", (since, limit))).result()
+    def events(self, since: int, limit: int) -> Future[list[Json]]:
+        """Find up to `limit` events with seq > `since`, oldest first, after what is being stored."""
+        return self._run(lambda: self._events("WHERE seq > ? ORDER BY seq LIMIT ?", (since, limit)))
 
     def last_events(self, count: int) -> list[Json]:
         """Return the last `count` events, oldest first."""

@@ -5,7 +5,8 @@ mistake is an error with an exit code) · take over what a dead supervisor's wor
 first generation into force · start the workers · tick · open the admin API · when all workers listen, retire the
 orphans and announce the addresses · serve until TERM or INT · drain · end with 0.
 
-The *tick* comes every 250 ms from a timer that does not drift: collect, judge and act, beat, look at the workers. One
+The *tick* comes every 250 ms (more often where a service has shorter blocks) from a timer that does not drift: collect,
+judge and act, beat; every 250 ms, look at the workers. One
 that raises is counted and logged; without a beat for `watchdog` the workers send everything to stable by themselves.
 Nothing slow runs on this loop: SQLite has its thread, reports and config files are read in others, and a worker that
 does not listen is not waited for.
@@ -39,7 +40,7 @@ from proxy.controlplane import listeners as sockets
 from proxy.controlplane import platform, roster
 from proxy.controlplane.board import Board
 from proxy.controlplane.collector import Collector
-from proxy.controlplane.controller import Controller
+from proxy.controlplane.controller import TICK_S, Controller
 from proxy.controlplane.generations import Generation, Generations, ServiceWords
 from proxy.controlplane.handover import Handover
 from proxy.controlplane.latch import Latch
@@ -55,7 +56,6 @@ from proxy.ipc.channel import MOST_FDS
 from proxy.ipc.layout import CONTROL_SEED, CONTROL_WEIGHT, FLAG_WATCHDOG_OFF
 from proxy.routing.table import RoutingTable
 
-BLOCK_S = 0.25
 NOW_S = 2.0  # what workers get to end at once
 GRACE_S = 2.0  # what workers get beyond `drain.timeout`
 
@@ -162,7 +162,7 @@ class Supervisor:
             clock,
             self.switch,
         )
-        self.running = Running(compiled, self._controller, collector, self._board, clock, block_s=BLOCK_S)
+        self.running = Running(compiled, self._controller, collector, self._board, clock, sweep_s=TICK_S)
         self._listeners: list[Listener] = []
         self._paths: dict[str, tuple[int, int] | None] = {}  # of unix listeners that are ours to remove
         self._roster: Roster | None = None
@@ -240,18 +240,30 @@ class Supervisor:
             self._announce(f"admin API on {_url(admin_sock, settings.admin.listen)}")
 
     async def _tick_for_ever(self) -> None:
-        async for _ in every(BLOCK_S):
-            await self._tick()
+        while True:
+            tick_s = self._controller.tick_s
+            ticks_per_sweep = max(1, round(TICK_S / tick_s))
+            ticks = 0
+            async with contextlib.aclosing(every(tick_s)) as turns:
+                async for _ in turns:
+                    ticks += 1
+                    await self._tick(sweep=ticks % ticks_per_sweep == 0)
+                    if self._controller.tick_s != tick_s:
+                        break  # another config
 
-    async def _tick(self) -> None:
-        """Do what is due in a block. The beat says that every service was judged; without it workers go to stable."""
+    async def _tick(self, *, sweep: bool) -> None:
+        """Judge; and look at the workers, if a `sweep` is due.
+
+        The beat says that every service was judged; without it workers go to stable.
+        """
         try:
-            await self._controller.tick()
-            self._board.beat()
-            if self._workers is not None:
-                self._workers.sweep()
-            if self._handover is not None:
-                self._handover.reap()
+            try:
+                await self._controller.tick()
+                self._board.beat()
+            finally:
+                # Whatever was found in the counts: workers that hang are replaced, and orphans do not stay.
+                if sweep:
+                    self._sweep()
         except Exception as error:  # noqa: BLE001 - the next tick must come, and without a beat users are safe
             self.running.failed_ticks += 1
             place = traceback.extract_tb(error.__traceback__)[-1]
@@ -262,6 +274,12 @@ class Supervisor:
                 log.error("a tick failed: %s", failure)  # noqa: TRY400 - one line says it; the place is in it
         else:
             self._last_failure = ""
+
+    def _sweep(self) -> None:
+        if self._workers is not None:
+            self._workers.sweep()
+        if self._handover is not None:
+            self._handover.reap()
 
     async def _drain(self) -> None:
         self.running.draining = True

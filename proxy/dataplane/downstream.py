@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Pipelined bytes that may wait behind the exchange in progress.
 _WAITING_BYTES = 64 * 1024
 _LINGER_TICKS = 40  # 2 s
-_LINGER_BYTES = 1024 * 1024
+_LINGER_BYTES = 64 * 1024 * 1024
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 _TCP_ESTABLISHED = 1
 _TCP_CLOSE_WAIT = 8  # FIN received
@@ -133,18 +133,28 @@ class Downstream(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Take the client's FIN: it left, unless `half_close: allow` or a tunnel says otherwise."""
+        try:
+            return self._client_ended()
+        except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
+            self._broken(error)
+            return False
+
+    def _client_ended(self) -> bool:
+        """Return whether the connection goes on half open."""
         exchange = self.exchange
         if isinstance(exchange, Tunnel):
             exchange.client_ended()
             return True
-        if exchange is not None and self.worker.half_close and not exchange.body_left:
+        if exchange is None:
+            self.ended = self.worker.half_close and bool(self.buffer) and not self.closing
+            return self.ended
+        if self.worker.half_close and not exchange.body_left:
             self.ended = True
             return True
-        if exchange is not None:
-            self.exchange = None
-            exchange.abandon()
-            self.worker.log_exchange(exchange)
-            self.abort()
+        self.exchange = None
+        exchange.abandon()
+        self.worker.log_exchange(exchange)
+        self.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -238,7 +248,10 @@ class Downstream(asyncio.Protocol):
             self._linger()
             return
         if not exchange.keep:
-            self.close()
+            if self.buffer or self.reading_paused:
+                self._linger()
+            else:
+                self.close()
             return
         if self.writing_paused:
             # The client has not taken all of this answer: no other one may pile up behind it.
@@ -400,7 +413,8 @@ class Downstream(asyncio.Protocol):
 
     def _expire_writing(self) -> None:
         """End a connection after its last answer, or between two, unless the client still takes what was written."""
-        if self.lingering or self.stalled_ticks() >= self.worker.body_idle_ticks:
+        stalled = self.stalled_ticks()
+        if stalled >= self.worker.body_idle_ticks or (self.lingering and not self._unsent):
             self.transport.abort()
         else:
             self.worker.wheel.arm(self, min(self.worker.body_idle_ticks, _PEEK_TICKS))

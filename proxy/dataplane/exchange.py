@@ -66,7 +66,6 @@ class Exchange:
         "_early",
         "_failing_over",
         "_kept_size",
-        "_no_more_body",
         "_rechunk",
         "_response_decoder",
         "_response_left",
@@ -141,7 +140,6 @@ class Exchange:
             self._body_kept: list[bytes] | None = []
             self._kept_size = 0
             self._body_size = 0
-            self._no_more_body = False
         else:
             self._body_kept = None
 
@@ -288,9 +286,9 @@ class Exchange:
         worker = self.worker
         head = self.head
         downstream = self.downstream
+        worker.serial += 1
         request_id = self.request_id
         if not request_id:
-            worker.serial += 1
             request_id = self.request_id = b"%b%012x" % (worker.id_prefix, worker.serial)
         block = head.block
         host_line = self.service.host_line
@@ -384,7 +382,7 @@ class Exchange:
             return
         if self._kept_size > KEPT_BODY:
             self._body_kept = None
-        if self.upstream is not None and not self._no_more_body:
+        if self.upstream is not None:
             self.upstream.transport.write(data)
 
     def _refuse_body(self, status: int, reason: str, detail: str) -> None:

@@ -7,6 +7,7 @@ tunnel), to which it hands everything that arrives. What a response *is* is the 
 from __future__ import annotations
 
 import asyncio
+import socket
 from time import monotonic_ns
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from proxy.dataplane.pool import Pool
     from proxy.dataplane.tunnel import Tunnel
     from proxy.dataplane.worker import Worker
+
+
+_READ_BYTES = 256 * 1024
+_LAST_READS = 8
 
 
 class Upstream(asyncio.Protocol):
@@ -101,7 +106,10 @@ class Upstream(asyncio.Protocol):
         """Take the endpoint's FIN; only a tunnel goes on half open."""
         exchange = self.exchange
         if exchange is not None and exchange.body_left and hasattr(exchange, "endpoint_ended"):
-            exchange.endpoint_ended()
+            try:
+                exchange.endpoint_ended()
+            except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
+                self._broken(error)
             return True
         if exchange is None:
             self.close()  # at once: until `connection_lost` comes, a request could still take it out of the pool
@@ -115,6 +123,8 @@ class Upstream(asyncio.Protocol):
         self.reusable = False
         self.due = 0
         self._leave_pool()
+        if exc is not None and self.exchange is not None:
+            self._take_last_words()
         self._tell_end(exc)
 
     def pause_writing(self) -> None:
@@ -173,6 +183,23 @@ class Upstream(asyncio.Protocol):
             self._connecting = None
         elif self._open:
             self.transport.abort()
+
+    def _take_last_words(self) -> None:
+        """Take what the endpoint said before it broke off.
+
+        An endpoint that refuses a body answers and closes, and the kernel resets. When that is first noticed by a
+        write, the answer that explains it has not been read yet.
+        """
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        with socket.socket(fileno=socket.dup(descriptor)) as sock:
+            for _ in range(_LAST_READS):
+                try:
+                    data = sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+                except OSError:
+                    return
+                if not data or self.exchange is None:
+                    return
+                self.data_received(data)
 
     def _leave_pool(self) -> None:
         try:

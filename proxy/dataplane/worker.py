@@ -345,16 +345,17 @@ class Worker:
                         counts[block + layout.ENDPOINT_IN_FLIGHT] = endpoint.in_flight
                         counts[block + layout.ENDPOINT_POOL_IDLE] = len(endpoint.pool.idle)
                         counts[block + layout.ENDPOINT_POOL_ACTIVE] = endpoint.pool.active
-        oldest: dict[int, int] = {}
+        oldest: dict[tuple[Plane, int], int] = {}
         for downstream in self.downstreams:
             exchange = downstream.exchange
-            if isinstance(exchange, Exchange) and exchange.started_ns:
-                at = exchange.version.counters_at
-                oldest[at] = max(oldest.get(at, 0), (now - exchange.started_ns) // 1000)
-        for service in self.plane.services:
-            for version in (service.stable, service.new):
-                at = version.counters_at
-                self.plane.counts[at + layout.VERSION_OLDEST_US] = oldest.get(at, 0)
+            if isinstance(exchange, Exchange) and exchange.started_ns and exchange.judged and not exchange.event_stream:
+                of = exchange.service.plane, exchange.version.counters_at
+                oldest[of] = max(oldest.get(of, 0), (now - exchange.started_ns) // 1000)
+        for plane in (self.plane, *self._old_planes):
+            for service in plane.services:
+                for version in (service.stable, service.new):
+                    at = version.counters_at
+                    plane.counts[at + layout.VERSION_OLDEST_US] = oldest.get((plane, at), 0)
 
     def _release_planes(self) -> None:
         """Give back generations in which nothing is in flight any more."""

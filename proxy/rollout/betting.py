@@ -28,10 +28,11 @@ from __future__ import annotations
 from math import ceil, exp, inf, log, log1p, sqrt
 
 # So many blocks in which all is bad make an alarm: the fifth. Fewer forgive less, more are late at partial failure.
-TOTAL_BLOCKS = 4.8
-# The sizes of bets relative to the largest, and the part of the first stake that each of them plays with.
+TOTAL_BLOCKS = 4.9
+# The sizes of bets relative to the largest, and the part of the first stake that each of them plays with. A small part
+# for the largest makes it larger, as total failure takes `TOTAL_BLOCKS` whatever it is: partial failure shows sooner.
 SIZES = (1.0, 0.2, 0.04)
-PARTS = (0.5, 0.25, 0.25)
+PARTS = (0.2, 0.4, 0.4)
 # No bet loses more than this part of the wealth in one block.
 MOST_LOSS = 0.95
 # Evidence is kept up to so much (a logarithm) above the alarm's, so that an alarm ends soon after its cause.
@@ -44,17 +45,18 @@ MOST_STAKE = 0.8
 class Detector:
     """Evidence that a share is above what is allowed, beginning at any block.
 
-    `alarm_at`: natural logarithm of the evidence that makes an alarm. `evidence`: what there is, as a logarithm.
+    `alarm_at`: natural logarithm of the evidence that makes an alarm. `total_blocks`: so many blocks in which all is
+    bad make one, if what is allowed is small. `evidence`: what there is, as a logarithm.
     `runs`: for each size of bets, the wealth of the luckiest gambler, as a logarithm; at most 0 says that nobody
     believes in anything that was before.
     """
 
     __slots__ = ("_ceilings", "_logs", "_most", "alarm_at", "evidence", "runs")
 
-    def __init__(self, alarm_at: float) -> None:
+    def __init__(self, alarm_at: float, total_blocks: float = TOTAL_BLOCKS) -> None:
         self.alarm_at = alarm_at
         self.evidence = -inf
-        self._most = exp((alarm_at - log(PARTS[0])) / TOTAL_BLOCKS) - 1
+        self._most = exp((alarm_at - log(PARTS[0])) / total_blocks) - 1
         self._ceilings = [alarm_at - log(part) + KEPT for part in PARTS]
         self._logs = [-inf] * len(SIZES)
         self.runs = [0.0] * len(SIZES)

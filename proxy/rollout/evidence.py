@@ -17,7 +17,7 @@ bad and 1 % for the share, availability ≥ a the same with 1 − a. `ShareEvide
 
 What it takes, in blocks (limit 1 %, two limits, 24 h): 5 at total failure, 8 to 10 at 20 % bad (`loadtests/judge`).
 What breaks it: bursts longer than a block. One that touches up to four blocks never alarms if all was well before; one
-that fills five does at a limit of 1 %, because by then it cannot be told from a failure. `judge.block` is the knob:
+that fills five does at limits up to 1.5 %, because by then it cannot be told from a failure. `judge.block` is the knob:
 four or five times as long as the bursts that are to be forgiven. No traffic: no bet, no alarm, no proof.
 Cost: 5 µs per limit and block.
 """

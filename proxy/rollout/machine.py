@@ -256,10 +256,13 @@ def _keep_weight(state: ServiceState, event: SetWeight, now: float) -> Step:
     if state.phase == ROLLED_BACK:
         return state, (Shut(state.reason), Persist())
     takes_over = event.take_over and state.phase == PROGRESSING
-    if not state.weight_bp or (event.ttl_s is None and not takes_over):
+    expiry = _expiry(state, event, now)
+    if not state.weight_bp or (expiry == state.expiry and not takes_over):
         return state, ()
+    _match(state, event.if_match)
     _may_take_over(state, event)
-    after = replace(_handed_over(state, now), revision=state.revision + 1, expiry=_expiry(state, event, now))
+    handed = _handed_over(state, now) if state.phase == PROGRESSING else state
+    after = replace(handed, revision=state.revision + 1, expiry=expiry)
     note = Note("WeightsSet", event.actor, event.reason, shown(state), shown(after))
     return after, _moved(state, after, note)
 

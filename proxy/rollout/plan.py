@@ -14,7 +14,7 @@ Units: shares 0…1, latencies in milliseconds, readings of checks in their own 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.routing.table import NEW
 
@@ -111,7 +111,7 @@ class Check:
     """
 
     name: str
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)  # may hold a secret, as what a hook runs may
     file: str | None = None
     path: tuple[str | int, ...] = ()
     every_s: float = 10.0
@@ -122,8 +122,8 @@ class Check:
 class Hook:
     """Something outside that is told or asked: a `url` that gets a POST, or a command (`run`: argv) in `cwd`."""
 
-    url: str | None = None
-    run: tuple[str, ...] = ()
+    url: str | None = field(default=None, repr=False)
+    run: tuple[str, ...] = field(default=(), repr=False)
     cwd: str | None = None
     timeout_s: float = 10.0
 

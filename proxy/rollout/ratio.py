@@ -16,9 +16,11 @@ say nothing.
   stable must not come too late to be seen.
 
 Assumed: the same as there, and that the split does not send the requests that fail to one version on purpose. What
-breaks it: bursts of one version that are longer than a block. Its power falls with the weight of `new`: one block can
-win at most 1/θ. At 50 % and ratio 1 that is a factor of 2, and total failure of `new` takes 27 blocks; a fixed limit
-beside it takes 5. Cost: 8 µs per limit and block for `RatioEvidence`, 5 µs for `Attribution`.
+breaks it: bursts of one version that are longer than a block, even more than for a fixed limit, because a block with
+one bad response can say as much as one with twenty. Hence its bets are smaller: ten blocks of total failure of `new`
+make an alarm (`TOTAL_BLOCKS`), where a fixed limit beside it takes five. Its power falls with the weight of `new`: one
+block can win at most 1/θ, which at 50 % and ratio 1 is a factor of 2, and total failure takes 28 blocks.
+Cost: 8 µs per limit and block for `RatioEvidence`, 5 µs for `Attribution`.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ from proxy.rollout.evidence import DOUBT, Gather, ShareAlarm, exact, share
 # Responses of `new`, the bad of them, responses of stable, the bad of them.
 Counts: TypeAlias = tuple[int, int, int, int]
 _NOTHING: Counts = (0, 0, 0, 0)
+
+# What a weight of 10 % allows anyway: at smaller ones bets are kept from growing with 1/θ.
+TOTAL_BLOCKS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class Origin:
         self._max_ratio = max_ratio
         self._gather = Gather()
         self._open = _NOTHING
-        self.detector = Detector(alarm_at)
+        self.detector = Detector(alarm_at, TOTAL_BLOCKS)
 
     def look(self, block: Counts) -> None:
         """Take in one block of both versions."""

@@ -205,5 +205,5 @@ def from_plain(plain: Any, kind: Any = RoutingTable) -> Any:
         return None if plain is None else from_plain(plain, inner)
     if is_dataclass(kind):
         hints = get_type_hints(kind)
-        return kind(**{name: from_plain(item, hints[name]) for name, item in plain.items()})  # type: ignore[operator]
+        return kind(**{name: from_plain(item, hints.get(name)) for name, item in plain.items()})  # type: ignore[operator]
     return plain

@@ -16,6 +16,8 @@ class FakeOperations:
         self.phase = dict.fromkeys(names, "idle")
         self.labels = {name: {"stable": "2.2.0", "new": "2.3.0"} for name in names}
         self.urls = dict.fromkeys(names, ("http://127.0.0.1:9002",))
+        self.states = {}
+        self.warning = ""
         self.orders = []
         self.ttl_s = None
         self.is_ready = (True, "")
@@ -86,13 +88,13 @@ class FakeOperations:
         if order.dry_run:
             return self.weights(name) | {"new": new_bp / 100, "stable": 100 - new_bp / 100, "moves": moves}
         self._change(name, new_bp, order, "WeightsSet")
-        return self.weights(name) | ({} if self.durable else {"durable": False})
+        return self.weights(name) | self._remarks()
 
     async def rollback(self, name, order):
         self.orders.append(order)
         self._change(name, 0, order, "RolledBack")
         self.phase[name] = "rolled_back"
-        return self.service(name) | ({} if self.durable else {"durable": False})
+        return self.service(name) | self._remarks()
 
     async def put_new(self, name, label, endpoints, order):
         self.orders.append(order)
@@ -112,7 +114,29 @@ class FakeOperations:
         found = {"service": name, "key": "ab12", "key_from": "cookie session", "bucket": 4711, "weight": 25.0}
         return found | {"version": "stable", "reason": "hash"} | self.answer
 
-    def events(self, since, limit):
+    def _remarks(self):
+        return ({} if self.durable else {"durable": False}) | ({"warning": self.warning} if self.warning else {})
+
+    def endpoints(self, name):
+        stable, new = ("http://127.0.0.1:9001",), self.urls[name]
+        listed = [("stable", url) for url in stable] + [("new", url) for url in new]
+        return {
+            "service": name,
+            "endpoints": [
+                {"version": version, "url": url, "state": self.states.get((version, url), "ready"), "in_flight": 1}
+                for version, url in listed
+            ],
+        }
+
+    async def set_endpoint(self, name, version, url, state, order):
+        self.orders.append(order)
+        which = ("stable", "new")[version]
+        if (which, url) not in [(one["version"], one["url"]) for one in self.endpoints(name)["endpoints"]]:
+            raise Refused(404, "NoSuchEndpoint", f"{which} has no endpoint {url!r}")
+        self.states[which, url] = state
+        return self.endpoints(name)
+
+    async def events(self, since, limit):
         return list(itertools.islice((event for event in self.journal if event["seq"] > since), limit))
 
     async def follow_events(self, since):
@@ -120,7 +144,7 @@ class FakeOperations:
         try:
             while not self.ended:
                 self.arrived.clear()
-                for event in self.events(since, 1000):
+                for event in await self.events(since, 1000):
                     since = event["seq"]
                     yield event
                 await self.arrived.wait()

@@ -33,6 +33,13 @@ async def test_put_sets_the_weight_and_says_who_and_why():
 
 
 @running
+async def test_a_ttl_may_be_taken_away():
+    async with served() as api:
+        await api.ask("PUT", WEIGHTS, json={"new": 5, "ttl": "none"})
+        assert api.operations.ttl_s == float("inf")
+
+
+@running
 async def test_dry_run_says_the_moves_and_changes_nothing():
     async with served() as api:
         value, answer = await api.ask("PUT", WEIGHTS + "?dry_run=true", json={"new": 25})

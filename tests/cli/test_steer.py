@@ -73,3 +73,34 @@ def test_what_was_not_stored_is_said(admin):
     result = tidegate("rollback", "--admin", admin.url)
     assert result.exit_code == 0
     assert "not stored" in result.stderr
+
+
+def test_a_warning_is_said(admin):
+    admin.operations.warning = "no endpoint of stable is ready"
+    for args in (("weights", "set", "0%"), ("rollback",)):
+        result = tidegate(*args, "--admin", admin.url)
+        assert result.exit_code == 0
+        assert result.stderr == "tidegate: no endpoint of stable is ready\n"
+
+
+def test_an_endless_ttl(admin):
+    assert tidegate("weights", "set", "5%", "--ttl", "none", "--admin", admin.url).exit_code == 0
+    assert admin.operations.ttl_s == float("inf")
+
+
+def test_an_endpoint_is_drained_and_let_in_again(admin):
+    result = tidegate("drain", "http://127.0.0.1:9002/", "--reason", "disk", "--admin", admin.url)
+    assert (result.exit_code, result.output) == (0, "new http://127.0.0.1:9002: drain, 1 in flight\n")
+    assert admin.operations.orders[-1].reason == "disk"
+    result = tidegate("drain", "http://127.0.0.1:9002", "--maintenance", "-o", "json", "--admin", admin.url)
+    assert json.loads(result.output) == admin.operations.endpoints("web")
+    assert admin.operations.states == {("new", "http://127.0.0.1:9002"): "maintenance"}
+    result = tidegate("undrain", "http://127.0.0.1:9002", "--admin", admin.url)
+    assert result.output == "new http://127.0.0.1:9002: ready, 1 in flight\n"
+
+
+def test_an_unknown_endpoint_is_a_usage_error_with_the_known_ones(admin):
+    result = tidegate("drain", "http://127.0.0.1:1", "--admin", admin.url)
+    assert result.exit_code == 2
+    assert "http://127.0.0.1:9001, http://127.0.0.1:9002" in result.output
+    assert admin.operations.orders == []

@@ -103,8 +103,12 @@ class World:
         for word in (layout.ENDPOINT_CONNECT_FAILED, layout.ENDPOINT_ENDED, layout.ENDPOINT_BAD):
             self.hand.add(at + word, times)
 
+    def blocks(self, service: str = "web") -> int:
+        """Return the number of the last block in which the service was judged."""
+        return self.controller._entries[service].watch._block
+
     def types(self) -> list[str]:
-        return [event["type"] for event in self.controller.events(0, 1000)]
+        return [event["type"] for event in self.store.last_events(1000)]
 
     def break_store(self) -> None:
         """From now on every transaction fails, as on a disk that is full."""

@@ -12,6 +12,7 @@ import pytest
 
 from proxy.controlplane.collector import Collector
 from proxy.controlplane.generations import Generation, Generations, ServiceWords
+from proxy.controlplane.scales import Scale
 from proxy.errors import CounterWentBack
 from proxy.ipc import layout
 from proxy.metrics import expose, hdr
@@ -59,7 +60,9 @@ class Bench:
 
     def block(self, seconds: float = 0.25) -> Snapshot:
         self.clock.now_ns += int(seconds * SECOND)
-        return self.collector.collect()
+        snapshot = self.collector.collect()
+        self.collector.keep()
+        return snapshot
 
     def scales(self, which: int = STABLE, name: str = "web") -> VersionScales:
         return self.collector.deep().services[name].versions[which]
@@ -197,6 +200,36 @@ def test_histograms_are_sliced_by_the_second(bench: Bench) -> None:
     assert bench.collector.history.histogram("web", STABLE, "ttfb", 10.0) == ({hdr.index(500): 4}, 1.0)
     assert bench.collector.endpoint_histogram("web", STABLE, A.url) == {hdr.index(1000): 4}
     assert bench.collector.endpoint_histogram("web", STABLE, C.url) == {}
+
+
+def test_a_second_of_histograms_is_read_a_part_at_a_time(bench: Bench) -> None:
+    bench.generation()
+    bench.block()  # the first second begins
+    read = []
+    for _ in range(4):
+        bench.hands[0].end(STABLE, times=1)
+        bench.hands[0].end(NEW, times=1)
+        bench.block()
+        scales = bench.generations.scales
+        kinds = [("total", "web", version) for version in (STABLE, NEW)] + [("user", "web", -1)]
+        read.append(tuple(sum(scales.total(Scale(*kind)).values()) for kind in kinds))
+    assert len(set(read)) > 1  # not all of it in the last block
+    for _ in range(4):
+        bench.block()
+    assert bench.collector.history.histogram("web", NEW, "total", 10.0)[0] == {hdr.index(1000): 4}
+    assert bench.collector.history.histogram("web", STABLE, "total", 10.0)[0] == {hdr.index(1000): 4}
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.3, 1.0, 3.0])
+def test_whatever_the_ticks_nothing_is_missing_of_a_second_that_is_over(bench: Bench, seconds: float) -> None:
+    bench.generation()
+    bench.block(seconds)
+    bench.hands[0].end(STABLE, times=3)
+    bench.hands[0].end(NEW, times=3)
+    for _ in range(int(2.0 / seconds) + 2):
+        bench.block(seconds)
+    for version_ in (STABLE, NEW):
+        assert bench.collector.history.histogram("web", version_, "total", 60.0)[0] == {hdr.index(1000): 3}
 
 
 def test_deep_has_everything_since_the_start(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """The controller, block by block: real shared memory, SQLite and latch files; time and one worker's hand are played."""
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -76,7 +77,7 @@ async def test_a_breach_shuts_in_the_tick_that_sees_it_and_is_stored_and_told(st
     assert world.word() == 0
     assert world.latch.read("web").reason == "ErrorRateAboveLimit"
     await world.settle()
-    event = world.controller.events(0, 10)[-1]
+    event = (await world.controller.events(0, 10))[-1]
     assert (event["type"], event["actor"], event["reason"]) == ("RolledBack", "controller", "ErrorRateAboveLimit")
     assert event["before"] == {"new": 10, "phase": "idle", "revision": 1}
     assert event["after"] == {"new": 0, "phase": "rolled_back", "revision": 2}
@@ -86,6 +87,37 @@ async def test_a_breach_shuts_in_the_tick_that_sees_it_and_is_stored_and_told(st
     assert numbers["decided_ns"] <= world.clock.ns
     assert world.store.load().rows["web"].phase == ROLLED_BACK
     assert world.store.last_events(1) == [event]
+
+
+@running
+async def test_a_service_is_judged_at_the_end_of_its_own_block(start):
+    slow, quick = replace(PLAN, block_s=1.0), replace(PLAN, name="shop", block_s=0.1)
+    world = await start((slow, quick), table(service(), service("shop")))
+    assert world.controller.tick_s == 0.1
+    await world.tick(0.1, times=20)
+    world.bad(50, "shop")
+    await world.tick(0.1)
+    assert world.word("shop") == 0
+    first = world.blocks("web")
+    while (before := world.blocks("web")) == first:
+        await world.tick(0.1)  # to the end of a block
+    world.bad()
+    await world.tick(0.1, times=9)
+    assert (world.word(), world.blocks("web")) == (1000, before)
+    await world.tick(0.1)
+    assert (world.word(), world.blocks("web")) == (0, before + 1)
+    assert (await start()).controller.tick_s == 0.25
+
+
+@running
+async def test_what_shut_the_gate_does_not_shut_it_again_before_the_next_block_ends(start):
+    world = await start((replace(PLAN, block_s=1.0),))
+    world.bad()
+    await world.tick(times=5)
+    assert world.word() == 0
+    await world.controller.set_weights("web", 1000, ANN)
+    await world.tick(times=8)
+    assert (world.word(), world.state().phase) == (1000, IDLE)
 
 
 @running
@@ -119,7 +151,7 @@ async def test_hung_requests_shut_the_gate_before_any_of_them_has_ended(start):
     await world.tick()
     assert world.word() == 0
     await world.settle()
-    numbers = world.controller.events(0, 10)[-1]["evidence"]
+    numbers = (await world.controller.events(0, 10))[-1]["evidence"]
     assert (numbers["metric"], numbers["value"], numbers["slower"], numbers["n"]) == ("p99", 200, 30, 1030)
 
 
@@ -170,7 +202,7 @@ async def test_no_healthy_endpoint_of_new(start):
         await world.tick()
     assert world.word() == 0
     await world.settle()
-    event = world.controller.events(0, 10)[-1]
+    event = (await world.controller.events(0, 10))[-1]
     assert event["reason"] == "NoHealthyEndpoint"
     assert event["evidence"]["seconds"] == 10.0
 
@@ -227,7 +259,7 @@ async def test_weights_are_stored_before_the_answer_and_carry_a_revision(start):
     assert answer == {"service": "web", "stable": 75, "new": 25, "revision": 2}
     assert world.word() == 2500
     assert world.store.load().rows["web"].weight_bp == 2500
-    event = world.controller.events(0, 10)[-1]
+    event = (await world.controller.events(0, 10))[-1]
     assert (event["type"], event["actor"], event["reason"]) == ("WeightsSet", "ann", "looks good")
 
 
@@ -320,7 +352,7 @@ async def test_an_endpoint_is_taken_out_by_a_person_and_stays_out_after_a_restar
     both = table(service(stable=version("1", B, C)))
     world = await start(made=both)
     answer = await world.controller.set_endpoint("web", STABLE, B.url, "drain", Order("ann", "disk"))
-    shown = answer["versions"]["stable"]["endpoints"]
+    shown = [one for one in answer["endpoints"] if one["version"] == "stable"]
     assert [(one["state"], one["why"]) for one in shown] == [("drain", "set by an operator"), ("ready", "")]
     assert world.types()[-1] == "EndpointSet"
     await world.controller.set_endpoint("web", STABLE, B.url, "drain", ANN)
@@ -417,12 +449,12 @@ async def test_weight_revision_salt_and_what_is_left_of_a_time_survive(start):
 async def test_events_go_on_with_the_next_number(start):
     world = await start()
     await world.controller.rollback("web", ANN)
-    seen = world.controller.events(0, 100)
+    seen = await world.controller.events(0, 100)
     world.close()
     again = await start()
-    assert again.controller.events(0, 100) == seen
+    assert (await again.controller.events(0, 100)) == seen
     await again.controller.set_weights("web", 100, ANN)
-    assert [event["seq"] for event in again.controller.events(seen[-1]["seq"], 10)] == [seen[-1]["seq"] + 1]
+    assert [event["seq"] for event in (await again.controller.events(seen[-1]["seq"], 10))] == [seen[-1]["seq"] + 1]
 
 
 @running
@@ -535,7 +567,7 @@ async def test_a_rollback_overtakes_a_raise_that_is_being_stored(start):
     assert (world.word(), world.state().phase, world.state().revision) == (0, ROLLED_BACK, 3)
     assert world.latch.read("web") is not None
     assert world.store.load().rows["web"].phase == ROLLED_BACK
-    assert [event["seq"] for event in world.controller.events(0, 10)] == [1, 2, 3]
+    assert [event["seq"] for event in (await world.controller.events(0, 10))] == [1, 2, 3]
 
 
 # --- versions and reloads ---------------------------------------------------------------------------------------------
@@ -766,7 +798,7 @@ async def test_events_are_followed_as_they_come_and_end_with_the_controller(star
     await following
     assert [event["type"] for event in seen] == ["ServiceAdded", "WeightsSet", "RolledBack"]
     assert all(later["seq"] == earlier["seq"] + 1 for earlier, later in pairwise(seen))
-    assert seen == world.controller.events(0, 10) == world.store.last_events(10)
+    assert seen == (await world.controller.events(0, 10)) == world.store.last_events(10)
 
 
 @running
@@ -775,7 +807,7 @@ async def test_a_controller_that_was_silent_says_so(start):
     await world.tick()
     await world.tick(5.0)
     assert world.types()[-1] == "ControllerSilent"
-    assert world.controller.events(0, 10)[-1]["evidence"]["silent_s"] == pytest.approx(5.0)
+    assert (await world.controller.events(0, 10))[-1]["evidence"]["silent_s"] == pytest.approx(5.0)
     assert world.word() == 1000
 
 

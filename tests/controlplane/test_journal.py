@@ -1,12 +1,14 @@
 """Events: numbered without a gap that anybody could miss, told in order, found again however old."""
 
 import asyncio
+import threading
 
 import pytest
 
 from proxy.controlplane.journal import KEPT, Journal
 from proxy.controlplane.store import Change, Store
 from proxy.rollout.effect import Note
+from tests.admin.serving import running
 
 NOTE = Note("WeightsSet", "ann", "", {"new": 0}, {"new": 10}, {"n": 1})
 
@@ -33,33 +35,59 @@ def test_an_event_has_the_shape_of_the_api(store):
     }
 
 
-def test_events_are_told_in_the_order_of_their_numbers(store):
+@running
+async def test_events_are_told_in_the_order_of_their_numbers(store):
     journal = Journal(store)
     first, refused, third = (journal.make(name, NOTE, 1.0) for name in ("web", "web", "shop"))
     journal.announce(third)
-    assert journal.since(0, 10) == []
+    assert await journal.since(0, 10) == []
     journal.announce(first)
-    assert journal.since(0, 10) == [first]
+    assert await journal.since(0, 10) == [first]
     journal.drop(refused)
-    assert journal.since(0, 10) == [first, third]
+    assert await journal.since(0, 10) == [first, third]
     assert (journal.last("web"), journal.last("shop"), journal.last("nobody")) == (first, third, None)
 
 
-def test_older_events_come_from_the_store_page_by_page(store):
+@running
+async def test_older_events_come_from_the_store_page_by_page(store):
     journal = Journal(store)
     events = [journal.make("web", NOTE, float(number)) for number in range(KEPT + 50)]
     store.save(Change(events=tuple(events))).result()
     for event in events:
         journal.announce(event)
     found, seq = [], 0
-    while page := journal.since(seq, 300):
+    while page := await journal.since(seq, 300):
         found += page
         seq = page[-1]["seq"]
     assert found == events
     again = Journal(store)
     again.begin(len(events))
-    assert again.since(len(events) - 2, 10) == events[-2:]
+    assert await again.since(len(events) - 2, 10) == events[-2:]
     assert again.make("web", NOTE, 1.0)["seq"] == len(events) + 1
+
+
+@running
+async def test_old_events_keep_the_loop_waiting_for_no_disk(store):
+    journal = Journal(store)
+    for number in range(KEPT + 1):
+        journal.announce(journal.make("web", NOTE, float(number)))
+    disk = threading.Event()
+    store._run(disk.wait)  # the store's thread hangs, as in a commit on a slow disk
+    asking = asyncio.create_task(journal.since(0, 10))
+    await asyncio.sleep(0)  # the loop goes on
+    assert not asking.done()
+    disk.set()
+    assert await asking == []
+
+
+@running
+async def test_what_is_stored_but_not_told_yet_is_not_found(store):
+    journal = Journal(store)
+    events = [journal.make("web", NOTE, float(number)) for number in range(KEPT + 3)]
+    store.save(Change(events=tuple(events))).result()
+    for event in events[:-1]:
+        journal.announce(event)
+    assert await journal.since(0, 2 * KEPT) == events[:-1]
 
 
 def test_a_follower_gets_what_is_there_and_what_comes(store):

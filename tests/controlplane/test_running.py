@@ -62,7 +62,7 @@ def test_everything_that_the_admin_api_asks_is_answered(tmp_path):
     async def main():
         async with supervised(tmp_path) as supervisor:
             running: Operations = supervisor.running
-            await supervisor._tick()
+            await supervisor._tick(sweep=True)
             status = running.status()
             assert set(status) == {"version", "uptime_s", "workers", "services"}
             assert status["services"] == {"web": running.service("web")}
@@ -78,7 +78,7 @@ def test_everything_that_the_admin_api_asks_is_answered(tmp_path):
             registered = await running.put_new("web", "b", ["http://127.0.0.1:11"], OPERATOR)
             assert registered["versions"]["new"]["label"] == "b"
             assert "new" not in (await running.delete_new("web", OPERATOR))["versions"]
-            events = running.events(0, 100)
+            events = await running.events(0, 100)
             assert {event["type"] for event in events} >= {"WeightsSet", "RolledBack"}
             assert [event async for event in _until_last(running.follow_events(0), events[-1]["seq"])] == events
 
@@ -96,22 +96,25 @@ def test_a_tick_that_raises_is_counted_and_logged_once_and_does_not_beat(tmp_pat
     async def main():
         async with supervised(tmp_path) as supervisor:
             words = supervisor._board.segment.words
-            await supervisor._tick()
+            await supervisor._tick(sweep=True)
             assert words[BOARD_BEAT] == 1
 
             async def broken():
                 raise ZeroDivisionError("no requests")
 
+            sweeps = []
             with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
                 patch.setattr(supervisor._controller, "tick", broken)
+                patch.setattr(supervisor, "_sweep", lambda: sweeps.append(True))
                 for _ in range(3):
-                    await supervisor._tick()
+                    await supervisor._tick(sweep=True)
+            assert len(sweeps) == 3  # workers that hang are replaced all the same
             assert words[BOARD_BEAT] == 1
             assert len(caplog.records) == 1
             assert "no requests" in caplog.text
             assert "test_running.py" in caplog.text
             assert supervisor.running.exposition().snapshot.internal_errors == 3
-            await supervisor._tick()
+            await supervisor._tick(sweep=True)
             assert words[BOARD_BEAT] == 2
 
     asyncio.run(main())

@@ -59,9 +59,9 @@ def test_what_is_stored_is_read_back(store):
 
 def test_events_come_in_pages_oldest_first(store):
     store.save(Change(events=tuple(event(seq) for seq in range(1, 8)))).result()
-    assert [item["seq"] for item in store.events(2, 3)] == [3, 4, 5]
+    assert [item["seq"] for item in store.events(2, 3).result()] == [3, 4, 5]
     assert [item["seq"] for item in store.last_events(2)] == [6, 7]
-    assert store.events(6, 10) == [event(7)]
+    assert store.events(6, 10).result() == [event(7)]
 
 
 def test_a_change_is_stored_as_a_whole_or_not_at_all(store):

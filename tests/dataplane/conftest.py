@@ -14,7 +14,7 @@ import pytest
 from proxy.ipc import layout
 from proxy.metrics import hdr
 from proxy.routing.table import Endpoint, RoutingTable, Service, Sticky, Version
-from tests.dataplane.harness import LoneWorker, eventually
+from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import Backend, Client, Script, deaf_endpoint, refused_endpoint
 
 RANDOM = Sticky(by="none", mint=False)
@@ -185,6 +185,11 @@ class Gate:
         table, control, _ = self.worker.segments[self.worker.generation]
         control.words[layout.control_layout(table).endpoints[0][version][index]] = state
 
+    def alone(self) -> None:
+        """Wait until the connections of the tests before are gone."""
+        words = (layout.ROW_CONNECTIONS, layout.ROW_TUNNELS)
+        eventually(lambda: not any(map(self.worker.row, words)), "the end of all connections")
+
     def sweeps(self, count: int) -> None:
         """Wait until the worker has swept so often: everything that came before was seen."""
         begin = self.worker.row(layout.ROW_BEAT)
@@ -193,17 +198,27 @@ class Gate:
     def fill(self, client: Client) -> int:
         """Send until the worker has stopped reading; return how much that took. Less than its kernel buffer waits."""
         size = 0
-        while not client.unread():
-            client.send(b"x" * 128 * 1024)
-            size += 128 * 1024
+        pause = threading.Event()
+        stuck = 0
+        while stuck < 5:
             if client.unread():
-                self.sweeps(2)
+                stuck += 1
+                pause.wait(0.01)
+            else:
+                stuck = 0
+                client.send(b"x" * 128 * 1024)
+                size += 128 * 1024
         return size
 
     def rss(self) -> int:
         """Return the worker's resident memory in bytes."""
         pages = Path(f"/proc/{self.worker.process.pid}/statm").read_text().split()[1]
         return int(pages) * 4096
+
+    def finished(self, version: int) -> None:
+        """Wait until nothing is in flight on a version; the gauge is as old as the last sweep."""
+        self.sweeps(2)
+        same(lambda: self.in_flight(version), 0)
 
     def close(self) -> None:
         for one in self.held:
@@ -219,6 +234,9 @@ class Gate:
 
 
 TABLE_FIELDS = ("trusted_proxies", "access_log", "drain", "via", "half_close")
+
+
+HELD_GENERATIONS = 40
 
 
 class Keeper:
@@ -255,17 +273,21 @@ def keeper() -> Iterator[Keeper]:
 
 @pytest.fixture
 def gate(keeper: Keeper) -> Iterator[Gate]:
-    """A gate on the run's worker. No exchange, no fault of the worker's own may be left behind."""
+    """A gate on the run's worker. No fault of the worker's own may be left behind."""
     worker = keeper.take()
     gate = Gate(worker)
     yield gate
-    gate.close()
+    try:
+        gate.close()
+    except BaseException:
+        keeper.retire()  # its backends' scripts failed: nothing is known of what the worker still does
+        raise
     if worker.process.poll() is not None or worker.faults():
         keeper.retire()  # which fails the test with what the worker wrote
         return
-    worker.switch(IDLE, {})
-    eventually(lambda: worker.row(layout.ROW_CONNECTIONS) == 0, "the end of all connections")
-    worker.forget()
+    if len(worker.segments) > HELD_GENERATIONS:
+        worker.switch(IDLE, {})
+        worker.forget()
 
 
 @pytest.fixture
@@ -273,6 +295,8 @@ def lone(keeper: Keeper) -> Iterator[Gate]:
     """A gate on a worker of its own, for tests that end it."""
     worker = LoneWorker(IDLE)
     gate = Gate(worker)
-    yield gate
-    gate.close()
-    worker.close()
+    try:
+        yield gate
+        gate.close()
+    finally:
+        worker.close()

@@ -52,10 +52,12 @@ class LoneWorker:
         handover: str | None = None,
         family: int = socket.AF_INET,
         address: Any = ("127.0.0.1", 0),
+        neighbour: socket.socket | None = None,
     ) -> None:
         self.table = table
         self.generation = 0
-        self.board = Segment.create("board", layout.board_words(1), layout.board_hash(1))
+        slots = 1 if neighbour is None else 2
+        self.board = Segment.create("board", layout.board_words(slots), layout.board_hash(slots))
         self.listener = socket.socket(family)
         self.listener.bind(address)
         self.listener.listen(1024)
@@ -76,9 +78,10 @@ class LoneWorker:
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()
-        entry = {"address": f"127.0.0.1:{self.port}", "slot": 0}
-        start = {"type": "start", "slot": 0, "slots": 1, "handover": handover, "listeners": [entry]}
-        channel.send(self.phone, start, [self.board.fd, self.listener.fileno()])
+        sockets = [self.listener] if neighbour is None else [self.listener, neighbour]
+        entries = [{"address": f"127.0.0.1:{self.port}", "slot": slot} for slot in range(slots)]
+        start = {"type": "start", "slot": 0, "slots": slots, "handover": handover, "listeners": entries}
+        channel.send(self.phone, start, [self.board.fd, *(sock.fileno() for sock in sockets)])
         self.switch(table, weights or {})
         self.expect("listening")
 
@@ -92,8 +95,10 @@ class LoneWorker:
         self._beating.clear()
 
     def beat_again(self) -> None:
-        """Play a controller that is back."""
+        """Play a controller that is back; return when the worker has seen it."""
         self._beating.set()
+        begin = self.row(layout.ROW_BEAT)
+        eventually(lambda: self.row(layout.ROW_BEAT) >= begin + 3, "three sweeps")
 
     def switch(self, table: RoutingTable, weights: dict[str, int]) -> None:
         """Bring a generation into force."""

@@ -17,6 +17,7 @@ from tests.dataplane.wire import answers, request, response
 SEED = seed_of("test")  # as the harness deals
 COOKIE = re.compile(r"^tidegate=([A-Za-z0-9_-]{22}); Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax$")
 MINTED = "A" * 22
+PATIENT = Timeouts(connect_s=8.0)  # a SYN that was dropped comes again after a second
 
 
 def version_of(client, *lines, target="/"):
@@ -256,7 +257,7 @@ def test_raising_moves_nobody_back_and_lowering_nobody_there(both):
 def test_the_weight_is_read_again_when_a_request_had_to_wait(gate):
     """The connect to new takes long; when it is made, the gate is shut."""
     new = gate.backend(name="new")
-    gate.serve(gate.backend(), gate.slow_to_accept(new), weight=FULL)
+    gate.serve(gate.backend(), gate.slow_to_accept(new), weight=FULL, timeouts=PATIENT)
     client = gate.client()
     client.send(request())
     same(lambda: gate.in_flight(1), 1)
@@ -266,7 +267,7 @@ def test_the_weight_is_read_again_when_a_request_had_to_wait(gate):
     assert new.requests == []
     assert gate.judged(1) == (0, {})
     same(lambda: gate.judged(0), (1, {}))
-    same(lambda: gate.in_flight(1), 0)
+    gate.finished(1)
 
 
 def test_nothing_is_dispatched_to_new_after_the_store(both):
@@ -336,7 +337,7 @@ def test_the_watchdog_may_be_off(both):
 
 def test_a_request_that_waits_for_its_connection_when_the_watchdog_bites(gate):
     new = gate.backend(name="new")
-    gate.serve(gate.backend(), gate.slow_to_accept(new), weight=FULL, watchdog_s=0.25)
+    gate.serve(gate.backend(), gate.slow_to_accept(new), weight=FULL, timeouts=PATIENT, watchdog_s=0.25)
     client = gate.client()
     client.send(request())
     same(lambda: gate.in_flight(1), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -320,6 +321,23 @@ def test_an_answer_before_the_end_of_the_body(gate):
     same(lambda: gate.judged(0), (1, {}))
 
 
+def test_an_endpoint_that_answers_early_and_closes_with_rst(gate):
+    """Its answer counts, also when a write of the body meets the reset first."""
+
+    def script(peer):
+        peer.until(b"\r\n\r\n")
+        peer.send(response(413, "Connection: close", body=b"no"))
+        peer.close()
+
+    gate.serve(gate.backend(script))
+    for _ in range(40):
+        client = gate.client()
+        with contextlib.suppress(OSError):
+            client.send(request("POST", "/", body=b"x" * 600_000))
+        assert client.response("POST").status == 413
+    same(lambda: gate.judged(0), (40, {}))
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -410,6 +428,36 @@ def test_a_body_over_the_limit(gate):
     assert gate.judged(0) == (0, {})
     assert gate.in_flight(0) == 0
     same(gate.local_replies, {(413, "body_too_large"): 2})
+
+
+def test_a_client_that_sends_all_of_a_refused_body_gets_the_answer(gate):
+    """A close with unread input would reset the connection, and the answer with it."""
+    gate.serve(gate.backend(), limits=RequestLimits(body=1000))
+    client = gate.client()
+    client.send(request("POST", "/", body=b"x" * 16_000_000))
+    assert client.response("POST").status == 413
+    assert client.end() == "eof"
+
+
+def test_a_slow_reader_gets_all_of_an_answer_that_came_early(gate):
+    size = 6_000_000
+
+    def script(peer):
+        peer.head()
+        peer.send(response(body=b"x" * size))
+        peer.drain()
+
+    gate.serve(gate.backend(script))
+    client = gate.client(SO_RCVBUF=16 * 1024)
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+    client.head()
+    left = size - len(client.buffer)
+    pause = threading.Event()
+    while left > 0:
+        piece = client.sock.recv(24 * 1024)
+        assert piece, f"cut {left} bytes before the end"
+        left -= len(piece)
+        pause.wait(0.004)
 
 
 # ---------------------------------------------------------------- what endpoints get wrong

@@ -43,6 +43,21 @@ def test_close_asked_by_the_client_is_granted(gate):
     assert client.end() == "eof"
 
 
+@pytest.mark.parametrize("size", [1_000, 10_000_000])
+def test_what_comes_behind_the_last_request_does_not_destroy_its_answer(gate, size):
+    """A close with unread input makes the kernel send RST, which takes the answer with it."""
+    stable = gate.backend(answers(response(body=b"x" * 500_000)))
+    gate.serve(stable)
+    client = gate.client(SO_RCVBUF=16 * 1024)
+    whole = request("GET", "/", "Connection: close") + request("POST", "/", body=b"y" * size)
+    sender = threading.Thread(target=client.send, args=(whole,))
+    sender.start()
+    assert len(client.response().body) == 500_000
+    sender.join(10)
+    assert client.end() == "eof"
+    assert len(stable.requests) == 1
+
+
 def test_pipelined_requests_of_all_kinds_are_answered_in_order(gate):
     gate.serve(gate.backend(echo))
     client = gate.client()
@@ -213,6 +228,7 @@ def test_a_body_that_does_not_come_in_time_is_the_clients_fault(gate):
 
 
 def test_more_connections_than_allowed_are_turned_away(gate):
+    gate.alone()
     gate.serve(gate.backend(), limits=RequestLimits(connections=2))
     clients = [gate.client() for _ in range(2)]
     assert [client.request().status for client in clients] == [200, 200]
@@ -233,6 +249,7 @@ def test_more_connections_than_allowed_are_turned_away(gate):
 
 @pytest.mark.parametrize("head", [b"", b"GET / HTTP/1.1\r\nHost"])
 def test_a_client_that_leaves_before_its_head_is_complete_counts_nowhere(gate, head):
+    gate.alone()
     gate.serve(gate.backend())
     client = gate.client()
     client.send(head)
@@ -261,6 +278,7 @@ def test_a_slow_reader_of_a_last_answer_gets_all_of_it(gate):
 
 
 def test_a_client_that_takes_nothing_of_a_last_answer_is_let_go(gate):
+    gate.alone()
     gate.serve(
         gate.backend(answers(response(body=b"x" * 8 * 1024 * 1024))),
         limits=RequestLimits(body_idle_timeout_s=0.1),

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from proxy.ipc import channel, layout
-from proxy.routing.table import AccessLog, Drain, Failover, Override, RoutingTable, to_plain
+from proxy.routing.table import AccessLog, Drain, Failover, Override, RoutingTable, Timeouts, to_plain
 from tests.dataplane.conftest import Gate, service
 from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import Client, answers, fails, request, response
@@ -63,7 +63,7 @@ def test_a_shut_gate_shuts_the_old_generation_too(gate):
     worker = gate.worker
     new = gate.backend(name="new")
     endpoint = gate.slow_to_accept(new)
-    gate.serve(gate.backend(), endpoint, weight=10_000)
+    gate.serve(gate.backend(), endpoint, weight=10_000, timeouts=Timeouts(connect_s=8.0))
     first = worker.generation
     client = gate.client()
     client.send(request())
@@ -179,7 +179,7 @@ def test_drain_with_a_delay_goes_on_accepting(lone):
     for client in (old, lone.client()):
         answer = client.request()
         assert (answer.status, answer.get("Connection")) == (200, None)
-    assert old.end() == "eof"
+        client.close()
     assert lone.worker.process.wait(10) == 0
 
 
@@ -226,6 +226,8 @@ def test_connections_in_the_accept_queue_are_served_before_the_end(lone):
     worker.say({"type": "drain", "delay_s": 0, "timeout_s": 5})
     os.kill(worker.process.pid, signal.SIGCONT)
     assert [client.response().status for client in clients] == [200] * 20
+    for client in clients:
+        client.close()
     assert worker.process.wait(10) == 0
 
 
@@ -327,8 +329,8 @@ def test_sockets_go_to_the_next_supervisor(orphanage, release, adopted):
                     assert (answer.status, answer.get("Connection")) == (200, "close")
             assert worker.process.wait(10) == 0
         call.close()
-    finally:
         lone.close()
+    finally:
         worker.close()
 
 
@@ -343,15 +345,55 @@ def test_an_orphan_calls_again_when_it_is_hung_up_on(orphanage):
             call, _ = listener.accept()
             call.close()
         assert lone.client().request().status == 200
-    finally:
         lone.close()
+    finally:
         worker.close()
+
+
+def test_a_neighbours_accept_queue_is_adopted_while_it_is_silent():
+    with socket.socket() as theirs:
+        theirs.bind(("127.0.0.1", 0))
+        theirs.listen(64)
+        theirs.settimeout(10)
+        address = theirs.getsockname()
+        worker = LoneWorker(RoutingTable(()), neighbour=theirs)
+        lone = Gate(worker)
+        try:
+            lone.serve(lone.backend())
+            beat = layout.row(1) + layout.ROW_BEAT
+            with socket.create_connection(address, timeout=10) as sock:
+                assert Client(sock).request().status == 200
+            # The neighbour is back: its queue is its own again.
+            stop = threading.Event()
+
+            def live():
+                while not stop.wait(0.02):
+                    worker.board.words[beat] += 1
+
+            neighbour = threading.Thread(target=live)
+            neighbour.start()
+            lone.sweeps(3)
+            with socket.create_connection(address, timeout=10) as sock:
+                accepted, _ = theirs.accept()
+                assert accepted.getpeername() == sock.getsockname()
+                accepted.close()
+            assert lone.client().request().status == 200
+            # Its connections count against the limit of all workers together.
+            worker.board.words[layout.row(1) + layout.ROW_CONNECTIONS] = 20_000
+            lone.sweeps(2)
+            assert lone.client().response().status == 503
+            stop.set()
+            neighbour.join()
+            lone.close()
+        finally:
+            worker.close()
 
 
 # ---------------------------------------------------------------- gauges and log
 
 
 def test_the_workers_row(gate):
+    gate.alone()
     gate.serve(gate.backend())
     worker = gate.worker
     assert worker.row(layout.ROW_PID) == worker.process.pid
@@ -442,6 +484,6 @@ def test_an_ipv6_and_a_unix_listener(tmp_path):
             client.send(request("GET", "/", "Connection: close"))
             assert client.response().status == 200
             assert client.end() == "eof"
-        finally:
             lone.close()
+        finally:
             worker.close()

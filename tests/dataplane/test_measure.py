@@ -125,6 +125,21 @@ def test_hung_requests_count_while_they_hang(gate, release):
     same(lambda: gate.worker.count(0, layout.VERSION_OLDEST_US), 0)
 
 
+def test_the_oldest_of_an_old_generation_is_its_own(gate, release):
+    gate.serve(gate.backend(holding(release)))
+    first = gate.worker.generation
+    client = gate.client()
+    client.send(request())
+    same(lambda: gate.in_flight(0), 1)
+    gate.serve(gate.backend())
+    oldest = lambda generation: gate.worker.count(0, layout.VERSION_OLDEST_US, generation=generation)
+    gate.sweeps(2)
+    assert oldest(first) > 0
+    assert oldest(gate.worker.generation) == 0
+    release.set()
+    assert client.response().status == 200
+
+
 def test_a_hung_request_counts_while_much_waits_behind_it(gate, release):
     """Also when reading from the client stopped."""
     gate.serve(gate.backend(holding(release)), thresholds_us=THRESHOLDS)
@@ -186,7 +201,7 @@ def test_a_client_that_leaves_ends_the_upstream_request(gate, phase, end):
     assert gate.code(0, 499) == 1
     assert gate.judged(0) == (0, {})
     assert [gate.slow(0), gate.fast(0, 1)] == [0, 0]
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])
@@ -198,14 +213,14 @@ def test_a_client_that_leaves_while_the_endpoint_does_not_read(gate, release, en
         assert release.wait(10)
         peer.drain()
 
-    stable = gate.backend(script, receive_buffer=64 * 1024)
+    stable = gate.backend(script)
     gate.serve(stable)
     client = gate.client()
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
     gate.fill(client)
     getattr(client, end)()
     same(gate.aborts, 1)
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
     release.set()
     upstream_sees_the_end(stable)
     assert gate.judged(0) == (0, {})
@@ -235,6 +250,16 @@ def test_half_close_may_be_allowed(gate, release):
     assert [client.response().status for _ in range(3)] == [200] * 3
     assert client.end() == "eof"
     assert gate.aborts() == 0
+
+
+def test_half_close_between_two_answers(gate):
+    gate.serve(gate.backend(), half_close="allow")
+    for _ in range(20):
+        client = gate.client()
+        client.send(request() * 5)
+        client.finish()
+        assert [client.response().status for _ in range(5)] == [200] * 5
+        assert client.end() == "eof"
 
 
 def test_half_close_in_the_middle_of_a_body_is_leaving(gate):
@@ -319,7 +344,7 @@ def test_total_time_taken_by_the_client_is_not_charged(gate):
 
 def test_an_upload_that_the_endpoint_does_not_take(gate, release):
     gate.serve(
-        gate.backend(lambda peer: (peer.head(), release.wait(10)), receive_buffer=64 * 1024),
+        gate.backend(lambda peer: (peer.head(), release.wait(10))),
         timeouts=Timeouts(idle_s=0.15),
         limits=RequestLimits(body_idle_timeout_s=0.1),
     )
@@ -436,6 +461,7 @@ def test_event_streams_are_left_out_of_the_latencies(gate, release):
 
 def test_neither_side_makes_the_worker_hold_much(gate, release):
     """64 MB down to a client that does not read, 64 MB up to an endpoint that does not."""
+    gate.alone()
     size = 64 * 1024 * 1024
 
     def script(peer):
@@ -466,6 +492,7 @@ def test_neither_side_makes_the_worker_hold_much(gate, release):
 
 def test_answers_to_pipelined_requests_do_not_pile_up(gate):
     """An answer waits until the client has taken the one before."""
+    gate.alone()
     size, count = 100_000, 400
     stable = gate.backend(answers(response(body=b"x" * size)))
     gate.serve(stable, thresholds_us=THRESHOLDS)
@@ -485,6 +512,7 @@ def test_answers_to_pipelined_requests_do_not_pile_up(gate):
 
 def test_a_client_that_does_not_take_an_answer_gets_no_other(gate):
     """And is let go in the end."""
+    gate.alone()
     stable = gate.backend(answers(response(body=b"x" * 100_000)))
     gate.serve(stable, limits=RequestLimits(body_idle_timeout_s=0.2))
     client = gate.client(SO_RCVBUF=16 * 1024)

@@ -47,6 +47,7 @@ def open_tunnel(gate, *scripts, early=b"", **fields):
 
 
 def test_bytes_pass_both_ways_and_half_close_too(gate):
+    gate.alone()
     _, client = open_tunnel(gate, echo, thresholds_us=(50_000,))
     same(lambda: gate.judged(0), (1, {}))
     assert gate.code(0, 101) == 1
@@ -59,7 +60,7 @@ def test_bytes_pass_both_ways_and_half_close_too(gate):
     client.finish()
     assert client.rest() == b"bye"
     same(lambda: gate.worker.row(layout.ROW_TUNNELS), 0)
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
     assert gate.aborts() == 0
     assert [gate.slow(0), gate.latencies(0)] == [0, []]
 
@@ -117,7 +118,7 @@ def test_the_endpoints_half_close(gate):
     assert client.rest() == b"last words"
     client.send(b"pong")
     client.close()
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
 
 
 def test_nothing_is_lost_when_both_have_ended(gate):
@@ -147,7 +148,7 @@ def test_nothing_is_lost_when_both_have_ended(gate):
     sender.join(10)
     eventually(lambda: got, "the end at the endpoint")
     assert got == [size]
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
 
 
 def test_a_slow_endpoint_and_a_client_that_has_ended(gate):
@@ -163,7 +164,7 @@ def test_a_slow_endpoint_and_a_client_that_has_ended(gate):
         peer.send(b"thanks")
         peer.close()
 
-    backend = gate.backend(script, receive_buffer=64 * 1024)
+    backend = gate.backend(script)
     gate.serve(backend)
     client = gate.client()
     client.send(request("GET", "/chat", *ASK))
@@ -178,14 +179,14 @@ def test_a_slow_endpoint_and_a_client_that_has_ended(gate):
 
 def test_a_client_that_breaks_off_while_the_endpoint_does_not_read(gate):
     go = threading.Event()
-    backend = gate.backend(lambda peer: (peer.request(), peer.send(SWITCH), go.wait(10)), receive_buffer=64 * 1024)
+    backend = gate.backend(lambda peer: (peer.request(), peer.send(SWITCH), go.wait(10)))
     gate.serve(backend, half_close="allow")
     client = gate.client()
     client.send(request("GET", "/chat", *ASK))
     assert client.response().status == 101
     gate.fill(client)
     client.reset()
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
     go.set()
 
 
@@ -196,13 +197,13 @@ def test_the_end_of_either_side_ends_the_tunnel(gate):
     client = gate.client()
     client.send(request("GET", "/chat", *ASK))
     client.drain()
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
 
 
 def test_a_silent_tunnel_is_closed(gate):
     _, client = open_tunnel(gate, echo, timeouts=Timeouts(tunnel_idle_s=0.2))
     client.drain()
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
 
 
 def test_a_tunnel_outlives_all_other_timeouts(gate):
@@ -214,6 +215,7 @@ def test_a_tunnel_outlives_all_other_timeouts(gate):
 
 
 def test_a_tunnel_does_not_make_the_worker_hold_much(gate):
+    gate.alone()
     go = threading.Event()
     size = 48 * 1024 * 1024
 

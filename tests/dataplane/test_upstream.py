@@ -69,6 +69,21 @@ def test_a_put_is_made_again_with_its_body(gate):
     same(lambda: gate.judged(0), (2, {}))
 
 
+def test_a_put_is_made_again_while_its_body_is_still_coming(gate):
+    stable = gate.backend(dies_in_second("close"), ok)
+    gate.serve(stable)
+    client = gate.client()
+    client.request()
+    client.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+    eventually(lambda: len(stable.peers) == 2, "the fresh connection")
+    client.send(b"def")
+    gate.sweeps(1)
+    client.send(b"ghi")
+    assert client.response().body == b"stable"
+    assert stable.requests[-1].body == b"abcdefghi"
+    same(lambda: gate.judged(0), (2, {}))
+
+
 def test_the_second_failure_in_a_row_is_charged(gate):
     stable = gate.backend(dies_in_second("close"), lambda peer: (peer.request(), peer.close()))
     gate.serve(stable)
@@ -232,7 +247,7 @@ def test_a_client_that_leaves_while_connecting(gate):
     same(lambda: gate.in_flight(0), 1)
     client.close()
     same(gate.aborts, 1)
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
     assert gate.code(0, 499) == 1
     assert gate.judged(0) == (0, {})
 
@@ -416,6 +431,7 @@ def test_no_failover_to_a_stable_that_must_not_be_used(gate):
 
 
 def test_the_budget(gate):
+    gate.alone()
     release = threading.Event()
 
     def slow(peer):
@@ -442,6 +458,8 @@ def test_the_budget(gate):
 def test_the_budget_gets_back_what_a_rescue_took(gate, end):
     """However it ends, a rescue is no longer under way then."""
 
+    gate.alone()
+
     def script(peer):
         message = peer.request()
         if message.target == "/fine":
@@ -450,9 +468,9 @@ def test_the_budget_gets_back_what_a_rescue_took(gate, end):
             peer.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
         elif end == "cut":
             peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
-        if end in {"cut", "refuse"} and message.target != "/fine":
-            peer.close()
-        peer.drain()
+        if end not in {"cut", "refuse"} or message.target == "/fine":
+            peer.drain()
+        peer.close()
 
     stable = gate.backend(script)
     gate.serve(stable, gate.backend(fails()), weight=10_000, failover=Failover(budget=0.0))
@@ -469,7 +487,7 @@ def test_the_budget_gets_back_what_a_rescue_took(gate, end):
         else:
             eventually(lambda seen=number: len(stable.requests) == seen + 1, "the rescue")
         client.close()
-    same(lambda: gate.in_flight(0), 0)
+    gate.finished(0)
     assert gate.client().request("GET", "/fine").body == b"fine"
     same(lambda: sum(gate.failovers().values()), 5)
     assert "over_budget" not in gate.failovers()

@@ -331,7 +331,6 @@ class Backend:
         name: str = "stable",
         host: str = "127.0.0.1",
         unix: str = "",
-        receive_buffer: int = 0,
     ) -> None:
         self.name = name
         self.scripts: Sequence[Script] = scripts or (ok,)
@@ -348,8 +347,6 @@ class Backend:
             port = self.listener.getsockname()[1]
             shown = f"[{host}]" if ":" in host else host
             self.endpoint = Endpoint(f"http://{shown}:{port}", host, port)
-        if receive_buffer:
-            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.listener.listen(512)
         self._threads: list[threading.Thread] = []
         self._acceptor = threading.Thread(target=self._accept, daemon=True)

@@ -37,12 +37,17 @@ def test_the_budget_is_split_over_limits_and_blocks():
 # --- alarm ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("allowed", [0.001, 0.01, 0.02])
+@pytest.mark.parametrize("allowed", [0.001, 0.01, 0.015])
 @pytest.mark.parametrize("rate", [20, 80, 4000])
 def test_total_failure_after_a_good_history_takes_five_blocks_at_any_rate(allowed, rate):
     per_block = rate // 4
     judge = fed([(per_block, 0)] * (20_000 // per_block), allowed)
     assert blocks_to_alarm(judge, (per_block, per_block)) == 5
+
+
+@pytest.mark.parametrize("allowed, blocks", [(0.02, 6), (0.05, 7), (0.5, 29)])
+def test_where_more_is_allowed_it_takes_longer(allowed, blocks):
+    assert blocks_to_alarm(fed([(20, 0)] * 1000, allowed), (20, 20)) == blocks
 
 
 @pytest.mark.parametrize("days", [0.1, 1, 10])
@@ -167,11 +172,11 @@ def test_the_evidence_grows_by_at_most_one_per_block_at_the_limit():
 
 
 def test_false_alarms_keep_their_budget_at_the_limit_itself():
-    # 200 rollouts of 1,000 blocks with a true share of exactly the limit, failing by whole blocks; budget 20 %.
+    # 200 rollouts of 500 blocks with a true share of exactly the limit, failing by whole blocks; budget 20 %.
     alarms, chance = 0, random.Random(3)
     for _ in range(200):
-        judge = ShareEvidence(0.05, alarm_at(0.2, 1000, 1))
-        for _ in range(1000):
+        judge = ShareEvidence(0.05, alarm_at(0.2, 500, 1))
+        for _ in range(500):
             judge.look(20, 20 if chance.random() < 0.05 else 0)
             if judge.alarm:
                 alarms += 1

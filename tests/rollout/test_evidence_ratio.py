@@ -19,7 +19,7 @@ def blocks_to_alarm(judge, block, most=10_000):
     return next((number for number in range(1, most + 1) if not judge.look(*block) and judge.alarm), None)
 
 
-@pytest.mark.parametrize("stable_n, at_most", [(1980, 6), (180, 9), (20, 28)])
+@pytest.mark.parametrize("stable_n, at_most", [(1980, 12), (180, 12), (20, 30)])
 def test_total_failure_of_new_shows_against_stable(stable_n, at_most):
     judge = RatioEvidence(1.0, 0.001, AT)
     for _ in range(1000):

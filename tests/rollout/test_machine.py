@@ -121,6 +121,16 @@ def test_an_endless_ttl_takes_the_expiry_away():
     assert (kept.expiry, kept.weight_bp, kept.revision) == (None, 5000, 9)
 
 
+def test_an_endless_ttl_where_none_runs_changes_nothing():
+    assert step(PLAN, AT_10, SetWeight(1000, "ann", ttl_s=inf, if_match=1), 5.0) == (AT_10, ())
+
+
+def test_another_ttl_for_the_same_weight_needs_a_revision_that_is_not_stale():
+    with pytest.raises(Refused) as stale:
+        step(PLAN, AT_10, SetWeight(1000, "ann", ttl_s=60, if_match=6), 5.0)
+    assert stale.value.status == 412
+
+
 def test_the_time_is_over_but_stable_cannot_serve():
     raised, _ = step(PLAN, AT_10, SetWeight(5000, "ann", ttl_s=60), 100.0)
     held, effects = step(PLAN, raised, Tick(stable_ready=False), 170.0)

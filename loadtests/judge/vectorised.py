@@ -1,0 +1,138 @@
+"""The judge of `proxy.rollout.evidence` and `proxy.rollout.ratio` over many runs at once, with numpy.
+
+The arithmetic is the same, number by number; `tests/loadtests/test_judge.py` proves it. An array holds one number per
+run. Only alarms are here: proof is cheap enough to be simulated with the product's own class. Beside them stands what
+most people would write first: `Naive`, three breached windows of 500 responses in a row.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proxy.rollout.betting import KEPT, MOST_LOSS, PARTS, SIZES, TOTAL_BLOCKS
+from proxy.rollout.evidence import BET_RESPONSES, RATE_BLOCKS
+from proxy.rollout.ratio import TOTAL_BLOCKS as RATIO_BLOCKS
+
+Numbers: TypeAlias = NDArray[np.float64]
+Flags: TypeAlias = NDArray[np.bool_]
+
+NAIVE_RESPONSES = 500
+NAIVE_WINDOWS = 3
+
+
+class Detectors:
+    """`proxy.rollout.betting.Detector` for `runs` runs; what is allowed must be above 0."""
+
+    def __init__(self, runs: int, alarm_at: float, total_blocks: float = TOTAL_BLOCKS) -> None:
+        parts = np.array(PARTS)[:, None]
+        self._sizes = np.array(SIZES)[:, None]
+        self._weights = parts
+        self._ceilings = alarm_at - np.log(parts) + KEPT
+        self._most = np.exp((alarm_at - np.log(PARTS[0])) / total_blocks) - 1
+        self._logs = np.full((len(SIZES), runs), -np.inf)
+        self.alarm_at = alarm_at
+        self.evidence = np.full(runs, -np.inf)
+
+    def bet(self, share: Numbers, allowed: Numbers | float, due: Flags) -> None:
+        """Take in a share per run, where `due`."""
+        excess = np.minimum(MOST_LOSS / np.asarray(allowed), self._most) * (share - allowed)
+        logs = np.logaddexp(0.0, self._logs) + np.log1p(self._sizes * excess)
+        np.minimum(logs, self._ceilings, out=logs)
+        np.copyto(self._logs, logs, where=due)
+        evidence = np.log((self._weights * np.exp(logs - self.alarm_at)).sum(axis=0)) + self.alarm_at
+        np.copyto(self.evidence, evidence, where=due)
+
+
+class Gathers:
+    """`proxy.rollout.evidence.Gather` for `runs` runs."""
+
+    def __init__(self, runs: int) -> None:
+        self._rate = np.zeros(runs)
+        self._seen = 0
+        self.n = np.zeros(runs)
+
+    def add(self, n: Numbers) -> Flags:
+        """Add a block; tell where a bet is due."""
+        self._seen = min(self._seen + 1, RATE_BLOCKS)
+        self._rate += (n - self._rate) / self._seen
+        self.n += n
+        return self.n >= np.where(self._rate >= BET_RESPONSES, 1, BET_RESPONSES)
+
+    def clear(self, due: Flags) -> None:
+        """Begin anew where a bet was made."""
+        self.n[due] = 0
+
+
+class ShareAlarms:
+    """`proxy.rollout.evidence.ShareAlarm` for `runs` runs."""
+
+    def __init__(self, runs: int, allowed: float, alarm_at: float) -> None:
+        self._allowed = allowed
+        self._gather = Gathers(runs)
+        self._bad = np.zeros(runs)
+        self.detectors = Detectors(runs, alarm_at)
+
+    def look(self, n: Numbers, bad: Numbers) -> Flags:
+        """Take in one block of every run; tell which of them alarm."""
+        self._bad += bad
+        due = self._gather.add(n)
+        share = np.minimum(1.0, self._bad / np.maximum(self._gather.n, 1))
+        self.detectors.bet(share, self._allowed, due)
+        self._gather.clear(due)
+        self._bad[due] = 0
+        return self.detectors.evidence >= self.detectors.alarm_at
+
+
+class RatioAlarms:
+    """The alarm of `proxy.rollout.ratio.RatioEvidence` (with a floor above 0) for `runs` runs."""
+
+    def __init__(self, runs: int, max_ratio: float, floor: float, alarm_at: float) -> None:
+        self._max_ratio = max_ratio
+        self._gather = Gathers(runs)
+        self._open = np.zeros((3, runs))  # bad of new, responses and bad of stable
+        self._floor = ShareAlarms(runs, floor, alarm_at)
+        self.detectors = Detectors(runs, alarm_at, RATIO_BLOCKS)
+
+    @property
+    def evidence(self) -> Numbers:
+        """The logarithms of the evidence."""
+        evidence: Numbers = np.minimum(self.detectors.evidence, self._floor.detectors.evidence)
+        return evidence
+
+    def look(self, n: Numbers, bad: Numbers, stable_n: Numbers, stable_bad: Numbers) -> Flags:
+        """Take in one block of every run; tell which of them alarm."""
+        self._floor.look(n, bad)
+        self._open += (bad, stable_n, stable_bad)
+        due = self._gather.add(n)
+        weighed, (new_bad, others, others_bad) = self._max_ratio * self._gather.n, self._open
+        events = new_bad + others_bad
+        says = due & (others > 0) & (events > 0)
+        allowed = np.where(says, weighed / np.maximum(weighed + others, 1), 1.0)
+        self.detectors.bet(np.where(says, new_bad / np.maximum(events, 1), 1.0), allowed, says)
+        self._gather.clear(due)
+        self._open[:, due] = 0
+        return self.evidence >= self.detectors.alarm_at
+
+
+class Naive:
+    """Three breached windows of at least 500 responses in a row, for `runs` runs."""
+
+    def __init__(self, runs: int, allowed: float) -> None:
+        self._allowed = allowed
+        self._n = np.zeros(runs)
+        self._bad = np.zeros(runs)
+        self._row = np.zeros(runs)
+
+    def look(self, n: Numbers, bad: Numbers) -> Flags:
+        """Take in one block of every run; tell which of them alarm."""
+        self._n += n
+        self._bad += bad
+        full = self._n >= NAIVE_RESPONSES
+        breached = self._bad > self._allowed * self._n
+        self._row = np.where(full, np.where(breached, self._row + 1, 0), self._row)
+        self._n[full] = 0
+        self._bad[full] = 0
+        return self._row >= NAIVE_WINDOWS

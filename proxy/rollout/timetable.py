@@ -1,0 +1,307 @@
+"""What a plan means in time: when each stage begins, how long a breach takes to be acted on, what traffic it needs.
+
+It is arithmetic over the plan and a rate (requests per second of the whole service), before anything runs. A *stage
+time* says when a stage begins at the earliest, how long it lasts at least and which requests it needs; a *reaction*
+says how long one limit takes from the fault to its action, which is one store and takes no time that counts here.
+
+* The requests that a stage needs are the most that it, its limits and its requirements ask for. A window that never
+  holds what its limit asks for is never more than INCONCLUSIVE: the limit cannot act, and the stage never ends.
+* A reaction is given for a version that fails entirely (`total_s`) and at worst (`worst_s`). Over a window the worst is
+  any breach at all that lasts: the whole window, `for` and a block. Evidence has no worst case, because the nearer to
+  the limit the more of it is needed: what is given is the time at twice the limit, by the very arithmetic of
+  `proxy.rollout.betting`, without the luck of the draw.
+* Latency limits take their own time more: a request that hangs is too slow only when it has passed the limit.
+* `evidence` stages end when the proof is complete, if `new` is without fault: so many blocks without anything bad.
+
+`None` for a time: never, or not without more traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+from proxy.rollout.betting import Bound, Detector
+from proxy.rollout.evidence import BET_RESPONSES, DOUBT, alarm_at
+from proxy.rollout.plan import (
+    ALERT,
+    EVIDENCE,
+    MANUAL,
+    PROVEN,
+    READING,
+    ROLLBACK,
+    WINDOW,
+    Check,
+    Limit,
+    Plan,
+    Stage,
+)
+from proxy.routing.table import FULL, NEW
+
+BLOCK_S = 0.25
+# Twice what is allowed: the breach that evidence is timed with.
+BREACH = 2.0
+# A detector that has not alarmed after so many bets is said to need too long.
+MOST_BETS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """A stage in time, in seconds from the start of the rollout.
+
+    `least_s`: how long it lasts if all is well. `needed`: requests to `new` before it can end; `rate_new`: how many
+    it gets per second, `expected` how many in its hold, `enough` whether that will do; `None` without a rate.
+    `by_person`: it ends when somebody promotes it. `least_s` is `None` if it never has what it needs.
+    """
+
+    stage: Stage
+    from_s: float | None
+    least_s: float | None
+    needed: int
+    rate_new: float | None
+    expected: int | None
+    enough: bool | None
+    by_person: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """How long one limit of a stage takes from the fault to its action. `for_breach`: `worst_s` is an estimate."""
+
+    stage: Stage
+    limit: Limit
+    total_s: float | None
+    worst_s: float | None
+    estimated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """A plan in time. `least_s`: the whole rollout; `last_s`: when its last stage begins; `None` = never."""
+
+    plan: Plan
+    rate: float | None
+    stages: tuple[StageTime, ...]
+    reactions: tuple[Reaction, ...]
+    least_s: float | None
+    last_s: float | None
+    warnings: tuple[str, ...]
+
+
+class _World(NamedTuple):
+    """What the times depend on beside the plan."""
+
+    rate: float | None
+    block_s: float
+    alarm_at: float
+    checks: dict[str, Check]
+
+
+def timetable(
+    plan: Plan,
+    *,
+    rate: float | None = None,
+    block_s: float = BLOCK_S,
+    false_alarms: float = 0.01,
+    limits: Sequence[Limit] = (),
+    checks: Iterable[Check] = (),
+) -> Timetable:
+    """Return the timetable of a plan at `rate` requests per second (both versions together), `None` = not known.
+
+    `limits` and `checks` are those of the service, which are armed in every stage too.
+    """
+    judged = sum(limit.judge == EVIDENCE and limit.action == ROLLBACK for limit in limits) + max(
+        sum(limit.judge == EVIDENCE and limit.action == ROLLBACK for limit in stage.limits) for stage in plan.stages
+    )
+    blocks = sum(stage.hold_s for stage in plan.stages) / block_s
+    known = {check.name: check for check in (*checks, *plan.checks)}
+    world = _World(rate, block_s, alarm_at(false_alarms, blocks, judged), known)
+    stages: list[StageTime] = []
+    begin: float | None = 0.0
+    for stage in plan.stages:
+        stages.append(_stage_time(stage, _armed(stage, limits), begin, world))
+        begin = _sum(begin, stages[-1].least_s)
+    return Timetable(
+        plan=plan,
+        rate=rate,
+        stages=tuple(stages),
+        reactions=tuple(_reaction(stage, limit, world) for stage in plan.stages for limit in _armed(stage, limits)),
+        least_s=begin,
+        last_s=stages[-1].from_s,
+        warnings=tuple(_warnings(plan, stages, limits, world)),
+    )
+
+
+def _armed(stage: Stage, limits: Sequence[Limit]) -> list[Limit]:
+    """Return the limits that can be judged in a stage: where stable has no traffic, none of its own."""
+    armed = (*limits, *stage.limits)
+    return [limit for limit in armed if limit.version == NEW or stage.weight_bp < FULL]
+
+
+def _stage_time(stage: Stage, limits: Sequence[Limit], begin: float | None, world: _World) -> StageTime:
+    needed = _needed(stage, limits)
+    rate = _rate(stage, NEW, world)
+    expected = None if rate is None else int(rate * stage.hold_s)
+    least = _least(stage, limits, needed, world)
+    return StageTime(
+        stage=stage,
+        from_s=begin,
+        least_s=least,
+        needed=needed,
+        rate_new=rate,
+        expected=expected,
+        enough=None if expected is None else expected >= needed,
+        by_person=stage.advance == MANUAL,
+    )
+
+
+def _needed(stage: Stage, limits: Sequence[Limit]) -> int:
+    rules = (*limits, *stage.require)
+    return max(
+        stage.min_requests,
+        *(limit.min_requests for limit in rules if limit.version == NEW and limit.judge != READING and _counts(limit)),
+        0,
+    )
+
+
+def _counts(limit: Limit) -> bool:
+    # What is only shown does not keep a stage from going on.
+    return limit.action != ALERT and not limit.dry_run
+
+
+def _least(stage: Stage, limits: Sequence[Limit], needed: int, world: _World) -> float | None:
+    acting = [limit for limit in limits if _counts(limit)]
+    if any(_starved(stage, limit, world) for limit in acting):
+        return None
+    rate = _rate(stage, NEW, world)
+    if rate is not None and not rate:
+        return None
+    wait = 0.0 if rate is None else needed / rate
+    full = max(stage.hold_s, wait)
+    if stage.advance != PROVEN:
+        return full
+    proofs = [_proof_s(stage, limit, world) for limit in acting]
+    if not proofs or None in proofs:
+        return full
+    return min(full, max(wait, *(proof for proof in proofs if proof is not None)))
+
+
+def _proof_s(stage: Stage, limit: Limit, world: _World) -> float | None:
+    """Return how long the proof of a limit takes if nothing is bad, `None` if it is never proven."""
+    if limit.judge != EVIDENCE or (limit.max_ratio is not None and limit.quantile is not None):
+        return None
+    allowed = _allowed(limit) if limit.max_ratio is None else limit.floor
+    if not allowed:
+        return None
+    # Within the floor is proof of a ratio too, for half of the doubt (`proxy.rollout.ratio`).
+    blocks = Bound(DOUBT if limit.max_ratio is None else DOUBT / 2).needed(allowed)
+    if blocks is None:
+        return None
+    rate = _rate(stage, limit.version, world)
+    each = world.block_s if rate is None else max(world.block_s, 1 / rate) if rate else None
+    return None if each is None else blocks * each + (limit.max or 0.0) / 1000 * (limit.quantile is not None)
+
+
+def _starved(stage: Stage, limit: Limit, world: _World) -> bool:
+    """Tell whether a window never holds as many requests as its limit asks for."""
+    rate = _rate(stage, limit.version, world)
+    return limit.judge == WINDOW and rate is not None and rate * limit.window_s < limit.min_requests
+
+
+def _reaction(stage: Stage, limit: Limit, world: _World) -> Reaction:
+    if limit.judge == READING:
+        check = world.checks.get(limit.metric)
+        every = Check("").every_s if check is None else check.every_s
+        seconds = every + limit.for_s + world.block_s
+        return Reaction(stage, limit, seconds, seconds, estimated=False)
+    hangs = (limit.max or 0.0) / 1000 if limit.quantile is not None else 0.0
+    if limit.judge == WINDOW:
+        if _starved(stage, limit, world):
+            return Reaction(stage, limit, None, None, estimated=False)
+        late = limit.for_s + world.block_s + hangs
+        allowed = _allowed(limit)
+        part = 1.0 if allowed is None else min(1.0, allowed)
+        return Reaction(stage, limit, part * limit.window_s + late, limit.window_s + late, estimated=False)
+    total, double = (_evidence_s(stage, limit, world, factor) for factor in (None, BREACH))
+    late = limit.for_s + hangs
+    return Reaction(stage, limit, _sum(total, late), _sum(double, late), estimated=True)
+
+
+def _evidence_s(stage: Stage, limit: Limit, world: _World, factor: float | None) -> float | None:
+    """Return how long evidence takes to alarm when all fails (`factor` `None`), or so many times what is allowed."""
+    rate = _rate(stage, limit.version, world)
+    if rate is not None and not rate:
+        return None
+    if limit.max_ratio is not None and limit.quantile is None:
+        new, stable = stage.weight_bp, FULL - stage.weight_bp
+        if not stable:
+            return None  # compared with what stable was, which the plan does not know
+        allowed = limit.max_ratio * new / (limit.max_ratio * new + stable)
+        share = 1.0 if factor is None else factor * limit.max_ratio * new / (factor * limit.max_ratio * new + stable)
+    else:
+        fixed = _allowed(limit)
+        if fixed is None:
+            return None
+        allowed, share = fixed, 1.0 if factor is None else min(1.0, factor * fixed)
+    bets = _bets(share, allowed, world.alarm_at)
+    if bets is None:
+        return None
+    if rate is None:
+        return bets * world.block_s
+    # A bet needs responses: where there are less per block, blocks are put together.
+    blocks = 1 if rate * world.block_s >= BET_RESPONSES else ceil(BET_RESPONSES / (rate * world.block_s))
+    return max(bets * blocks * world.block_s, limit.min_requests / rate)
+
+
+def _bets(share: float, allowed: float, alarm: float) -> int | None:
+    if share <= allowed:
+        return None
+    detector = Detector(alarm)
+    for bets in range(1, MOST_BETS + 1):
+        detector.bet(share, allowed)
+        if detector.alarm:
+            return bets
+    return None
+
+
+def _allowed(limit: Limit) -> float | None:
+    """Return the share of responses that may be bad (slow, missing), `None` if it depends on stable."""
+    if limit.quantile is not None:
+        return 1 - limit.quantile
+    if limit.min is not None:
+        return 1 - limit.min
+    return limit.max
+
+
+def _rate(stage: Stage, version: int, world: _World) -> float | None:
+    if world.rate is None:
+        return None
+    share = stage.weight_bp if version == NEW else FULL - stage.weight_bp
+    return world.rate * share / FULL
+
+
+def _sum(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first + second
+
+
+def _warnings(plan: Plan, stages: Sequence[StageTime], limits: Sequence[Limit], world: _World) -> Iterator[str]:
+    for time in stages:
+        stage = time.stage
+        if time.enough is False and time.rate_new:
+            wait = time.needed / time.rate_new
+            yield (
+                f"stage {stage.name}: the hold gives {time.expected:,} of the {time.needed:,} requests that it needs "
+                f"at {time.rate_new:g}/s on new: it lasts {wait / stage.hold_s:.1f} times its hold"
+            )
+            if plan.max_hold_s is not None and wait > stage.hold_s + plan.max_hold_s:
+                yield f"stage {stage.name}: before it has them, max_hold is over: {plan.on_max_hold}"
+        for limit in _armed(stage, limits):
+            rate = _rate(stage, limit.version, world)
+            if rate is not None and _starved(stage, limit, world):
+                end = ", and the stage never ends" if _counts(limit) else ""
+                yield (
+                    f"stage {stage.name}: {limit.metric} is never judged: its window gets {rate * limit.window_s:.1f} "
+                    f"of the {limit.min_requests:,} requests that it needs{end}"
+                )

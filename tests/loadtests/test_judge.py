@@ -1,0 +1,168 @@
+"""The judge's simulation is the judge's arithmetic; a short version of what it has to reach."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from loadtests.judge.__main__ import main
+from loadtests.judge.counts import Counted
+from loadtests.judge.scenarios import AT, Failure, failing, healthy_days, outage
+from loadtests.judge.streams import DAY, WHOLE, Healthy, blocks, in_bursts
+from loadtests.judge.vectorised import Naive, RatioAlarms, ShareAlarms
+from proxy.rollout.evidence import ShareAlarm, alarm_at
+from proxy.rollout.ratio import RatioEvidence
+
+RUNS = 40
+
+
+def chance(number=1):
+    return np.random.default_rng(number)
+
+
+# --- the same arithmetic ----------------------------------------------------------------------------------------
+
+
+def streams(blocks_of_each):
+    """Random streams that have it all: nothing, little, much; well, in trouble, one bad more than responses."""
+    made = random.Random(11)
+    for number in range(blocks_of_each):
+        rows = []
+        for run in range(RUNS):
+            n = made.choice((0, 0, 1, 2)) if run % 3 == 0 else made.randrange(30)
+            share = made.choice((0.0, 0.3, 1.0)) if number % 150 > 100 else 0.002
+            bad = sum(made.random() < share for _ in range(n)) + (made.random() < 0.001)
+            stable_n = 0 if made.random() < 0.1 else made.randrange(300)
+            rows.append((n, bad, stable_n, min(stable_n, made.choice((0, 0, 1, 5)))))
+        yield rows
+
+
+@pytest.mark.parametrize("allowed", [0.001, 0.01, 0.2])
+def test_many_fixed_limits_are_one_many_times(allowed):
+    many, ones = ShareAlarms(RUNS, allowed, AT), [ShareAlarm(allowed, AT) for _ in range(RUNS)]
+    alarms = 0
+    for rows in streams(600):
+        found = many.look(np.array([row[0] for row in rows], float), np.array([row[1] for row in rows], float))
+        for one, (n, bad, _, _) in zip(ones, rows, strict=True):
+            one.look(n, bad)
+        exact = np.array([one.detector.evidence for one in ones])
+        assert np.allclose(many.detectors.evidence, exact, rtol=1e-12, atol=1e-12)
+        assert found.tolist() == [one.detector.alarm for one in ones]
+        alarms += found.sum()
+    assert alarms
+
+
+def test_many_ratios_are_one_many_times():
+    many = RatioAlarms(RUNS, 1.5, 0.001, AT)
+    ones = [RatioEvidence(1.5, 0.001, AT, min_requests=1) for _ in range(RUNS)]
+    alarms = 0
+    for rows in streams(1000):
+        found = many.look(*(np.array(column, float) for column in zip(*rows, strict=True)))
+        for one, row in zip(ones, rows, strict=True):
+            one.look(*row)
+        assert np.allclose(many.evidence, np.array([one.evidence for one in ones]), rtol=1e-12, atol=1e-12)
+        assert found.tolist() == [one.alarm for one in ones]
+        alarms += found.sum()
+    assert alarms
+
+
+# --- what it has to reach, in short -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [20, 80, 400])
+def test_total_failure_is_decided_within_five_blocks(rate):
+    alarms, naive = failing(Failure(rate=rate, poisson=False), 200, chance())
+    assert (alarms <= 5).mean() >= 0.95
+    assert (naive > alarms).all()
+
+
+def test_total_failure_of_random_arrivals_is_decided_within_five_blocks():
+    alarms, _ = failing(Failure(rate=20, blocks=300), 200, chance())
+    assert (alarms <= 5).mean() >= 0.95
+
+
+@pytest.mark.parametrize("poisson", [True, False])
+def test_a_fifth_bad_is_decided_within_ten_blocks(poisson):
+    alarms, _ = failing(Failure(rate=80, share=0.2, poisson=poisson), 200, chance())
+    assert (alarms <= 10).mean() >= 0.95
+
+
+def test_a_healthy_hour_is_left_alone_and_the_naive_rule_does_not():
+    days = healthy_days(Healthy(), 30, chance(), hours=1)
+    assert days.fixed.hits == 0
+    assert days.ratio.hits == 0
+    assert days.naive.hits > 15
+
+
+def test_what_is_shorter_than_three_blocks_is_forgiven_and_six_are_not():
+    assert outage(0.75, 80, 200, chance()).hits == 0
+    assert outage(1.5, 80, 200, chance()).hits == 200
+
+
+# --- the traffic ------------------------------------------------------------------------------------------------
+
+
+def test_healthy_traffic_is_what_it_says():
+    healthy = Healthy(weight=0.2, swing=0.0)
+    seen = [block for block, _ in zip(blocks(healthy, 20, 1, chance()), range(2000), strict=False)]
+    n, bad, slow, stable_n, stable_bad = (
+        sum(getattr(block, name).sum() for block in seen) for name in ("n", "bad", "slow", "stable_n", "stable_bad")
+    )
+    assert n / 40_000 == pytest.approx(20, rel=0.01)
+    assert stable_n / n == pytest.approx(4, rel=0.01)
+    assert bad / n == pytest.approx(0.002, rel=0.15)
+    assert stable_bad / stable_n == pytest.approx(0.002, rel=0.1)
+    assert slow / n == pytest.approx(healthy.slow, rel=0.05)
+    assert healthy.slow == pytest.approx(0.0075, abs=0.0002)
+
+
+def test_bursts_have_their_share_and_length():
+    n = np.ones((1, 2_000_000), dtype=np.int64)
+    bad = in_bursts(n, 0.002, 5, chance())[0]
+    bursts = int((np.diff(bad) == 1).sum())
+    assert bad.max() == 1
+    assert bad.mean() == pytest.approx(0.002, rel=0.1)
+    assert bad.sum() / bursts == pytest.approx(5, rel=0.1)
+
+
+def test_of_the_bursts_of_the_whole_service_a_version_gets_its_share():
+    healthy = Healthy(weight=0.01, per_block=0.4, swing=0.0, of=WHOLE)
+    seen = [block for block, _ in zip(blocks(healthy, 50, 1, chance()), range(14_400), strict=False)]
+    n, bad = sum(block.n.sum() for block in seen), sum(block.bad.sum() for block in seen)
+    assert n / len(seen) / 50 == pytest.approx(0.4, rel=0.02)
+    assert bad / n == pytest.approx(0.002, rel=0.2)
+    assert max(block.bad.max() for block in seen) <= 3
+
+
+def test_a_day_has_its_night():
+    night = next(blocks(Healthy(), 100, 1, chance()))
+    assert night.n.mean() == pytest.approx(14, rel=0.1)
+    assert DAY == 345_600
+
+
+# --- counts and report ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hits, runs", [(0, 300), (3, 300), (190, 200), (5, 5), (1, 2)])
+def test_the_bounds_are_those_of_clopper_and_pearson(hits, runs):
+    def at_least(k, p):
+        return sum(math.comb(runs, i) * p**i * (1 - p) ** (runs - i) for i in range(k, runs + 1))
+
+    counted = Counted(hits, runs)
+    assert at_least(hits, counted.low) == pytest.approx(0.025 if hits else 1)
+    assert 1 - at_least(hits + 1, counted.high) == pytest.approx(0.025 if hits < runs else 1)
+
+
+def test_three_breached_windows_in_a_row():
+    naive = Naive(1, 0.01)
+    found = [bool(naive.look(np.array([250.0]), np.array([bad]))[0]) for bad in (3.0,) * 4 + (0.0,) * 2 + (3.0,) * 6]
+    assert found.index(True) == 11
+
+
+def test_the_report_says_how_it_was_made(capsys):
+    assert main(["--runs", "5", "--hours", "1", "--parts", "cost,outages", "--seed", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "seed 3" in said
+    assert "| 80 | 0 of 5 (0.0 – 52.2 %) | 0 of 5 (0.0 – 52.2 %) |" in said
+    assert alarm_at(0.01, DAY, 2) == AT
