@@ -23,6 +23,7 @@ VERBS = {
     "demo": "proxy.cli.demo:demo",
     "check": "proxy.cli.check:check",
     "plan": "proxy.cli.plan:plan",
+    "replay": "proxy.cli.replay:replay",
     "status": "proxy.cli.status:status",
     "weights": "proxy.cli.steer:weights",
     "rollback": "proxy.cli.steer:rollback",
