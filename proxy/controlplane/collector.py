@@ -24,7 +24,6 @@ from proxy.controlplane.totals import (
     RETRIES,
     Totals,
     VersionTotals,
-    columns_of,
 )
 from proxy.ipc import layout
 from proxy.metrics import hdr
@@ -154,7 +153,7 @@ class Collector:
 
 def _service(current: Generation, index: int, service: Service, totals: Totals) -> ServiceCounts:
     words = totals.services.get(service.name, [0] * layout.SERVICE_USER_HDR)
-    columns = columns_of(service)
+    columns = current.columns[index]
     stable, new = (_version(current, index, service, version, totals, columns) for version in (STABLE, NEW))
     return ServiceCounts(
         name=service.name,

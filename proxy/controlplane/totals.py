@@ -26,14 +26,16 @@ from proxy.controlplane.generation import Generation
 from proxy.ipc import layout
 from proxy.ipc.segment import Segment
 from proxy.metrics.snapshot import Columns, Judged, SignalKey
-from proxy.routing.table import NEW, STABLE, Service
+from proxy.routing.table import NEW, STABLE
 
 EARLIER = 0  # the incarnation that stands for all that are over; living ones count from 1
 
 _Key = TypeVar("_Key")
 
-# The words of a version that are read together: from the kinds of bad to the last latency class.
+# The words of a version that are read together: from the kinds of bad to the last latency class, and on to the last
+# signal where first bytes or signals are counted.
 _VERSION_FROM = layout.VERSION_BAD
+_VERSION_TO_TTFB = layout.VERSION_TTFB_SLOW
 _VERSION_TO = layout.VERSION_TOTAL_HDR
 # Positions in that slice.
 BAD = layout.VERSION_BAD - _VERSION_FROM
@@ -93,14 +95,11 @@ class VersionTotals:
     def add(self, other: VersionTotals) -> None:
         """Add all of `other`."""
         self.plain = list(map(add, self.plain, other.plain))
-        for mine, theirs in (
-            (self.slow, other.slow),
-            (self.fast, other.fast),
-            (self.ttfb_slow, other.ttfb_slow),
-            (self.ttfb_fast, other.ttfb_fast),
-        ):
-            for us, count in theirs.items():
-                mine[us] = mine.get(us, 0) + count
+        _add_counts(self.slow, other.slow)
+        _add_counts(self.fast, other.fast)
+        if other.ttfb_slow:
+            _add_counts(self.ttfb_slow, other.ttfb_slow)
+            _add_counts(self.ttfb_fast, other.ttfb_fast)
         for key, (seen, matched) in other.signals.items():
             self._add_signal(key, seen, matched)
         self.in_flight += other.in_flight
@@ -177,7 +176,8 @@ class Totals:
         self.process = list(map(add, self.process, words[at : at + _PROCESS_SMALL].tolist()))
         for index, service in enumerate(generation.table.services):
             name = service.name
-            columns = columns_of(service)
+            columns = generation.columns[index]
+            to = _VERSION_TO if columns.ttfb_thresholds_us or columns.signals else _VERSION_TO_TTFB
             at = places.services[index]
             _add_block(self.services, name, words[at : at + _SERVICE_SMALL].tolist())
             for version in (STABLE, NEW):
@@ -187,7 +187,7 @@ class Totals:
                 if totals is None:
                     totals = lives[incarnation] = VersionTotals()
                 at = places.versions[index][version]
-                block = words[at + _VERSION_FROM : at + _VERSION_TO].tolist()
+                block = words[at + _VERSION_FROM : at + to].tolist()
                 totals.add_words(block, columns, alive=alive)
                 for endpoint, at in zip(
                     service.version(version).endpoints, places.endpoints[index][version], strict=True
@@ -214,13 +214,9 @@ class Totals:
                 lives.setdefault(EARLIER, VersionTotals()).add(lives.pop(incarnation))
 
 
-def columns_of(service: Service) -> Columns:
-    """Return what a table has counted for a service."""
-    return Columns(
-        service.thresholds_us,
-        service.ttfb_thresholds_us,
-        tuple([SignalKey(signal.name, signal.header, signal.matches) for signal in service.signals]),
-    )
+def _add_counts(into: dict[int, int], more: dict[int, int]) -> None:
+    for us, count in more.items():
+        into[us] = into.get(us, 0) + count
 
 
 def _add_latencies(

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from proxy.controlplane.generation import columns_of
 from proxy.controlplane.generations import Generation, Generations, ServiceWords, same
 from proxy.controlplane.scales import CODES, TOTAL, Scale
-from proxy.controlplane.totals import EARLIER, columns_of
+from proxy.controlplane.totals import EARLIER
 from proxy.ipc import layout
 from proxy.ipc.segment import Segment
 from proxy.metrics import hdr
