@@ -14,11 +14,14 @@ class Entry:
     """One service. `pending`: the state that is being stored before it comes into force.
 
     `held_until`: nothing that gives `new` more is tried before, because storing it failed. `verification`: of the last
-    rollback, while it lasts. `reported`: when progress was last told.
+    rollback, while it lasts. `reported`: when progress was last told. `drilling`: synthetic failures are being added;
+    `drilled_ns`, `drilled_by`: the instant (CLOCK_MONOTONIC) and reason of the decision that they led to.
     """
 
     __slots__ = (
         "dirty",
+        "drilled_by",
+        "drilled_ns",
         "drilling",
         "held_until",
         "pending",
@@ -35,6 +38,8 @@ class Entry:
         self.pending: ServiceState | None = None
         self.dirty = False  # the state in force is not the stored one
         self.drilling = False
+        self.drilled_ns: int | None = None
+        self.drilled_by = ""
         self.held_until = 0.0
         self.reported = 0.0
         self.verification: Verification | None = None
@@ -45,9 +50,15 @@ class Entry:
     def follow(self, plan: ServicePlan) -> None:
         """Take a plan; rollbacks for each of its reasons are counted from 0."""
         self.plan = plan
-        reasons = [reason_of(limit) for limit in plan.every_limit() if limit.version == NEW and limit.action == ROLLBACK]
+        reasons = [
+            reason_of(limit) for limit in plan.every_limit() if limit.version == NEW and limit.action == ROLLBACK
+        ]
         for reason in (OPERATOR_ROLLBACK, NO_HEALTHY_ENDPOINT, *reasons):
             self.rollbacks.setdefault(reason, 0)
+
+    def begin_drill(self) -> None:
+        """Let synthetic failures be added from the next tick on."""
+        self.drilling, self.drilled_ns, self.drilled_by = True, None, ""
 
     def rolled_back(self, reason: str, now: float) -> None:
         """Count a rollback, and begin to verify its effect."""

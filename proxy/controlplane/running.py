@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 from proxy import __version__
 from proxy.clock import Clock
@@ -153,6 +154,30 @@ class Running:
     async def rollback(self, name: str, order: Order) -> Json:
         """Send everything to stable in any phase."""
         return await self._controller.rollback(name, order)
+
+    async def start_rollout(self, name: str, plan: str | Mapping[str, Any] | None, order: Order) -> Json:
+        """Start a rollout, or look whether one could start."""
+        return await self._controller.rollouts.start(name, plan, order)
+
+    async def pause(self, name: str, order: Order) -> Json:
+        """Pause a progressing rollout."""
+        return await self._controller.rollouts.pause(name, order)
+
+    async def resume(self, name: str, order: Order) -> Json:
+        """Let a paused rollout go on."""
+        return await self._controller.rollouts.resume(name, order)
+
+    async def promote(self, name: str, order: Order, *, full: bool = False) -> Json:
+        """Go to the next stage now, or to the last."""
+        return await self._controller.rollouts.promote(name, order, full=full)
+
+    async def finish(self, name: str, order: Order) -> Json:
+        """Make the new version the stable one."""
+        return await self._controller.rollouts.finish(name, order)
+
+    async def drill(self, name: str, order: Order) -> Json:
+        """Shut the gate by a synthetic failure and restore it."""
+        return await self._controller.rollouts.drill(name, order)
 
     async def put_new(self, name: str, label: str, endpoints: list[str], order: Order) -> Json:
         """Register the new version."""

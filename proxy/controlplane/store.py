@@ -35,6 +35,8 @@ FILE_MAGIC = b"SQLite format 3\0"
 EVENTS_KEPT = 100_000  # older ones go at start
 
 CONFIG = "config"  # what the config said `new` is when it was last read
+STABLE_CONFIG = "config.stable"  # what the config said `stable` is then
+STABLE_REGISTERED = "finish"  # what `finish` made the stable version
 REGISTERED = "api"  # what PUT versions/new registered; no endpoints: DELETE removed what the config says
 
 SCHEMA = """

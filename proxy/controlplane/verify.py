@@ -1,9 +1,9 @@
 """Whether a rollback has worked: nobody is sent to `new` any more, and stable serves within the limits.
 
 A *verification* begins with the rollback and looks at every tick. It is *verified* as soon as the dispatches to `new`
-have been flat for `FLAT_S` and stable has answered enough within the fixed limits that were put on `new`; if stable gets
-too few requests to say so, silence about it is enough after `MOST_S`. It is *ineffective* when that is not reached
-within `MOST_S`: then something else is wrong, and a person has to look.
+have been flat for `FLAT_S` and stable has answered enough within the fixed limits that were put on `new`; if stable
+gets too few requests to say so, silence about it is enough after `MOST_S`. It is *ineffective* when that is not
+reached within `MOST_S`: then something else is wrong, and a person has to look.
 
 Dispatches are those by the split (testers who choose `new` by header may go on). A rollback is verified only while it
 stands: whoever gives `new` weight again ends it.

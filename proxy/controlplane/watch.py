@@ -228,9 +228,7 @@ class Watch:
         now = total(version, phase)
         return {index: count - before.get(index, 0) for index, count in now.items() if count > before.get(index, 0)}
 
-    def _renew(
-        self, plan: ServicePlan, state: ServiceState, counts: ServiceCounts, total: Total, now: float
-    ) -> None:
+    def _renew(self, plan: ServicePlan, state: ServiceState, counts: ServiceCounts, total: Total, now: float) -> None:
         lives = tuple(one.incarnation for one in counts.versions)
         limits = limits_of(plan, state)
         since = state.judged_since

@@ -34,7 +34,6 @@ ERROR = "ERROR"
 VERDICTS = (PASS, FAIL, INCONCLUSIVE, ERROR)
 
 
-
 @dataclass(frozen=True, slots=True)
 class Count:
     """How a limit counts: `count` of `n`; for a minimum `count` are the good ones, for a maximum the bad ones."""

@@ -6,8 +6,8 @@
 * a fixed limit with `window`: `WindowJudge`, the measured value over the sliding window, in breach for `for`. A
   window never reaches back behind the instant from which the version is judged; fewer than `min_requests` neither
   continue nor break `for`;
-* `max_ratio` of a share: `RatioJudge`, by which version the bad ones come from (`proxy.rollout.ratio`); where stable has
-  no traffic any more: the evidence against the ratio times what its record says;
+* `max_ratio` of a share: `RatioJudge`, by which version the bad ones come from (`proxy.rollout.ratio`); where stable
+  has no traffic any more: the evidence against the ratio times what its record says;
 * `max_ratio` of a latency: `PercentileJudge`, percentile against percentile of stable over the trailing ten minutes
   (at least 1,000 of them), or its record. The two come from histograms (0.8 % coarse), once per second; a measured
   comparison, never *proven*;
@@ -326,8 +326,11 @@ class RatioJudge:
             proven=word == PASS and found.proven,
             needed_to_prove=found.needed_to_prove,
             measured=measured,
-            detail={"stable": counts, "evidence": round(found.evidence, 2) if found.n else None,
-                    "alarm_at": round(found.alarm_at, 2)},
+            detail={
+                "stable": counts,
+                "evidence": round(found.evidence, 2) if found.n else None,
+                "alarm_at": round(found.alarm_at, 2),
+            },
         )
 
     def _by_record(self, sight: Sight, new: Judged, now: float, block: int) -> Verdict:
@@ -358,8 +361,11 @@ class RatioJudge:
             proven=word == PASS and found.proven,
             needed_to_prove=found.needed_to_prove,
             measured=None if found.share is None else round(found.share / usual, 4),
-            detail={"record": {"stage": sight.record_of, **row}, "evidence": round(found.evidence, 2) if found.n else None,
-                    "alarm_at": round(found.alarm_at, 2)},
+            detail={
+                "record": {"stage": sight.record_of, **row},
+                "evidence": round(found.evidence, 2) if found.n else None,
+                "alarm_at": round(found.alarm_at, 2),
+            },
         )
 
 
@@ -455,7 +461,7 @@ class ReadingJudge:
         limit, at = self.limit, (block, block)
         reading = sight.readings.get(limit.metric)
         passed, self._last = now - self._last, now
-        if reading is None:
+        if reading is None or not reading.number:
             return Verdict(INCONCLUSIVE, limit, self.name, blocks=at, detail={"why": "not read yet"})
         fresh = reading.number - self._seen if self._seen else 1
         self._seen = reading.number

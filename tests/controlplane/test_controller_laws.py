@@ -20,7 +20,7 @@ from tests.controlplane.regions import table
 from tests.controlplane.ruled import ANN, FakeClock, World, begun
 
 ROOT = Path(__file__).parents[2]
-PLANS = (ServicePlan("web", limits=(Limit("error_rate", max=0.01),), initial_weight=1000),)
+PLANS = (ServicePlan("web", limits=(Limit("error_rate", max=0.01, window_given=True),), initial_weight=1000),)
 TABLE = table()
 
 steps = st.one_of(

@@ -161,9 +161,9 @@ def test_a_file_cut_in_half_is_refused(tmp_path):
 def test_a_newer_schema_is_refused(tmp_path):
     path = made(tmp_path / "state.db")
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE meta SET value = '2'")
+        connection.execute("UPDATE meta SET value = '3'")
     connection.close()
-    assert "schema 2" in refused(path)
+    assert "schema 3" in refused(path)
 
 
 def test_another_programs_database_is_refused(tmp_path):
