@@ -24,6 +24,7 @@ VERBS = {
     "check": "proxy.cli.check:check",
     "plan": "proxy.cli.plan:plan",
     "replay": "proxy.cli.replay:replay",
+    "simulate": "proxy.cli.simulate:simulate",
     "status": "proxy.cli.status:status",
     "weights": "proxy.cli.steer:weights",
     "rollback": "proxy.cli.steer:rollback",
