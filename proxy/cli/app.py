@@ -28,6 +28,7 @@ VERBS = {
     "status": "proxy.cli.status:status",
     "weights": "proxy.cli.steer:weights",
     "rollback": "proxy.cli.steer:rollback",
+    "rollout": "proxy.cli.rollout:rollout",
     "drain": "proxy.cli.endpoints:drain",
     "undrain": "proxy.cli.endpoints:undrain",
     "explain": "proxy.cli.look:explain",
