@@ -13,7 +13,6 @@ takes away is at most that second. A disk that fails is logged once, and the blo
 from __future__ import annotations
 
 import logging
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ class Blocks:
             over = {
                 called: part.slow[counts.thresholds_us.index(limit.threshold_us)]
                 for called, limit in named.items()
-                if limit.threshold_us in counts.thresholds_us and not limit.first_byte
+                if limit.threshold_us is not None and limit.threshold_us in counts.thresholds_us and not limit.first_byte
             }
             line[VERSIONS[version]] = {"requests": part.requests, "bad": part.bad, "over": over}
         header = {"block_s": block_s, "limits": {called: limit.max for called, limit in named.items()}, "hdr": HDR}
@@ -101,7 +100,7 @@ class Blocks:
             self._directory.mkdir(parents=True, exist_ok=True)
             for service, many in lines.items():
                 path = self.path(service)
-                if path.exists() and self._is_full(path, headers[service]):
+                if path.exists() and self._is_full(path, headers[service], many[-1]):
                     self._rotate(path)
                 text = b"".join(line + b"\n" for line in many)
                 fresh = not path.exists()
@@ -114,13 +113,12 @@ class Blocks:
         else:
             self._failing = False
 
-    def _is_full(self, path: Path, header: bytes) -> bool:
+    def _is_full(self, path: Path, header: bytes, newest: bytes) -> bool:
         with path.open("rb") as file:
             first, second = file.readline(), file.readline()
         if first.rstrip(b"\n") != header or path.stat().st_size >= self._most_bytes:
             return True
-        began = orjson.loads(second).get("t", 0.0) if second else time.time()
-        return bool(time.time() - began >= self._most_age_s)
+        return bool(second) and orjson.loads(newest)["t"] - orjson.loads(second)["t"] >= self._most_age_s
 
     def _rotate(self, path: Path) -> None:
         def number(old: Path) -> int:

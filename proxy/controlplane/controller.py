@@ -565,7 +565,7 @@ class Controller:
 
     def record(self, entry: Entry) -> Record:
         """Return how stable measures in the present stage, as far as a later one at 100 % compares with it."""
-        return entry.watch.record(compared_later(entry.state))
+        return entry.watch.record(compared_later(entry.plan, entry.state))
 
     def _tell(self, entry: Entry) -> None:
         for verdict in entry.watch.told(entry.state):

@@ -63,7 +63,7 @@ class Running:
         return {
             "version": __version__,
             "uptime_s": round((self._clock.monotonic_ns() - self._started_ns) / 1e9, 3),
-            "workers": self._worker_rows(),
+            "workers": self.worker_rows(),
             "services": {name: self._controller.service_status(name) for name in self._controller.names()},
         }
 
@@ -78,7 +78,7 @@ class Running:
     def exposition(self) -> Exposition:
         """Return what `proxy.metrics.expose.render` turns into the text of /metrics in another thread."""
         snapshot = self._collector.read()
-        board = [self._board.row(row["slot"]) for row in self._worker_rows()]
+        board = [self._board.row(row["slot"]) for row in self.worker_rows()]
         return Exposition(
             version=__version__,
             snapshot=replace(snapshot, internal_errors=snapshot.internal_errors + self.failed_ticks),
@@ -87,7 +87,7 @@ class Running:
             phases=PHASES,
             workers=tuple(
                 WorkerStanding(row["slot"], row["state"], gauges.loop_lag_us, gauges.rss)
-                for row, gauges in zip(self._worker_rows(), board, strict=True)
+                for row, gauges in zip(self.worker_rows(), board, strict=True)
             ),
             reloads=dict(self._reloads),
         )
@@ -96,7 +96,8 @@ class Running:
         """Return sparse HDR counts of `phase` ("total" | "ttfb") over about `window_s`, and the seconds they cover."""
         return self._collector.history.histogram(name, version, phase, window_s)
 
-    def _worker_rows(self) -> list[Json]:
+    def worker_rows(self) -> list[Json]:
+        """Return the worker slots as `status` shows them."""
         return [] if self.workers is None else self.workers.rows(self._sweep_s)
 
     # --- the config ----------------------------------------------------------------------------------------------

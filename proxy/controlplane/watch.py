@@ -131,8 +131,6 @@ class Watch:
         if self._counts is None or self._totals is None or self._history is None:
             return found
         for limit in limits:
-            if limit.max_ratio is None or limit.version != NEW:
-                continue
             if limit.quantile is not None:
                 phase = TTFB if limit.first_byte else TOTAL
                 counts, _ = self._history.histogram(self._counts.name, STABLE, phase, TRAILING_S)
@@ -265,12 +263,13 @@ def limits_of(plan: ServicePlan, state: ServiceState) -> tuple[Limit, ...]:
     return (*plan.limits, *stage.limits, *stage.require)
 
 
-def compared_later(state: ServiceState) -> tuple[Limit, ...]:
+def compared_later(plan: ServicePlan, state: ServiceState) -> tuple[Limit, ...]:
     """Return the limits of the stages at 100 % that are to come: they need a record of stable."""
     if state.rollout is None or state.rollout.now_at.weight_bp == FULL:
         return ()
     later = state.rollout.plan.stages[state.rollout.stage + 1 :]
-    return tuple(limit for stage in later if stage.weight_bp == FULL for limit in (*stage.limits, *stage.require))
+    there = [limit for stage in later if stage.weight_bp == FULL for limit in (*stage.limits, *stage.require)]
+    return tuple(limit for limit in (*plan.limits, *there) if limit.max_ratio is not None and limit.version == NEW)
 
 
 def _rolls_back(verdict: Verdict) -> bool:
