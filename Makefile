@@ -45,7 +45,7 @@ check: $(VENV)/.installed-dev  ## Format, lint, import rule, types, unit and pro
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -m "not e2e and not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not e2e and not slow" -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Every test
 	@$(BIN)/python -m pytest -q $(ARGS)

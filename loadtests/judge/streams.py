@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log, pi
 from statistics import NormalDist
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loadtests.judge.vectorised import Numbers
+
+# Responses of `new`, the bad of them, responses of stable, the bad of them: per run and block.
+Versions: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 HOUR = 4 * 3600  # blocks of 250 ms
 DAY = 24 * HOUR
@@ -63,10 +67,8 @@ def blocks(healthy: Healthy, runs: int, hours: int, chance: np.random.Generator)
     for hour in range(hours):
         at = (np.arange(HOUR) + hour * HOUR) / DAY
         rate = healthy.per_block * (1 - healthy.swing * np.cos(2 * pi * at))
-        n, bad = _new(healthy, rate, runs, chance)
+        n, bad, stable_n, stable_bad = (_own if healthy.of == OWN else _whole)(healthy, rate, runs, chance)
         slow = chance.binomial(n, healthy.slow)
-        stable_n = chance.poisson(np.broadcast_to(rate * (1 / healthy.weight - 1), n.shape))
-        stable_bad = _compound(healthy, stable_n, chance)
         columns = [np.ascontiguousarray(part.T, dtype=np.float32) for part in (n, bad, slow, stable_n, stable_bad)]
         for index in range(HOUR):
             yield Block(*(column[index].astype(np.float64) for column in columns))
@@ -89,17 +91,19 @@ def in_bursts(n: NDArray[np.int64], share: float, burst: float, chance: np.rando
     return np.bincount(found, minlength=n.size).reshape(n.shape)
 
 
-def _new(
-    healthy: Healthy, rate: Numbers, runs: int, chance: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    share = healthy.allowed * healthy.errors
-    if healthy.of == OWN:
-        n = chance.poisson(np.broadcast_to(rate, (runs, rate.size)))
-        return n, in_bursts(n, share, healthy.burst, chance)
+def _own(healthy: Healthy, rate: Numbers, runs: int, chance: np.random.Generator) -> Versions:
+    n = chance.poisson(np.broadcast_to(rate, (runs, rate.size)))
+    stable_n = chance.poisson(np.broadcast_to(rate * (1 / healthy.weight - 1), n.shape))
+    bad = in_bursts(n, healthy.allowed * healthy.errors, healthy.burst, chance)
+    return n, bad, stable_n, _compound(healthy, stable_n, chance)
+
+
+def _whole(healthy: Healthy, rate: Numbers, runs: int, chance: np.random.Generator) -> Versions:
     whole = chance.poisson(np.broadcast_to(rate / healthy.weight, (runs, rate.size)))
-    whole_bad = in_bursts(whole, share, healthy.burst, chance)
+    whole_bad = in_bursts(whole, healthy.allowed * healthy.errors, healthy.burst, chance)
     bad = chance.binomial(whole_bad, healthy.weight)
-    return bad + chance.binomial(whole - whole_bad, healthy.weight), bad
+    n = bad + chance.binomial(whole - whole_bad, healthy.weight)
+    return n, bad, whole - n, whole_bad - bad
 
 
 def _compound(healthy: Healthy, n: NDArray[np.int64], chance: np.random.Generator) -> NDArray[np.int64]:

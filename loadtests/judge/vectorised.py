@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proxy.rollout.betting import KEPT, MOST_LOSS, PARTS, SIZES, TOTAL_BLOCKS
-from proxy.rollout.evidence import BET_RESPONSES, RATE_BLOCKS
+from proxy.rollout.evidence import BET_RESPONSES, RATE_BLOCKS, SMALL_BLOCK
+from proxy.rollout.ratio import BET_EVENTS
 from proxy.rollout.ratio import TOTAL_BLOCKS as RATIO_BLOCKS
 
 Numbers: TypeAlias = NDArray[np.float64]
@@ -36,9 +37,9 @@ class Detectors:
         self.alarm_at = alarm_at
         self.evidence = np.full(runs, -np.inf)
 
-    def bet(self, share: Numbers, allowed: Numbers | float, due: Flags) -> None:
+    def bet(self, share: Numbers, allowed: Numbers | float, due: Flags, stake: Numbers | float = 1.0) -> None:
         """Take in a share per run, where `due`."""
-        excess = np.minimum(MOST_LOSS / np.asarray(allowed), self._most) * (share - allowed)
+        excess = stake * np.minimum(MOST_LOSS / np.asarray(allowed), self._most) * (share - allowed)
         logs = np.logaddexp(0.0, self._logs) + np.log1p(self._sizes * excess)
         np.minimum(logs, self._ceilings, out=logs)
         np.copyto(self._logs, logs, where=due)
@@ -59,7 +60,8 @@ class Gathers:
         self._seen = min(self._seen + 1, RATE_BLOCKS)
         self._rate += (n - self._rate) / self._seen
         self.n += n
-        return self.n >= np.where(self._rate >= BET_RESPONSES, 1, BET_RESPONSES)
+        usual = np.maximum(1.0, self._rate * SMALL_BLOCK)
+        return self.n >= np.where(self._rate >= BET_RESPONSES, usual, BET_RESPONSES)
 
     def clear(self, due: Flags) -> None:
         """Begin anew where a bet was made."""
@@ -111,7 +113,8 @@ class RatioAlarms:
         events = new_bad + others_bad
         says = due & (others > 0) & (events > 0)
         allowed = np.where(says, weighed / np.maximum(weighed + others, 1), 1.0)
-        self.detectors.bet(np.where(says, new_bad / np.maximum(events, 1), 1.0), allowed, says)
+        share = np.where(says, new_bad / np.maximum(events, 1), 1.0)
+        self.detectors.bet(share, allowed, says, np.minimum(1.0, events / BET_EVENTS))
         self._gather.clear(due)
         self._open[:, due] = 0
         return self.evidence >= self.detectors.alarm_at

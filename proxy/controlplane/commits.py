@@ -201,10 +201,10 @@ class Commits:
             self._latch.shut(service, effect.reason, self._clock.wall())
         return stored_ns
 
-    def say(self, entry: Entry, kind: str, reason: str, numbers: Json) -> None:
+    def say(self, entry: Entry, kind: str, reason: str, numbers: Json, *, actor: str = CONTROLLER) -> None:
         """Tell something that changes no state."""
         as_it_is = shown(entry.state)
-        note = Note(kind, CONTROLLER, reason, as_it_is, as_it_is, numbers)
+        note = Note(kind, actor, reason, as_it_is, as_it_is, numbers)
         event = self._journal.make(entry.plan.name, note, self._clock.wall())
         self._unstored_events.append(event)
         self.save(())

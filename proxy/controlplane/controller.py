@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from secrets import token_hex
 
@@ -448,11 +448,15 @@ class Controller:
                 self._latch.register(taken.begins)
             except StateError as error:
                 raise not_stored(error) from error
+            changed = self._changed(plans, taken.table)
             entries = {
                 plan.name: self._entries.get(plan.name) or Entry(plan, taken.begins[plan.name]) for plan in plans
             }
             commit = self.commits.begin(taken.moves, taken.versions, entries, risky=True)
             durable = await self.bring(commit, taken.table, plans)
+            for name, what in changed.items():
+                numbers: Json = {"changed": what}
+                self.commits.say(entries[name], "ConfigChanged", order.reason, numbers, actor=order.actor)
         if not durable:
             taken.notes.append("the change is in force, but it could not be stored: a restart would not know it")
         return _said(taken.notes)
@@ -635,6 +639,24 @@ class Controller:
             reason=order.reason,
             choice=order.running_plan,
         )
+
+    def _changed(self, plans: Sequence[ServicePlan], table: RoutingTable) -> dict[str, list[str]]:
+        """Return what a config would change of the services that stay, by name; what `new` is has its own event."""
+        services = {service.name: service for service in table.services}
+        found: dict[str, list[str]] = {}
+        for plan in plans:
+            if plan.name in self._entries:
+                pairs = ((self._entries[plan.name].plan, plan), (self.service(plan.name), services[plan.name]))
+                what = [
+                    field.name
+                    for before, after in pairs
+                    for field in fields(before)
+                    if field.name not in ("new", "thresholds_us", "ttfb_thresholds_us")
+                    and getattr(before, field.name) != getattr(after, field.name)
+                ]
+                if what:
+                    found[plan.name] = what
+        return found
 
     def _latched(self, service: str) -> str | None:
         found = self._latch.read(service)

@@ -8,7 +8,8 @@ closes none, so no accept queue is lost with it.
 
 Rules:
 * SO_REUSEPORT lets two programs of one user share a port in silence, each getting half of the connections.
-  So every address is probed first by binding *without* it: that fails as long as anybody listens there.
+  So every address is probed first by binding *without* it: that fails as long as anybody listens there. Two that
+  start at the same instant find each other afterwards (`check_alone`).
 * The exception are sockets of our own orphans (workers that outlived their supervisor, handover.py). Whether
   a taken port is theirs alone is read from the kernel: every socket that listens there (/proc/net/tcp) must be
   open in one of their processes (/proc/PID/fd).
@@ -121,6 +122,17 @@ def probe(address: str, orphaned: Orphaned = NO_ORPHANS, *, key: str = "listen")
             listening = _listening(family, where)
             if not listening or not listening <= sockets_of(orphaned.pids):
                 raise _taken(address, key, _holder(listening)) from error
+
+
+def check_alone(listeners: Sequence[Listener], orphaned: Orphaned = NO_ORPHANS) -> None:
+    """Raise `AddressInUse` if somebody else has begun to listen beside us since the addresses were probed."""
+    ours = {inode(listener.sock) for listener in listeners} | sockets_of(orphaned.pids)
+    for listener in listeners:
+        if listener.slot is not None:
+            family = listener.sock.family
+            strangers = _listening(family, listener.sock.getsockname()[:2]) - ours
+            if strangers:
+                raise _taken(listener.address, "listen", _holder(strangers))
 
 
 def open_listeners(

@@ -11,6 +11,7 @@ second is told that the address is taken.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -116,7 +117,8 @@ def acquire(path: Path, *, state: Path | None, addresses: Sequence[str] = ()) ->
         os.close(fd)
         raise _held(holder or "unknown", state, addresses) from error
     os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # on a full disk the lock holds all the same, it only does not say who has it
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return Lock(path, fd)
 
 

@@ -10,6 +10,7 @@ import resource
 from proxy.errors import UnsupportedPlatform
 
 LEAST_KERNEL = (5, 10)
+LEAST_FILES = 128
 
 
 def check(system: str, release: str) -> None:
@@ -29,7 +30,15 @@ def check_this_machine() -> None:
 
 
 def allow_open_files() -> None:
-    """Raise the soft limit of open files to the hard one; workers inherit it."""
+    """Raise the soft limit of open files to the hard one; workers inherit it.
+
+    Raise `UnsupportedPlatform` when not even an idle proxy could work with that.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= allowed < LEAST_FILES:  # -1: no limit
+        raise UnsupportedPlatform(
+            f"a process may have {allowed} open files, and this needs {LEAST_FILES}", cure="raise the limit: ulimit -n"
+        )

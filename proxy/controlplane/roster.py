@@ -1,8 +1,9 @@
 """Which worker processes are ours: the list beside the state that the next supervisor reads.
 
 Workers outlive a supervisor that dies (handover.py), so its successor must know whom to wait for and whose
-sockets it may find on its addresses. The *roster* is a small JSON file, replaced as a whole at each change. A new
-worker is written into it before it is given a socket: one that is not in it holds nothing.
+sockets it may find on its addresses. The *roster* is a small JSON file, replaced as a whole at each change, or, on a
+disk that is full, written over: it has whole blocks of its own. A new worker is written into it before it is given a
+socket: one that is not in it holds nothing.
 
 A *process* is told from a later one with the same pid by its start time (field 22 of /proc/PID/stat, clock ticks
 since boot) and the boot's id; a signal goes through a pidfd opened before both were compared, so that it
@@ -15,6 +16,7 @@ Sources: proc(5), pidfd_open(2).
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -23,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.controlplane.listeners import Listener, path_identity
+
+_WHOLE = 4096  # the list takes whole blocks: written over, it does not grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,24 +125,31 @@ class Roster:
             self._write()
 
     def clear(self) -> None:
-        """Remove the list, unless an orphan is still alive."""
+        """Remove the list; if an orphan is still alive, leave it with the orphans alone."""
         self._workers.clear()
-        self._write()
-        if not any(process.alive for process in self._orphans):
+        if any(process.alive for process in self._orphans):
+            self._write()
+        else:
             self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
         self._orphans = tuple(process for process in self._orphans if process.alive)
         everybody = (*self._workers.values(), *self._orphans)
-        fresh = self._path.with_name(self._path.name + ".new")
-        fresh.write_text(
-            json.dumps(
-                {
-                    "boot": boot_id(),
-                    "workers": [{"slot": one.slot, "pid": one.pid, "start": one.start} for one in everybody],
-                    "listeners": self._listeners,
-                }
-            ),
-            "ascii",
+        text = json.dumps(
+            {
+                "boot": boot_id(),
+                "workers": [{"slot": one.slot, "pid": one.pid, "start": one.start} for one in everybody],
+                "listeners": self._listeners,
+            }
         )
-        fresh.rename(self._path)
+        raw = text.encode("ascii").ljust(-(-len(text) // _WHOLE) * _WHOLE)
+        fresh = self._path.with_name(self._path.name + ".new")
+        try:
+            fresh.write_bytes(raw)
+            fresh.rename(self._path)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            if error.errno != errno.ENOSPC:
+                raise
+            with self._path.open("r+b", buffering=0) as file:
+                file.write(raw)

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from proxy.errors import StateError
 from proxy.rollout.plan import Plan
-from proxy.rollout.state import PROGRESSING, Expiry, Rollout, ServiceState
+from proxy.rollout.state import COMPLETED, PAUSED, PHASES, PROGRESSING, Expiry, Rollout, ServiceState
 from proxy.routing.table import Version, from_plain, to_plain
 
 SCHEMA_VERSION = 2
@@ -215,7 +215,7 @@ class Store:
         def guarded() -> T:
             try:
                 return work()
-            except (sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
+            except (sqlite3.Error, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise StateError(f"the state store fails: {error}", where=self._where, cure=_cure(error)) from error
 
         return self._thread.submit(guarded)
@@ -257,6 +257,7 @@ class Store:
             for service, version, url, state in read("SELECT service, version, url, state FROM endpoints")
         }
         last = read("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+        _check_rows(rows)
         return Stored(rows, versions, endpoints, last)
 
     def _save(self, change: Change) -> None:
@@ -370,7 +371,17 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise StateError(f"the state file is damaged: {damage}", where=str(path), cure=AWAY)
 
 
+def _check_rows(rows: Mapping[str, Row]) -> None:
+    for name, row in rows.items():
+        if row.phase not in PHASES:
+            raise ValueError(f"{name} is in phase {row.phase!r}, which this release does not know")
+        if row.rollout is None and row.phase in (PROGRESSING, PAUSED, COMPLETED):
+            raise ValueError(f"{name} is {row.phase} without a rollout")
+
+
 def _cure(error: Exception) -> str:
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        return "another program holds the file: end it first"
     if isinstance(error, sqlite3.OperationalError) or not isinstance(error, sqlite3.Error):
         return "check the disk's space, the path and its owner"
     return AWAY

@@ -88,8 +88,10 @@ def run(
         )
     platform.allow_open_files()
     with contextlib.ExitStack() as held:
-        place = place_of(settings.state, settings.listen, os.environ)
-        lock = acquire(place.lock, state=settings.state, addresses=settings.listen)
+        # Two names of one file are one state: the lock and the latch stand beside the file itself.
+        state = None if settings.state is None else settings.state.resolve()
+        place = place_of(state, settings.listen, os.environ)
+        lock = acquire(place.lock, state=state, addresses=settings.listen)
         held.callback(lock.release)
         if place.handover is None:
             held.callback(place.lock.unlink)  # named after this process: nobody else will ever look for it
@@ -102,9 +104,9 @@ def run(
         held.callback(admin_sock.close)
         identity = sockets.path_identity(settings.admin.listen)
         held.callback(sockets.unlink_unix, settings.admin.listen, identity)
-        store = Store.open(settings.state)
+        store = Store.open(state)
         held.callback(store.close)
-        latch = Latch.open(None if settings.state is None else settings.state.with_name(settings.state.name + ".latch"))
+        latch = Latch.open(None if state is None else state.with_name(state.name + ".latch"))
         held.callback(latch.close)
         supervisor = Supervisor(
             compiled,
@@ -215,6 +217,7 @@ class Supervisor:
         )
         for listener in unmatched:
             listener.sock.close()
+        sockets.check_alone(self._listeners, _orphaned(self._left))
         passed = {sockets.inode(sock) for sock in self._passed}
         self._paths = {
             one.address: sockets.path_identity(one.address)
@@ -327,7 +330,8 @@ class Supervisor:
         for address, identity in self._paths.items():
             sockets.unlink_unix(address, identity)
         if self._roster is not None:
-            self._roster.clear()
+            with contextlib.suppress(OSError):  # who is on it is dead: the next supervisor sees that by itself
+                self._roster.clear()
         self._generations.close()
         self._board.close()
 
@@ -384,7 +388,11 @@ class Supervisor:
         Raise `Refused` when a worker cannot use it; then the table before is brought back.
         """
         # At once, before anything is awaited: words that lie about go stale when the gate is shut meanwhile.
-        generation = self._generations.create(table, words)
+        try:
+            generation = self._generations.create(table, words)
+        except OSError as error:
+            what = f"there is no memory for the new table: {error.strerror}"
+            raise Refused(503, "NoMemory", what, cure="raise the limit of open files, or free memory") from error
         if self._workers is None:
             return
         before = self._generations.live[-2:-1]
@@ -429,10 +437,14 @@ def _url(sock: socket.socket, asked: str) -> str:
 
 def _probe(addresses: Sequence[str], passed: Sequence[socket.socket], left: roster.Left) -> None:
     ours = {sockets.shown(sock) for sock in passed}
-    orphaned = Orphaned([process.pid for process in left.orphans], left.paths if left.orphans else ())
+    orphaned = _orphaned(left)
     for address in addresses:
         if address not in ours:
             sockets.probe(address, orphaned)
+
+
+def _orphaned(left: roster.Left) -> Orphaned:
+    return Orphaned([process.pid for process in left.orphans], left.paths if left.orphans else ())
 
 
 def _admin_socket(address: str, passed: Sequence[socket.socket]) -> socket.socket:

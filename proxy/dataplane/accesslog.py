@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from proxy.http1.head import Refusal
 from proxy.routing.table import VERSIONS
 from proxy.routing.table import AccessLog as Settings
 
@@ -43,34 +44,53 @@ class AccessLog:
 
     def add(self, exchange: Exchange) -> None:
         """Note an exchange that is over."""
-        status = exchange.status
-        if status < self._min_status:
+        if not self._takes(exchange.status):
             return
+        head = exchange.head
+        self._write(
+            {
+                "time": round(time(), 3),
+                "service": exchange.service.name,
+                "version": VERSIONS[exchange.version.index],
+                "label": exchange.version.label,
+                "client": exchange.downstream.peer.decode("latin-1"),
+                "method": head.method.decode("latin-1"),
+                "host": head.host.decode("latin-1"),
+                "path": head.path.decode("latin-1"),
+                "status": exchange.status,
+                "bytes": exchange.response_size,
+                "duration_ms": (monotonic_ns() - exchange.arrived_ns) // 1000 / 1000,
+                "request_id": exchange.request_id.decode("latin-1"),
+            }
+        )
+
+    def add_refusal(self, refusal: Refusal, client: bytes, request_id: bytes) -> None:
+        """Note an answer to what never became an exchange: a malformed head, no service, too many connections."""
+        if not self._takes(refusal.status):
+            return
+        self._write(
+            {
+                "time": round(time(), 3),
+                "service": None,
+                "client": client.decode("latin-1"),
+                "status": refusal.status,
+                "reason": refusal.reason,
+                "request_id": request_id.decode("latin-1"),
+            }
+        )
+
+    def _takes(self, status: int) -> bool:
+        if status < self._min_status:
+            return False
         # Even thinning: every line adds its share, a whole share is a line.
         self._skipped += self._sample
         if self._skipped < 1.0:
-            return
+            return False
         self._skipped -= 1.0
-        head = exchange.head
-        self._lines.append(
-            orjson.dumps(
-                {
-                    "time": round(time(), 3),
-                    "service": exchange.service.name,
-                    "version": VERSIONS[exchange.version.index],
-                    "label": exchange.version.label,
-                    "client": exchange.downstream.peer.decode("latin-1"),
-                    "method": head.method.decode("latin-1"),
-                    "host": head.host.decode("latin-1"),
-                    "path": head.path.decode("latin-1"),
-                    "status": status,
-                    "bytes": exchange.response_size,
-                    "duration_ms": (monotonic_ns() - exchange.arrived_ns) // 1000 / 1000,
-                    "request_id": exchange.request_id.decode("latin-1"),
-                },
-                option=orjson.OPT_APPEND_NEWLINE,
-            )
-        )
+        return True
+
+    def _write(self, entry: dict[str, object]) -> None:
+        self._lines.append(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
 
     def flush(self) -> None:
         """Write what has come together."""

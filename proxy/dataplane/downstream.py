@@ -299,7 +299,7 @@ class Downstream(asyncio.Protocol):
         record.waited(exchange, monotonic_ns())
         worker.count_local_reply(exchange.service.plane, status, reason)
         unread = bool(exchange.body_left)
-        if unread or worker.draining:
+        if unread or worker.draining or exchange.head.http10:
             exchange.keep = False
         self.transport.write(local_message(exchange, status, reason, detail, worker.date, close=not exchange.keep))
         self.exchange_over(exchange)
@@ -310,12 +310,15 @@ class Downstream(asyncio.Protocol):
         """Answer what is no exchange (a malformed head, no service), and close."""
         worker = self.worker
         worker.count_local_reply(worker.plane, refusal.status, refusal.reason)
+        request_id = request_id or worker.request_id()
+        if worker.access_log is not None:
+            worker.access_log.add_refusal(refusal, self.peer, request_id)
         self.transport.write(
             local_reply(
                 refusal.status,
                 refusal.reason,
                 refusal.detail,
-                request_id or worker.request_id(),
+                request_id,
                 head_only=head_only,
                 close=True,
                 date=worker.date,
@@ -446,7 +449,7 @@ class Downstream(asyncio.Protocol):
 
     def forwarded(self, head: RequestHead) -> bytes:
         """Return the fields that tell the endpoint about the client (INTERFACE §5), up to the request id's value."""
-        if not self.trusted and head.host == self._forwarded_host:
+        if not self.trusted and head.host == self._forwarded_host and not head.http10:
             return self._forwarded
         worker = self.worker
         chain = (
@@ -460,9 +463,10 @@ class Downstream(asyncio.Protocol):
         if host:
             fields += b"X-Forwarded-Host: " + host + b"\r\n"
         if worker.via:
-            fields += b"Via: 1.1 tidegate\r\n"
+            # > RFC 9110 §7.6.3: The received-protocol portion indicates the protocol version of the message received.
+            fields += b"Via: 1.0 tidegate\r\n" if head.http10 else b"Via: 1.1 tidegate\r\n"
         fields += b"X-Request-Id: "
-        if not self.trusted:
+        if not self.trusted and not head.http10:
             self._forwarded_host = head.host
             self._forwarded = fields
         return fields

@@ -14,6 +14,7 @@ Cost of a small exchange without failures: see `make bench`; nothing here is cal
 
 from __future__ import annotations
 
+from errno import EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ _WEIGHT_MASK = layout.WEIGHT_MASK
 _ASSIGNED = layout.VERSION_ASSIGNED
 _ENDED = layout.VERSION_ENDED
 _SECOND_TICKS = 20
+_OUR_OWN = frozenset((EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM))  # we have no port, descriptor, memory left
 _SUSPECT_TICKS = 40  # 2 s: after a failed connect, other endpoints of the version are preferred
 
 
@@ -472,6 +474,11 @@ class Exchange:
             upstream.reusable = False
         worker = self.worker
         fields = self.version.exposed
+        if b"\r\nDate:" not in head.block and b"\r\ndate:" not in head.block.lower():
+            # > RFC 9110 §6.6.1: A recipient with a clock that receives a response message without a Date header field
+            # > MUST record the time it was received and append a corresponding Date header field […] if it is cached
+            # > or forwarded downstream.
+            fields += b"Date: " + worker.date + b"\r\n"
         if self.minted and not head.shared:
             fields += worker.set_cookie(self.minted, self.downstream.secure)
         request = self.head
@@ -592,6 +599,11 @@ class Exchange:
             self._complete(monotonic_ns())
         elif self.phase == CONNECTING:
             assert self.endpoint is not None
+            if isinstance(error, OSError) and error.errno in _OUR_OWN:
+                record.uncharged(self, 503)
+                self._detach(reuse=False)
+                self._reply(503, "overload", f"The proxy cannot make another connection: {_why(error)}.")
+                return
             self._attempt_failed(BAD_CONNECT, 502, "connect", f"Connecting to the endpoint failed: {_why(error)}.")
         elif self._early:
             self._attempt_failed(BAD_PROTOCOL, 502, "protocol", "The endpoint closed within the response head.")

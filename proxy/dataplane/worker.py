@@ -35,6 +35,7 @@ from proxy.dataplane.exchange import Exchange
 from proxy.dataplane.listening import Listener, own_listeners
 from proxy.dataplane.live import LiveService, Plane
 from proxy.dataplane.pool import Pool, Pools
+from proxy.dataplane.spare import Spare
 from proxy.dataplane.upstream import Upstream
 from proxy.dataplane.watch import Beat
 from proxy.http1.request import RequestParser
@@ -77,6 +78,8 @@ class Worker:
         self._old_planes: list[Plane] = []
         self._phone: socket.socket | None = phone
         self._receiver = channel.Receiver()
+        self._spare = Spare()
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._handover_path: str | None = None
         self._handover: socket.socket | None = None
         self._handover_receiver = channel.Receiver()
@@ -165,13 +168,15 @@ class Worker:
         phone = self._phone
         if phone is None:
             return
+        self._spare.give()
         try:
             messages = self._receiver.feed(phone)
         except (EOFError, ValueError, OSError):
             self._supervisor_lost()
-            return
+            messages = []
         for message, descriptors in messages:
             self._obey(message, descriptors)
+        self._spare.take()
 
     def _obey(self, message: dict[str, Any], descriptors: list[int]) -> None:
         kind = message["type"]
@@ -303,9 +308,9 @@ class Worker:
 
     def _second(self) -> None:
         self.date = formatdate(usegmt=True).encode()
+        self._spare.take()
         if hasattr(self, "_board"):
-            with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 -- twenty times faster than Path
-                self._board.words[self._row + layout.ROW_RSS] = int(statm.read().split()[1]) * _PAGE
+            self._board.words[self._row + layout.ROW_RSS] = int(os.pread(self._statm, 100, 0).split()[1]) * _PAGE
 
     def _watch_controller(self) -> None:
         """Send everything to `stable` while nobody judges (DESIGN §1, promise 7), where stable can serve."""

@@ -222,7 +222,11 @@ class RequestParser:
         if not host_line and not http10:
             return malformed("The request has no Host field, which HTTP/1.1 requires.")
         if authority:
-            if host_line and host != authority:
+            if not host_line:
+                # > RFC 9112 §3.2.2: A proxy MUST generate a new Host field-value based on the received request-target.
+                host_line = b"Host: " + authority
+                start_line += b"\r\n" + host_line
+            elif host != authority:
                 rewritten = host_line[: host_line.find(b":")] + b": " + authority
                 edits.append((host_line, rewritten))
                 host_line = rewritten

@@ -11,7 +11,7 @@ Decisions where the RFC leaves a choice:
 * Folded fields are refused with 502 (RFC 9112 §5.2); whitespace before a colon is removed (§5.1 demands it).
 * Content-Length more than once is refused even when equal, and with Transfer-Encoding too (§6.3).
 * 1xx, 204 and 304 end with their head whatever they claim; Content-Length is not passed on with 1xx and 204
-  (RFC 9110 §8.6).
+  (RFC 9110 §8.6), and after one that announces a body the endpoint's connection is not used again.
 * Upgrade is passed on with 101 and 426, whose meaning it is (RFC 9110 §7.8, §15.5.22).
 """
 
@@ -48,6 +48,7 @@ from proxy.http1.head import CHUNKED, UNTIL_CLOSE, Refusal, ResponseHead
 
 _STATUS_LINES_MAX = 512
 
+_CLOSE = Options(b"close")
 _UNCLEAN = "The head of the response has a control character, or a line that does not end in CRLF."
 
 # status, HTTP/1.0?, the line to forward
@@ -154,6 +155,9 @@ class ResponseParser:
         if status < 200 or status == 204:
             if length >= 0:
                 edits.append((length_line, b""))
+            if length not in (0, UNTIL_CLOSE):
+                # The endpoint may send what it announced; it would be read as the next answer.
+                options = options.joined(_CLOSE)
             length = 0
         elif status == 304 or method == b"HEAD":
             length = 0

@@ -66,10 +66,13 @@ class Detector:
         """Whether the evidence is enough for an alarm."""
         return self.evidence >= self.alarm_at
 
-    def bet(self, share: float, allowed: float) -> None:
-        """Take in one block's `share`, of which `allowed` is the greatest expected value; both 0…1."""
+    def bet(self, share: float, allowed: float, stake: float = 1.0) -> None:
+        """Take in one block's `share`, of which `allowed` is the greatest expected value; both 0…1.
+
+        `stake` (0…1): how much the block counts; it must not depend on how the share came out.
+        """
         largest = min(MOST_LOSS / allowed, self._most) if allowed else self._most
-        excess = largest * (share - allowed)
+        excess = stake * largest * (share - allowed)
         logs, runs, total = self._logs, self.runs, 0.0
         for index, size in enumerate(SIZES):
             one, win = logs[index], log1p(size * excess)

@@ -13,7 +13,9 @@ bad and 1 % for the share, availability ≥ a the same with 1 − a. `ShareEvide
   The block is the unit, not the response, because nobody says that responses of one block fail independently; hence
   where a block has 20 responses it takes 7,500 of them.
 * **a bet needs responses**: where the service sends less than `BET_RESPONSES` per block, blocks are put together
-  until they hold so many. Else five failures in a row on a quiet night would be five blocks of total failure.
+  until they hold so many. Else five failures in a row on a quiet night would be five blocks of total failure. The same
+  is done with a block that holds less than an eighth of the usual: a slow response is counted when it passes the limit,
+  after the fast ones of its time, and where the load comes in pulses it would be a block of its own, 100 % slow.
 
 What it takes, in blocks (limit 1 %, two limits, 24 h): 5 at total failure, 8 to 10 at 20 % bad (`loadtests/judge`).
 What breaks it: bursts longer than a block. One that touches up to four blocks never alarms if all was well before; one
@@ -33,7 +35,9 @@ from proxy.rollout.betting import SIZES, Bound, Detector
 
 # A bet is made on so many responses, where the service sends less of them per block.
 BET_RESPONSES = 4
-# Blocks over which the rate is averaged to tell whether it does.
+# A block with less than this part of the usual responses is put together with the next.
+SMALL_BLOCK = 1 / 8
+# Blocks over which the usual is averaged.
 RATE_BLOCKS = 64
 # `proven` and each end of the interval are wrong at any time at all with at most this probability.
 DOUBT = 0.05
@@ -103,7 +107,7 @@ class Gather:
         self._rate += (n - self._rate) / self._seen
         self.n += n
         self.blocks += 1
-        return self.n >= (1 if self._rate >= BET_RESPONSES else BET_RESPONSES)
+        return self.n >= (max(1.0, self._rate * SMALL_BLOCK) if self._rate >= BET_RESPONSES else BET_RESPONSES)
 
     def clear(self) -> None:
         """Begin anew after a bet."""

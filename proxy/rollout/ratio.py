@@ -4,8 +4,8 @@ If `new` is no worse than r times `stable`, then of the bad responses of a block
 most θ = r·a / (r·a + b), where a and b are the responses of `new` and `stable` in that very block (the conditional,
 anytime-valid multinomial test; Lindon & Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022).
 Load and trouble that hit both versions fall out: only who was hit counts. One bet per block on the part of its bad
-responses that came from `new`, allowed θ, in the e-detector of `proxy.rollout.betting`; blocks without a bad response
-say nothing.
+responses that came from `new`, allowed θ, in the e-detector of `proxy.rollout.betting`. A block counts by its bad
+responses, up to eight, so that it matters little whether those of a version come one by one or in clumps.
 
 * `RatioEvidence`: a limit `max_ratio` with its `floor`. Breached only when `new` is above the ratio *and* above the
   floor: the lesser of the two evidences counts, which is evidence against "one of the two is fine". Proven when either
@@ -36,6 +36,8 @@ from proxy.rollout.evidence import DOUBT, Gather, ShareAlarm, exact, share
 Counts: TypeAlias = tuple[int, int, int, int]
 _NOTHING: Counts = (0, 0, 0, 0)
 
+# A block with so many bad responses counts fully.
+BET_EVENTS = 8
 # What a weight of 10 % allows anyway: at smaller ones bets are kept from growing with 1/θ.
 TOTAL_BLOCKS = 10.0
 
@@ -86,7 +88,7 @@ class Origin:
             return
         share_of_new = self.share(self._open)
         if share_of_new is not None:
-            self.detector.bet(*share_of_new)
+            self.detector.bet(*share_of_new, stake=min(1.0, (self._open[1] + self._open[3]) / BET_EVENTS))
         self._open = _NOTHING
         self._gather.clear()
 

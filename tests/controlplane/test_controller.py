@@ -841,3 +841,17 @@ def test_a_state_that_cannot_be_read_starts_nothing(tmp_path):
         world.close()
 
     asyncio.run(attempt())
+
+
+@running
+async def test_another_config_is_told_with_who_brought_it_and_the_same_one_is_not(start):
+    world = await start()
+    looser = replace(PLAN, limits=(replace(ERRORS, max=0.5), SLOW))
+    for _ in range(2):
+        await world.controller.reload((looser,), TABLE, Order("ann", "it is noisy"))
+    await world.settle()
+    told = [event for event in world.store.last_events(10) if event["type"] == "ConfigChanged"]
+    assert [(event["actor"], event["reason"], event["evidence"]) for event in told] == [
+        ("ann", "it is noisy", {"changed": ["limits"]})
+    ]
+    assert told[0]["before"] == told[0]["after"]

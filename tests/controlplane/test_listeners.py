@@ -8,6 +8,7 @@ import pytest
 from proxy.controlplane.listeners import (
     Listener,
     Orphaned,
+    check_alone,
     inherited,
     inode,
     open_admin,
@@ -246,3 +247,20 @@ def test_sockets_from_a_service_manager_are_shared():
 
 def test_sockets_meant_for_another_process_are_left_alone():
     assert inherited({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) == []
+
+
+def test_somebody_who_began_to_listen_at_the_same_instant_is_found():
+    listeners, _ = open_listeners(["127.0.0.1:0"], 2)
+    try:
+        check_alone(listeners)
+        host, port = listeners[0].sock.getsockname()
+        with socket.socket() as stranger:
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            stranger.bind((host, port))
+            stranger.listen()
+            with pytest.raises(AddressInUse, match=f"pid {os.getpid()}"):
+                check_alone(listeners)
+            check_alone(listeners, Orphaned([os.getpid()]))
+    finally:
+        for listener in listeners:
+            listener.sock.close()

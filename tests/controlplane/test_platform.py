@@ -1,6 +1,8 @@
+import resource
+
 import pytest
 
-from proxy.controlplane.platform import check, check_this_machine
+from proxy.controlplane.platform import allow_open_files, check, check_this_machine
 from proxy.errors import UnsupportedPlatform
 
 
@@ -21,3 +23,10 @@ def test_everything_else_says_so_in_one_line(system, release):
 
 def test_the_machine_of_the_tests_is_supported():
     check_this_machine()
+
+
+def test_too_few_open_files_are_said_in_one_line(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    with pytest.raises(UnsupportedPlatform, match="64 open files"):
+        allow_open_files()

@@ -1,9 +1,11 @@
+import errno
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +80,21 @@ def test_unix_paths_are_known_by_their_inode(tmp_path):
         sock.bind(f"{tmp_path}/s")
         Roster(tmp_path / "workers", listeners=[Listener(address, address, None, sock)]).add(0, os.getpid())
     assert read(tmp_path / "workers").paths == {path_identity(address)}
+
+
+def test_a_full_disk_does_not_keep_a_worker_off_the_list(tmp_path, child, monkeypatch):
+    path = tmp_path / "workers"
+    roster = Roster(path)
+    roster.add(0, child.pid)
+    size = path.stat().st_size
+
+    def full(self, data):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    roster.add(1, child.pid)
+    assert [process.slot for process in read(path).orphans] == [0, 1]
+    assert (path.stat().st_size, list(tmp_path.iterdir())) == (size, [path])
+    roster.clear()
+    assert not path.exists()

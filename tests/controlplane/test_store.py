@@ -1,5 +1,6 @@
 """The state file: what is stored is read back, kill -9 loses no answer, and a bad file is refused and left alone."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -192,3 +193,29 @@ def test_a_crash_while_the_file_is_made_leaves_a_draft_that_is_no_obstacle(tmp_p
     (tmp_path / "state.db.new").write_bytes(b"half a da")
     made(tmp_path / "state.db")
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.db"]
+
+
+@pytest.mark.parametrize("damage", ["UPDATE services SET phase = 'lost'", "UPDATE versions SET endpoints = '[1]'"])
+def test_what_nobody_can_have_stored_is_an_error_of_the_state(tmp_path, damage):
+    path = tmp_path / "state.db"
+    store = Store.open(path)
+    rows = {"web": to_row(ServiceState(salt="x"), 1.0)}
+    store.save(Change(rows, {("web", CONFIG): Version("1", (Endpoint("http://a:1", "a", 1),))})).result()
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(damage)
+        connection.commit()
+    store = Store.open(path)
+    with pytest.raises(StateError, match=str(path)):
+        store.load()
+    store.close()
+
+
+def test_a_file_that_another_program_holds_says_so(tmp_path):
+    path = tmp_path / "state.db"
+    store = Store.open(path)
+    store.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StateError, match="another program holds"):
+            Store.open(path)

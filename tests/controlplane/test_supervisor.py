@@ -242,6 +242,14 @@ def test_a_second_instance_is_told_the_pid_of_the_first(start):
     assert it.get("/livez")[0] == 200
 
 
+def test_two_names_of_one_state_are_one_state(start, tmp_path):
+    it = start()
+    (tmp_path / "alias.db").symlink_to(tmp_path / "tidegate.db")
+    second = start(wait=False, state="alias.db")
+    assert second.process.wait(20) == 5
+    assert str(it.process.pid) in second.logged()
+
+
 @pytest.mark.parametrize("which", ["listen", "admin"])
 def test_a_taken_address_is_refused_and_nothing_was_started(start, tmp_path, which):
     with socket.socket() as taken:

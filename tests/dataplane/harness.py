@@ -32,7 +32,7 @@ def eventually(condition: Callable[[], Any], what: str = "the condition", within
         pause.wait(0.01)
 
 
-def same(value: Callable[[], Any], expected: Any, within_s: float = 3.0) -> None:
+def same(value: Callable[[], Any], expected: Any, within_s: float = DEADLINE_S) -> None:
     """Wait until `value()` is what is expected: counters follow the answer that they count."""
     end = time.monotonic() + within_s
     pause = threading.Event()

@@ -78,6 +78,16 @@ def test_via_may_be_left_out(gate):
     assert seen(gate, via=False).get("Via") is None
 
 
+def test_via_says_what_the_client_spoke(gate):
+    stable = gate.backend()
+    gate.serve(stable)
+    client = gate.client()
+    for version in ("1.1", "1.0", "1.1"):
+        client.send(request("GET", "/", "Connection: keep-alive", version=version))
+        client.response()
+        assert stable.requests[-1].get("Via") == f"{version} tidegate"
+
+
 def test_request_ids_are_minted_or_kept(gate):
     assert re.fullmatch(r"[0-9a-f]{32}", seen(gate).get("X-Request-Id"))
     assert seen(gate, "X-Request-ID: abc-123_x.y").get("X-Request-Id") == "abc-123_x.y"
@@ -169,6 +179,9 @@ def test_absolute_and_asterisk_targets(gate):
     client.response()
     assert stable.requests[-1].line == "GET /a?b HTTP/1.1"
     assert stable.requests[-1].get("Host") == "other.test"
+    client.send(b"GET http://old.test/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    client.response()
+    assert stable.requests[-1].get("Host") == "old.test"
     assert client.request("OPTIONS", "*").status == 200
     assert stable.requests[-1].line == "OPTIONS * HTTP/1.1"
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import threading
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -128,6 +129,17 @@ def test_statuses_without_a_body(gate, status, lines):
     assert client.request().body == b"ok"
 
 
+def test_an_answer_without_a_date_gets_one(gate):
+    """RFC 9110 §6.6.1."""
+    theirs = "Sun, 06 Nov 1994 08:49:37 GMT"
+    gate.serve(gate.backend(answers(response(), response(200, f"Date: {theirs}"), response(200, f"dATE: {theirs}"))))
+    client = gate.client()
+    dates = [[value for name, value in client.request().fields if name.lower() == "date"] for _ in range(3)]
+    assert dates[1:] == [[theirs], [theirs]]
+    assert len(dates[0]) == 1
+    assert parsedate_to_datetime(dates[0][0]).year > 2000
+
+
 def test_205_and_other_empty_answers(gate):
     gate.serve(gate.backend(answers(response(205, body=b""), response(299, body=b""), response(700, body=b"?"))))
     client = gate.client()
@@ -154,6 +166,22 @@ def test_an_endpoint_that_sends_a_body_to_head_is_not_used_again(gate):
     client = gate.client()
     assert client.request("HEAD").get("Content-Length") == "8"
     assert client.request("HEAD").get("Content-Length") == "8"
+    assert len(stable.peers) == 2
+
+
+@pytest.mark.parametrize("lines", ["Content-Length: 41", "Transfer-Encoding: chunked"])
+def test_an_endpoint_that_announces_a_body_with_204_is_not_used_again(gate, lines):
+    """What it announced may come late, as the answer to the next request."""
+
+    def script(peer):
+        peer.request()
+        peer.send(f"HTTP/1.1 204 No Content\r\n{lines}\r\n\r\n".encode())
+        peer.drain()
+
+    stable = gate.backend(script)
+    gate.serve(stable)
+    client = gate.client()
+    assert [client.request().status for _ in range(2)] == [204, 204]
     assert len(stable.peers) == 2
 
 
@@ -373,7 +401,7 @@ def test_malformed_heads_never_reach_an_endpoint(gate, head):
     assert problem["request_id"] == answer.get("X-Request-Id")
     assert client.end() == "eof"
     assert stable.peers == []
-    assert gate.judged(0) == (0, {})
+    same(lambda: gate.judged(0), (0, {}))
     same(gate.local_replies, {(400, "malformed"): 1})
 
 
@@ -410,7 +438,7 @@ def test_a_malformed_chunk_ends_the_exchange_and_is_nobodys_fault(gate):
     assert client.response("POST").status == 400
     assert client.end() == "eof"
     eventually(lambda: stable.peers[0].ended, "the upstream's end")
-    assert gate.judged(0) == (0, {})
+    same(lambda: gate.judged(0), (0, {}))
 
 
 def test_a_body_over_the_limit(gate):
@@ -425,8 +453,8 @@ def test_a_body_over_the_limit(gate):
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(b"x" * 1001, 501))
     assert client.response("POST").status == 413
     assert client.end() == "eof"
-    assert gate.judged(0) == (0, {})
-    assert gate.in_flight(0) == 0
+    same(lambda: gate.judged(0), (0, {}))
+    same(lambda: gate.in_flight(0), 0)
     same(gate.local_replies, {(413, "body_too_large"): 2})
 
 
@@ -486,7 +514,7 @@ def test_malformed_answers(gate, answer):
     assert json.loads(reply.body)["reason"] == "protocol"
     eventually(lambda: stable.peers[0].ended, "the upstream's end")
     same(lambda: gate.judged(0), (1, {"protocol": 1}))
-    assert gate.code(0, 502) == 1
+    same(lambda: gate.code(0, 502), 1)
     gate.serve(gate.backend())
     assert client.request().status == 200
 
@@ -530,7 +558,7 @@ def test_a_body_cut_short_is_seen_as_cut(gate, part, kind, http10, pause):
     framed = head is not None and (head.get("Content-Length") or head.get("Transfer-Encoding"))
     assert framed or end == "reset"
     same(lambda: gate.judged(0), (1, {kind: 1}))
-    assert gate.code(0, 200) == 1
+    same(lambda: gate.code(0, 200), 1)
 
 
 def test_an_endpoint_that_closes_within_the_head(gate):

@@ -160,6 +160,16 @@ def test_http_1_0_closes_unless_keep_alive_is_asked_for(gate):
     assert stable.requests[0].get("Host") == stable.endpoint.url.removeprefix("http://")
 
 
+def test_a_local_reply_ends_an_http_1_0_connection(gate):
+    """It does not say `Connection: keep-alive`, so the client waits for the end (RFC 9112 §9.3)."""
+    gate.serve(gate.refused())
+    client = gate.client()
+    client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    answer = client.response()
+    assert (answer.status, answer.get("Connection")) == (502, "close")
+    assert client.end() == "eof"
+
+
 def test_an_http_1_0_endpoint(gate):
     def script(peer):
         peer.request()

@@ -455,6 +455,17 @@ def test_the_access_log_has_what_went_wrong(gate, tmp_path, release):
     assert (line["path"], line["status"]) == ("/left", 499)
 
 
+def test_the_access_log_has_what_was_refused(gate, tmp_path):
+    path = tmp_path / "access.log"
+    gate.serve(gate.backend(), access_log=AccessLog(str(path)))
+    client = gate.client()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+    answer = client.response()
+    (line,) = log_lines(path, 1)
+    assert (line["status"], line["reason"], line["service"]) == (400, "malformed", None)
+    assert line["request_id"] == answer.get("X-Request-Id")
+
+
 def test_the_access_log_may_be_thinned(gate, tmp_path):
     path = tmp_path / "access.log"
     replies = [response(200 if number % 2 else 500) for number in range(40)]

@@ -118,6 +118,15 @@ def test_a_quiet_service_forgives_failures_in_a_row_that_would_be_blocks_of_thei
     assert in_a_row == 5 * BET_RESPONSES
 
 
+def test_slow_ones_that_are_counted_after_the_fast_of_their_pulse_are_no_failure():
+    # 400 requests in the first block of each second, 3 of them slow, counted in the second block: 0.75 % of all.
+    judge = ShareEvidence(0.01, AT)
+    for _ in range(3600):
+        for block in ((397, 0), (3, 3), (0, 0), (0, 0)):
+            judge.look(*block)
+            assert not judge.alarm
+
+
 def test_an_alarm_ends_when_the_failure_does():
     judge = fed([(20, 20)] * 10_000)
     assert judge.alarm
@@ -243,12 +252,12 @@ def test_ten_thousand_random_streams_never_proven_with_the_bound_above_the_limit
     chance = random.Random(20_26)
     above = wrong = proofs = 0
     for _ in range(10_000):
-        allowed = chance.choice((0.03, 0.1, 0.3))
+        allowed = chance.choice((0.05, 0.1, 0.3))
         true = allowed * chance.choice((0.0, 0.2, 0.8, 1.05, 1.5))
-        n, together = chance.choice((1, 3, 20)), chance.random() < 0.5
+        n, together = chance.choice((1, 3, 8)), chance.random() < 0.5
         judge = ShareEvidence(allowed, AT, min_requests=chance.choice((1, 20, 200)))
         was_proven = False
-        for _ in range(chance.choice((10, 40, 120))):
+        for _ in range(chance.choice((10, 30, 90))):
             size = chance.randrange(2 * n)
             if together:
                 bad = size if chance.random() < true else 0
@@ -263,5 +272,5 @@ def test_ten_thousand_random_streams_never_proven_with_the_bound_above_the_limit
         above += true > allowed
         wrong += was_proven and true > allowed
         proofs += was_proven
-    assert proofs > 1000
+    assert proofs > 500
     assert wrong <= 0.05 * above
