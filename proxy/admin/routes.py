@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from proxy.admin import bodies, configuration, events, observe, parse, rollouts, steer
+from proxy.admin import bodies, configuration, events, observe, parse, report, rollouts, steer
 from proxy.admin.route import YAML_TYPES, Parameter, Route
 from proxy.config.units import parse_duration
 
@@ -179,6 +179,14 @@ ROUTES: tuple[Route, ...] = (
         "Prove on the running system, by a failure that no client sees, that a breach shuts the gate",
         role="operator",
         body=bodies.Why,
+        tag="rollout",
+    ),
+    Route(
+        "GET",
+        f"{SERVICE}/report",
+        report.get_report,
+        "What became of the last rollout: its decisions with their numbers, and what was measured on the way",
+        produces={"application/json": "the object", "text/markdown": "the same", "text/html": "one page with plots"},
         tag="rollout",
     ),
     Route(

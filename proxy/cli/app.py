@@ -31,6 +31,8 @@ VERBS = {
     "rollout": "proxy.cli.rollout:rollout",
     "drain": "proxy.cli.endpoints:drain",
     "undrain": "proxy.cli.endpoints:undrain",
+    "why": "proxy.cli.report:why",
+    "report": "proxy.cli.report:report",
     "explain": "proxy.cli.look:explain",
     "events": "proxy.cli.look:events",
     "healthcheck": "proxy.cli.look:healthcheck",
