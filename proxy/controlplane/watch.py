@@ -147,7 +147,7 @@ class Watch:
 
     def failing(self) -> list[Verdict]:
         """Return the verdicts that take `new` out, in the order of the limits."""
-        return [verdict for verdict in self.verdicts if verdict.due and _rolls_back(verdict)]
+        return [verdict for verdict in self.verdicts if verdict.due and self._rolls_back(verdict)]
 
     def breach(self, state: ServiceState) -> Breach | None:
         """Return the breach that is to be acted on in this state, `None` if there is none."""
@@ -176,13 +176,19 @@ class Watch:
         """Return breaches that only have to be told, each once until it is over."""
         fresh: list[Verdict] = []
         for index, verdict in enumerate(self.verdicts):
-            acts = _rolls_back(verdict) and not state.watchdog_off
+            acts = self._rolls_back(verdict) and not state.watchdog_off
             if verdict.due and verdict.limit.action != HOLD and not acts and index not in self._said:
                 self._said.add(index)
                 fresh.append(verdict)
             elif verdict.word == PASS:
                 self._said.discard(index)
         return fresh
+
+    def _rolls_back(self, verdict: Verdict) -> bool:
+        limit = verdict.limit
+        acts = limit.version == NEW and limit.action == ROLLBACK and not limit.dry_run
+        # A stable that cannot be reached fails as well: then nobody is moved, and `NoStable` says why.
+        return verdict.word == FAIL and acts and not (verdict.shared and self.stable_ready)
 
     # --- drills --------------------------------------------------------------------------------------------------
 
@@ -270,12 +276,6 @@ def compared_later(plan: ServicePlan, state: ServiceState) -> tuple[Limit, ...]:
     later = state.rollout.plan.stages[state.rollout.stage + 1 :]
     there = [limit for stage in later if stage.weight_bp == FULL for limit in (*stage.limits, *stage.require)]
     return tuple(limit for limit in (*plan.limits, *there) if limit.max_ratio is not None and limit.version == NEW)
-
-
-def _rolls_back(verdict: Verdict) -> bool:
-    limit = verdict.limit
-    acts = limit.version == NEW and limit.action == ROLLBACK and not limit.dry_run
-    return verdict.word == FAIL and acts and not verdict.shared
 
 
 def _pauses(verdict: Verdict) -> str:
