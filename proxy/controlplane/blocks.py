@@ -64,9 +64,9 @@ class Blocks:
         line: dict[str, Any] = {"t": round(wall, 3)}
         for version, part in parts.items():
             over = {
-                called: part.slow[counts.thresholds_us.index(limit.threshold_us)]
+                called: part.slow[counts.thresholds_us.index(us)]
                 for called, limit in named.items()
-                if limit.threshold_us is not None and limit.threshold_us in counts.thresholds_us and not limit.first_byte
+                if (us := limit.threshold_us) in counts.thresholds_us and us is not None and not limit.first_byte
             }
             line[VERSIONS[version]] = {"requests": part.requests, "bad": part.bad, "over": over}
         header = {"block_s": block_s, "limits": {called: limit.max for called, limit in named.items()}, "hdr": HDR}

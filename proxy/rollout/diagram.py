@@ -1,7 +1,6 @@
 """The state diagram of rollouts, made from the transition table: docs/rollouts.md shows it, a test compares.
 
-An arrow stands for every pair of the table that can lead from one phase to another; events that leave the phase as it is
-are listed below it. What happens to a service by itself is written in italics, what a person orders is not.
+An arrow stands for every pair of the table that can lead from one phase to another; the table below it has them all.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -94,7 +93,7 @@ def test_an_url_that_never_answers_or_is_not_there_is_a_no():
 
 def test_no_descriptor_is_left_behind():
     def descriptors():
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     run(Hook(run=("true",)))
     before = descriptors()

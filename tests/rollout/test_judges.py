@@ -1,6 +1,7 @@
-"""The judges of rollouts beside the window judge: proof, blame, comparison, checks, requirements; and 10,000 streams."""
+"""The judges beside the window judge: proof, blame, comparison, checks, requirements; and 10,000 streams."""
 
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -74,7 +75,7 @@ def test_proof_comes_with_enough_clean_blocks_and_needed_counts_down_to_it():
     assert (first.word, first.proven) == (PASS, False)
     assert first.needed_to_prove > 5000
     needed = [trial.add().needed_to_prove for _ in range(370)]
-    assert all(after <= before for before, after in zip(needed, needed[1:], strict=False))
+    assert all(after <= before for before, after in pairwise(needed))
     assert [trial.add().proven for _ in range(20)][-1]
 
 
