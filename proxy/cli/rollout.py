@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -165,18 +166,16 @@ def _named_or_read(plan: str) -> str | dict[str, Any]:
     """Return a plan's name, or what a file holds (a name with a `/`, or one that ends like YAML or JSON)."""
     if "/" not in plan and not plan.endswith((".yaml", ".yml", ".json")):
         return plan
-    import yaml
+    from proxy.config.include import read_text
+    from proxy.config.load import load
 
-    try:
-        found = yaml.safe_load(Path(plan).read_text("utf-8"))
-    except OSError as error:
-        why = (error.strerror or "unreadable").lower()
-        raise UsageError(f"the plan cannot be read: {why}", where=plan) from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UsageError("the plan is not YAML", where=plan, cure=f"see `tidegate check {plan}`") from None
+    document = load(read_text(Path(plan)), os.environ, plan)
+    if document.problems:
+        raise document.error()
+    found: Any = document.data
     if not isinstance(found, dict) or "plans" in found:
         raise UsageError("is not one plan: it needs stages at its top", where=plan)
-    return found
+    return dict(found)
 
 
 def _print(client: Client, service: str | None, item: dict[str, Any], output: Format) -> None:

@@ -51,12 +51,15 @@ def test_the_wrong_phase_fails_and_says_why(admin):
 
 def test_a_file_is_sent_as_an_inline_plan(admin, tmp_path):
     path = tmp_path / "plan.yaml"
-    path.write_text("stages: [{name: all, weight: 100%, hold: 1h}]\n")
+    path.write_text("stages: [{name: all, weight: 100%, hold: 1h, limits: [{metric: memory, max: 1.0e9}]}]\n")
     assert tidegate("rollout", "start", path, "--admin", admin.url).exit_code == 0
-    assert admin.operations.plan == {"stages": [{"name": "all", "weight": "100%", "hold": "1h"}]}
+    limits = [{"metric": "memory", "max": 1e9}]
+    assert admin.operations.plan == {"stages": [{"name": "all", "weight": "100%", "hold": "1h", "limits": limits}]}
 
 
-@pytest.mark.parametrize("text, said", [("a: [", "is not YAML"), ("plans: {}", "is not one plan"), ("5", "is not one")])
+@pytest.mark.parametrize(
+    "text, said", [("a: [", "plan.yaml:1:"), ("plans: {}", "is not one plan"), ("5", "is not one")]
+)
 def test_a_file_that_is_no_plan_is_a_usage_error(admin, tmp_path, text, said):
     path = tmp_path / "plan.yaml"
     path.write_text(text)
