@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from proxy.controlplane.history import History
 from proxy.controlplane.operations import Json
-from proxy.controlplane.scales import TOTAL
+from proxy.controlplane.scales import TOTAL, TTFB
 from proxy.controlplane.watch import Watch
 from proxy.metrics import hdr
 from proxy.metrics.expose import LimitStanding, ServiceStanding
@@ -23,6 +23,7 @@ from proxy.routing.table import FULL, NEW, STABLE, VERSIONS
 
 SHOWN_S = 10.0
 ACTUAL_S = 10.0
+HISTOGRAM_S = 600  # histograms are kept for so long
 QUANTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
 _US_PER_MS = 1000
 
@@ -109,6 +110,7 @@ def standing(
         phase=state.phase,
         new_actual=history.share_of_new(service, ACTUAL_S),
         rollbacks=dict(rollbacks),
+        stage=0 if state.rollout is None else state.rollout.stage + 1,
         limits=tuple(
             LimitStanding(
                 verdict.limit.metric,
@@ -128,7 +130,8 @@ def percentile_ms(service: str, verdict: Verdict, history: History) -> float | N
     if limit.quantile is None or not verdict.seconds:
         return None
     # Whole seconds, because merged histograms are kept by their seconds until the next one has passed.
-    counts, _ = history.histogram(service, limit.version, TOTAL, float(max(1, round(verdict.seconds))))
+    seconds = float(max(1, min(HISTOGRAM_S, round(verdict.seconds))))
+    counts, _ = history.histogram(service, limit.version, TTFB if limit.first_byte else TOTAL, seconds)
     return _ms(hdr.percentile(counts, limit.quantile))
 
 

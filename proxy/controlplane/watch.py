@@ -101,7 +101,7 @@ class Watch:
             age_s = now - self._began
             part, _ = self._over(NEW, age_s if age_s <= LATE_BLOCKS * plan.block_s else 0.0)
             self._new_from = new - part
-        self.requests = (new - self._new_from).requests
+        self.requests = new.requests - self._new_from.requests
         self.verdicts = tuple(judge.look(sight, now, self._block) for judge in self._judges)
 
     def _block_ends(self, block_s: float, now: float, tick_s: float) -> bool:

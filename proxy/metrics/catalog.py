@@ -103,6 +103,9 @@ LOCAL_REPLIES = Metric(
 ROLLOUT_PHASE = Metric(
     "tidegate_rollout_phase", "gauge", "1 for the phase that the service is in.", ("service", "phase")
 )
+ROLLOUT_STAGE = Metric(
+    "tidegate_rollout_stage", "gauge", "The stage that a rollout is in, from 1; 0 without a rollout.", ("service",)
+)
 ROLLBACKS = Metric("tidegate_rollbacks_total", "counter", "Rollbacks by reason.", ("service", "reason"))
 LIMIT_VALUE = Metric(
     "tidegate_limit_value",
@@ -140,6 +143,7 @@ CATALOG: tuple[Metric, ...] = (
     CLIENT_ABORTS,
     LOCAL_REPLIES,
     ROLLOUT_PHASE,
+    ROLLOUT_STAGE,
     ROLLBACKS,
     LIMIT_VALUE,
     LIMIT_VERDICT,

@@ -46,13 +46,17 @@ class LimitStanding:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStanding:
-    """What the controller knows of a service: shares 0…1 (`None` = no traffic), phase, rollbacks by reason, limits."""
+    """What the controller knows of a service: shares 0…1 (`None` = no traffic), phase, rollbacks by reason, limits.
+
+    `stage` counts from 1; 0 = there is no rollout.
+    """
 
     new_set: float
     phase: str
     new_actual: float | None = None
     rollbacks: Mapping[str, int] = field(default_factory=dict)
     limits: tuple[LimitStanding, ...] = ()
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +208,7 @@ def _standing(families: _Families, name: str, standing: ServiceStanding, phases:
             families.add(catalog.WEIGHT, [name, "new", kind], share)
     for phase in phases:
         families.add(catalog.ROLLOUT_PHASE, [name, phase], phase == standing.phase)
+    families.add(catalog.ROLLOUT_STAGE, [name], standing.stage)
     for reason, count in standing.rollbacks.items():
         families.add(catalog.ROLLBACKS, [name, reason], count)
     for metric, limit in _worst(standing.limits).items():

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import Protocol
 
 from proxy.metrics.snapshot import Columns, Judged
@@ -73,6 +74,14 @@ class Sight:
     readings: Mapping[str, Reading] = field(default_factory=dict)
     record: Record = field(default_factory=dict)
     record_of: str = ""
+    _since: dict[int, tuple[Judged, Judged]] = field(default_factory=dict)
+
+    def since(self, before: tuple[Judged, Judged]) -> tuple[Judged, Judged]:
+        """Return what was counted since the totals of another sight; looked up once for all judges that ask for it."""
+        found = self._since.get(id(before))
+        if found is None:
+            found = self._since[id(before)] = (self.totals[0] - before[0], self.totals[1] - before[1])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +269,7 @@ def value(verdict: Verdict, value_ms: float | None = None) -> float | None:
     return None if value_ms is None else min(limit.max, value_ms)
 
 
+@lru_cache(maxsize=1024)
 def exact(share: float) -> Fraction:
     """Return the fraction that stood in the config: the shortest decimal that is this float (1 % is 1/100)."""
     return Fraction(repr(share))

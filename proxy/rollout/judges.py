@@ -114,7 +114,7 @@ class _Blocks:
         """Return what stable and new were charged with since the last call."""
         last, self._last = self._last, sight.totals
         if last is not None:
-            return sight.totals[STABLE] - last[STABLE], sight.totals[NEW] - last[NEW]
+            return sight.since(last)
         # The first block began with the judging; who comes much later has not seen what was before.
         seconds = now - self._began
         if seconds > LATE_BLOCKS * self._block_s:
