@@ -29,7 +29,20 @@ def pages() -> dict[str, str]:
         "docs/reference/metrics.md": metrics(),
         "docs/reference/admin-api.md": admin_api(),
         "docs/reference/cli.md": command_line(),
+        "docs/rollouts.md": rollouts(),
     }
+
+
+def rollouts() -> str:
+    """Return the page about rollouts with the diagram and the table of the machine in their places."""
+    from proxy.rollout import diagram
+
+    text = (ROOT / "docs/rollouts.md").read_text(encoding="utf-8")
+    for name, made in (("diagram", f"```mermaid\n{diagram.mermaid()}```\n"), ("table", diagram.table())):
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}{made}{end}{rest.split(end, 1)[1]}"
+    return text
 
 
 def admin_api() -> str:

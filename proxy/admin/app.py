@@ -17,6 +17,7 @@ from proxy.admin.events import STREAMS, Streams
 from proxy.admin.gate import Caller, Gate
 from proxy.admin.route import MAX_BODY, Call, Route, read_query
 from proxy.admin.routes import ROUTES
+from proxy.admin.track import TRACKS, Tracks
 from proxy.config.compile import AdminSettings
 from proxy.controlplane.operations import Operations
 
@@ -35,6 +36,8 @@ def build(operations: Operations, settings: AdminSettings) -> web.Application:
     app[observe.RENDERING] = asyncio.Lock()
     app[observe.OPENAPI] = observe.document(openapi.document(ROUTES))
     app.on_shutdown.append(streams.close)
+    app[TRACKS] = tracks = Tracks(operations)
+    app.cleanup_ctx.append(tracks.follow)
     for route in ROUTES:
         _add(app, route, gate, operations, public=route.path == "/metrics" and settings.public_metrics)
     return app

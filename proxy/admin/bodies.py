@@ -93,6 +93,22 @@ class Why(Strict):
     reason: Reason = ""
 
 
+class RolloutStart(Strict):
+    """POST …/rollout. Empty = the plan called default, or the only one."""
+
+    plan: str | dict[str, Any] | None = Field(
+        default=None, description="a plan's name, or a plan in the notation of a file (without hooks, signals, checks)"
+    )
+    reason: Reason = ""
+
+
+class Promotion(Strict):
+    """POST …/rollout/promote."""
+
+    full: bool = Field(default=False, description="go to the last stage at once")
+    reason: Reason = ""
+
+
 class Endpoint(Strict):
     """PATCH …/endpoints."""
 

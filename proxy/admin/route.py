@@ -61,6 +61,7 @@ class Call:
             if_match=None if revision is None else parse.if_match(tags, revision),
             dry_run=self.query.get("dry_run", False),
             take_over=self.query.get("take_over", False),
+            running_plan=self.query.get("running_plan", ""),
         )
 
     async def body(self, types: frozenset[str] = JSON_TYPES) -> parse.Body:

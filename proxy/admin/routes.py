@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from proxy.admin import bodies, configuration, events, observe, parse, steer
+from proxy.admin import bodies, configuration, events, observe, parse, report, rollouts, steer
 from proxy.admin.route import YAML_TYPES, Parameter, Route
 from proxy.config.units import parse_duration
 
@@ -55,6 +55,12 @@ CLIENT_IP = Parameter("client_ip", parse.address, "the client's address", TEXT)
 SINCE = Parameter("since", parse.integer, "only events with a larger seq", {"type": "integer", "default": 0})
 LIMIT = Parameter("limit", _page, "at most so many", {"type": "integer", "minimum": 1, "maximum": 1000})
 FOLLOW = Parameter("follow", parse.boolean, "stream stored and coming events", FLAG)
+RUNNING_PLAN = Parameter(
+    "running_plan",
+    _one_of("keep", "restart"),
+    "what becomes of a running rollout whose plan has changed; without it the reload is refused",
+    {"enum": ["keep", "restart"]},
+)
 WINDOW = Parameter("window", _window, "the last so long, for example 60s", {"type": "string", "default": "60s"})
 PHASE = Parameter("phase", _one_of("total", "ttfb"), "total or first byte", {"enum": ["total", "ttfb"]})
 PARTS = {
@@ -115,6 +121,76 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET",
+        f"{SERVICE}/rollout",
+        rollouts.get_rollout,
+        "Where the rollout is: the service's object, with its stage",
+        tag="rollout",
+    ),
+    Route(
+        "POST",
+        f"{SERVICE}/rollout",
+        rollouts.post_rollout,
+        "Start a rollout; as a dry run: look at everything that can be known before, go or no-go",
+        role="operator",
+        query=(DRY_RUN,),
+        body=bodies.RolloutStart,
+        tag="rollout",
+    ),
+    Route(
+        "POST",
+        f"{SERVICE}/rollout/pause",
+        rollouts.post_pause,
+        "Stop the clock of the stage; the limits stay armed",
+        role="operator",
+        body=bodies.Why,
+        tag="rollout",
+    ),
+    Route(
+        "POST",
+        f"{SERVICE}/rollout/resume",
+        rollouts.post_resume,
+        "Let a paused rollout go on at the weight of its stage",
+        role="operator",
+        body=bodies.Why,
+        tag="rollout",
+    ),
+    Route(
+        "POST",
+        f"{SERVICE}/rollout/promote",
+        rollouts.post_promote,
+        "Go to the next stage now, or to the last one; from the last one: completed",
+        role="operator",
+        body=bodies.Promotion,
+        tag="rollout",
+    ),
+    Route(
+        "POST",
+        f"{SERVICE}/rollout/finish",
+        rollouts.post_finish,
+        "Make the new version the stable one",
+        role="operator",
+        body=bodies.Why,
+        tag="rollout",
+    ),
+    Route(
+        "POST",
+        f"{SERVICE}/rollout/drill",
+        rollouts.post_drill,
+        "Prove on the running system, by a failure that no client sees, that a breach shuts the gate",
+        role="operator",
+        body=bodies.Why,
+        tag="rollout",
+    ),
+    Route(
+        "GET",
+        f"{SERVICE}/report",
+        report.get_report,
+        "What became of the last rollout: its decisions with their numbers, and what was measured on the way",
+        produces={"application/json": "the object", "text/markdown": "the same", "text/html": "one page with plots"},
+        tag="rollout",
+    ),
+    Route(
+        "GET",
         SERVICE + "/histograms/{version:stable|new}",
         observe.get_histogram,
         "Latencies of a version: HdrHistogram V2, or percentiles as text (.hgrm)",
@@ -156,6 +232,7 @@ ROUTES: tuple[Route, ...] = (
         configuration.post_validate,
         "Say what is wrong with a config",
         role="operator",
+        query=(RUNNING_PLAN,),
         body=CONFIG,
         consumes=tuple(sorted(YAML_TYPES)),
         tag="config",
@@ -166,6 +243,7 @@ ROUTES: tuple[Route, ...] = (
         configuration.post_reload,
         "Read the config file again; a bad one changes nothing",
         role="operator",
+        query=(RUNNING_PLAN,),
         body=bodies.Why,
         tag="config",
     ),

@@ -18,6 +18,7 @@ POLL_S = 0.5
 ROLLED_BACK = 3
 TIMED_OUT = 4
 SETTLED = frozenset({"idle", "completed"})
+BAR = 20  # characters
 CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -104,11 +105,12 @@ def render(status: dict[str, Any], service: str | None = None) -> list[str]:
     lines = [f"tidegate {status['version']}, up {text.duration(status['uptime_s'])}, workers: {counted or 'none'}"]
     for name, item in status["services"].items():
         if service in {None, name}:
-            lines += ["", *_service(name, item)]
+            lines += ["", *of_service(name, item)]
     return lines
 
 
-def _service(name: str, item: dict[str, Any]) -> list[str]:
+def of_service(name: str, item: dict[str, Any]) -> list[str]:
+    """Return the lines that show one service's object."""
     weights = item["weights"]
     reason = f" ({item['reason']})" if item.get("reason") else ""
     head = f"{name}: {text.word(item['phase'])}{reason}, revision {weights['revision']}"
@@ -117,16 +119,41 @@ def _service(name: str, item: dict[str, Any]) -> list[str]:
     windows = [(counts.get("window") or {}).get("seconds") for counts in item["versions"].values() if counts]
     if any(windows):
         head += f"; rates and times of the last {text.duration(max(filter(None, windows)))}"
-    return [head, *_stage(item.get("stage")), *_versions(item), *_endpoints(item), *_limits(item), *_last(item)]
+    return [
+        head,
+        *_stage(item.get("stage"), item["phase"]),
+        *_versions(item),
+        *_endpoints(item),
+        *_limits(item),
+        *_last(item),
+    ]
 
 
-def _stage(stage: dict[str, Any] | None) -> list[str]:
+def _stage(stage: dict[str, Any] | None, phase: str) -> list[str]:
     if stage is None:
         return []
     held = f"{text.duration(stage['elapsed_s'])} of {text.duration(stage['hold_s'])}"
-    return [
-        f"  stage {stage['index'] + 1} of {stage['of']}: {stage['name']}, {text.number(stage['weight'], 2)}%, {held}"
-    ]
+    head = f"  stage {stage['index'] + 1} of {stage['of']}: {stage['name']}, {text.number(stage['weight'], 2)}%, {held}"
+    if stage.get("requests") is not None:
+        head += f", {text.number(stage['requests'], 0)} of {text.number(stage['min_requests'], 0)} requests"
+    ladder = [_rung(number, rung, stage, phase) for number, rung in enumerate(stage.get("stages", []))]
+    waits = [f"  waits for: {', '.join(stage['open'])}"] if stage.get("open") and phase == "progressing" else []
+    return [head, *(text.table(ladder) if ladder else []), *waits]
+
+
+def _rung(number: int, rung: dict[str, Any], stage: dict[str, Any], phase: str) -> list[str]:
+    at = stage["index"]
+    held = text.duration(rung["hold_s"])
+    if number < at or phase == "completed":
+        mark, bar = "x", f"{'#' * BAR}  {held}"
+    elif number > at:
+        mark, bar = " ", f"{'.' * BAR}  {held}"
+    else:
+        part = min(1.0, stage["elapsed_s"] / stage["hold_s"]) if stage["hold_s"] else 1.0
+        filled = int(BAR * part)
+        mark, bar = ("!" if phase == "rolled_back" else ">"), f"{'#' * filled}{'.' * (BAR - filled)}  "
+        bar += f"{text.duration(stage['elapsed_s'])} of {held}"
+    return [f"[{mark}]", rung["name"], f"{text.number(rung['weight'], 2)}%", bar]
 
 
 def _versions(item: dict[str, Any]) -> list[str]:
@@ -168,10 +195,12 @@ def _limits(item: dict[str, Any]) -> list[str]:
         bound = f"<= {_value(limit, limit['max'])}" if limit.get("max") is not None else ""
         if limit.get("min") is not None:
             bound = f">= {_value(limit, limit['min'])}"
+        if limit.get("max_ratio") is not None:
+            bound = f"<= {text.number(limit['max_ratio'], 2)} times stable's"
         needed = limit.get("needed")
         rows.append(
             [
-                limit["verdict"],
+                limit["verdict"] + (", proven" if limit.get("proven") else ""),
                 f"{limit['metric']} of {limit['version']} {bound}",
                 f"is {_value(limit, limit.get('value'))}",
                 f"over {text.number(limit.get('samples'), 0)} requests",
@@ -186,6 +215,8 @@ def _value(limit: dict[str, Any], value: Any) -> str:
     if limit.get("unit") == "ratio":
         return text.percent(value)
     unit = limit.get("unit") or ""
+    if unit == "number":
+        return text.number(value, 2)
     return text.number(value, 2, unit if unit == "ms" else f" {unit}".rstrip())
 
 

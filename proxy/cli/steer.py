@@ -84,7 +84,7 @@ def rollback(
     else:
         name = path.split("/")[4]
         typer.echo(f"{name}: all weight is on stable, revision {item['weights']['revision']}")
-    _warn(item)
+    warn(item)
 
 
 def _print(item: dict[str, Any], output: Format, *, dry_run: bool = False) -> None:
@@ -101,10 +101,11 @@ def _print(item: dict[str, Any], output: Format, *, dry_run: bool = False) -> No
             typer.echo(
                 f"  of {moves['of']:,} buckets {moves['to_new']:,} move to new, {moves['to_stable']:,} to stable"
             )
-    _warn(item)
+    warn(item)
 
 
-def _warn(item: dict[str, Any]) -> None:
+def warn(item: dict[str, Any]) -> None:
+    """Say on stderr what an answer warns of."""
     if item.get("durable") is False:
         typer.echo("tidegate: done, but not stored: the state store failed (see the log of the supervisor)", err=True)
     if item.get("warning"):

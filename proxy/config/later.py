@@ -11,25 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from proxy.config.load import Document, Loc
-from proxy.rollout.plan import FIRST_BYTE
 
 Path = tuple[str, ...]
 
 # What a limit without a window is judged by: `False` = over a default window, and `check` says so.
-EVIDENCE_JUDGES = False
-METRICS_NOT_YET: frozenset[str] = frozenset(FIRST_BYTE)
+EVIDENCE_JUDGES = True
+METRICS_NOT_YET: frozenset[str] = frozenset()
 METRIC_NOT_YET = "the time to the first byte is not judged in this version yet: limit the whole time, such as p99"
 NOT_YET: dict[Path, str] = {
     ("tls",): "give the address alone and end TLS in front of it",
     ("admin", "tls"): "give the address alone and end TLS in front of it",
     ("services", "health"): "every endpoint counts as ready, and what fails there is seen by the requests that fail",
-    ("services", "signals"): "limit error_rate, availability or a percentile",
-    ("services", "checks"): "limit error_rate, availability or a percentile",
-    ("services", "rollouts"): "set weights by hand (tidegate weights set 10%)",
     ("services", "on_rollback"): "open tunnels are kept",
-    ("services", "judge", "false_alarms"): "every limit is judged over a window, which has no such setting",
-    ("services", "limits", "max_ratio"): "limits relative to stable come later, give max",
-    ("services", "limits", "floor"): "it belongs to max_ratio, which comes later",
 }
 
 

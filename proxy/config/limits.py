@@ -108,7 +108,7 @@ class LimitConfig(Section):
     floor: Bound = Field(default=None, description=_FLOOR, examples=["0.1%"])
     window: Annotated[Duration, Field(gt=0, le=LONGEST_WINDOW_S)] | None = Field(
         default=None,
-        description="judged over this sliding window; absent = by evidence (in a service, in this version: over 10s)",
+        description="judged over this sliding window; absent = by evidence, block by block",
         examples=["10s"],
     )
     for_: Duration = Field(default=0.0, alias="for", description="the breach must last this long without a break")

@@ -25,11 +25,12 @@ from proxy.config.limits import NAMED
 from proxy.config.load import Document, Loc
 from proxy.config.looking import Finding, good, items, mapping, mappings
 from proxy.config.units import format_duration, parse_duration, parse_size
-from proxy.routing.table import RequestLimits, Timeouts
+from proxy.routing.table import MAX_SIGNALS, RequestLimits, Timeouts
 
 Services = Sequence[tuple[Loc, dict[str, Any]]]
 _BLOCK_S = 0.25
 _WATCHDOG_S = 2.0
+_TOO_MANY_SIGNALS = f"is the {MAX_SIGNALS + 1}th different signal of this service: at most {MAX_SIGNALS}"
 
 
 def check(document: Document, base: Path) -> None:
@@ -215,15 +216,25 @@ def _limits(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _definitions(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
-    """Yield the signals and checks of plans that mean something else in the service or in a plan before."""
+    """Yield the signals and checks of plans that mean something else in the service or in a plan before.
+
+    And the signals that are too many: workers have room for so many counters.
+    """
     yield from plan_rules.definitions(loc, service)
     seen = {name: (kind, meant) for kind in NAMED for name, meant in mapping(service, kind).items()}
+    signals = dict.fromkeys(mapping(service, "signals"))
+    for name in list(signals)[MAX_SIGNALS:]:
+        yield (*loc, "signals", name), _TOO_MANY_SIGNALS
     for plan_name, plan in mapping(service, "rollouts").items():
         for kind in NAMED if isinstance(plan, dict) else ():
             for name, meant in mapping(plan, kind).items():
+                at = (*loc, "rollouts", plan_name, kind, name)
                 if seen.setdefault(name, (kind, meant)) != (kind, meant):
-                    at = (*loc, "rollouts", plan_name, kind, name)
                     yield at, "means something else in this service already: give it another name"
+                elif kind == "signals" and name not in signals:
+                    signals[name] = None
+                    if len(signals) > MAX_SIGNALS:
+                        yield at, _TOO_MANY_SIGNALS
 
 
 def _repeated(items: Sequence[tuple[Loc, Any]], parse: Callable[[Any], Any], what: str) -> Iterator[Finding]:

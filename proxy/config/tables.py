@@ -26,6 +26,7 @@ from proxy.routing.table import (
     RequestLimits,
     RoutingTable,
     Service,
+    Signal,
     Sticky,
     Timeouts,
     Version,
@@ -121,6 +122,7 @@ def routing_table(config: Config, base: Path) -> RoutingTable:
 
 def _service(service: ServiceConfig, base: Path) -> Service:
     split, timeouts, failover = service.split, service.timeouts, service.failover
+    plan = _plan(service, base)
     return Service(
         name=service.name,
         stable=_version(service.stable, base),
@@ -137,7 +139,9 @@ def _service(service: ServiceConfig, base: Path) -> Service:
             pool_idle_s=timeouts.pool_idle,
         ),
         failover=Failover(failover.to_stable, tuple(failover.when), failover.budget),
-        thresholds_us=thresholds_us(_plan(service, base).every_limit()),
+        thresholds_us=thresholds_us(plan.every_limit()),
+        ttfb_thresholds_us=thresholds_us(plan.every_limit(), first_byte=True),
+        signals=tuple(Signal(signal.name, signal.header, signal.matches) for signal in plan.signals),
         fallback_to_new=service.fallback_to_new,
         watchdog_s=service.watchdog,
         host=service.host,

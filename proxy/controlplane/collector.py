@@ -28,6 +28,7 @@ from proxy.controlplane.totals import (
 from proxy.ipc import layout
 from proxy.metrics import hdr
 from proxy.metrics.snapshot import (
+    Columns,
     Deep,
     EndpointCounts,
     ServiceCounts,
@@ -130,33 +131,44 @@ class Collector:
     def _version_scales(self, service: Service, version: int, totals: Totals) -> VersionScales:
         scales = self._generations.scales
         total = Scale(TOTAL, service.name, version)
+        ttfb = Scale(TTFB, service.name, version)
         lives = totals.versions.get((service.name, version), {}).values()
         # Where a table did not know a threshold, nobody counted it: there the histogram has to say it, to 0.8 %.
         within = {
             us: sum(life.fast.get(us, 0) for life in lives) + hdr.within(scales.total_without(total, us), us)
             for us in service.thresholds_us
         }
+        ttfb_within = {
+            us: sum(life.ttfb_fast.get(us, 0) for life in lives) + hdr.within(scales.total_without(ttfb, us), us)
+            for us in service.ttfb_thresholds_us
+        }
         return VersionScales(
             codes=scales.total(Scale(CODES, service.name, version)),
             total=scales.total(total),
-            ttfb=scales.total(Scale(TTFB, service.name, version)),
+            ttfb=scales.total(ttfb),
             within=within,
+            ttfb_within=ttfb_within,
         )
 
 
 def _service(current: Generation, index: int, service: Service, totals: Totals) -> ServiceCounts:
     words = totals.services.get(service.name, [0] * layout.SERVICE_USER_HDR)
-    stable, new = (_version(current, index, service, version, totals) for version in (STABLE, NEW))
+    columns = current.columns[index]
+    stable, new = (_version(current, index, service, version, totals, columns) for version in (STABLE, NEW))
     return ServiceCounts(
         name=service.name,
         thresholds_us=service.thresholds_us,
         versions=(stable, new),
         client_aborts=words[layout.SERVICE_CLIENT_ABORTS],
         failovers=_named(layout.FAILOVER_OUTCOMES, words, layout.SERVICE_FAILOVERS),
+        ttfb_thresholds_us=service.ttfb_thresholds_us,
+        signals=columns.signals,
     )
 
 
-def _version(current: Generation, index: int, service: Service, version: int, totals: Totals) -> VersionCounts:
+def _version(
+    current: Generation, index: int, service: Service, version: int, totals: Totals, columns: Columns
+) -> VersionCounts:
     lives = totals.versions.get((service.name, version), {})
     incarnation = current.incarnations[index][version]
     mine = lives.get(incarnation) or VersionTotals()
@@ -170,7 +182,7 @@ def _version(current: Generation, index: int, service: Service, version: int, to
         name=VERSIONS[version],
         label=service.version(version).label,
         incarnation=incarnation,
-        judged=mine.judged(service.thresholds_us),
+        judged=mine.judged(columns),
         bad=_named(layout.BAD_KINDS, plain, BAD),
         assigned=_named(layout.ASSIGNMENT_REASONS, plain, ASSIGNED),
         retries=_named(layout.RETRY_OUTCOMES, plain, RETRIES),

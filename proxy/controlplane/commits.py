@@ -31,9 +31,11 @@ from proxy.controlplane.move import Move
 from proxy.controlplane.operations import Json
 from proxy.controlplane.store import Change, Store, to_row
 from proxy.errors import Refused, StateError
-from proxy.rollout.effect import ClearLatch, Note, Shut, StoreWeight
+from proxy.ipc.layout import FLAG_WATCHDOG_OFF
+from proxy.rollout.effect import CallHook, ClearLatch, Note, Shut, StoreSalt, StoreWeight
 from proxy.rollout.event import CONTROLLER
 from proxy.rollout.state import shown
+from proxy.routing.split import seed_of
 from proxy.routing.table import Version
 
 RETRY_S = 1.0  # so often is tried to store what could not be stored
@@ -65,7 +67,8 @@ class Commit:
 class Commits:
     """Acts on words and latch, and gives to the store.
 
-    `versions`: what is stored of them, by (service, source); `tasks`: what is under way.
+    `versions`: what is stored of them, by (service, source); `tasks`: what is under way; `on_hook(service, hook)` is
+    told which hooks are to be called after a move that is in force.
     """
 
     def __init__(self, generations: Generations, store: Store, latch: Latch, journal: Journal, clock: Clock) -> None:
@@ -79,6 +82,7 @@ class Commits:
         self._unstored_events: list[Json] = []
         self._unstored_versions: dict[tuple[str, str], Version | None] = {}
         self._tried = self._kept = 0.0
+        self.on_hook: Callable[[str, CallHook], None] = lambda _service, _hook: None
 
     def begin(
         self,
@@ -100,7 +104,7 @@ class Commits:
             else:
                 entry.pending = one.after
             if one.rolls_back:
-                entry.rollbacks[one.after.reason] = entry.rollbacks.get(one.after.reason, 0) + 1
+                entry.rolled_back(one.after.reason, self._now())
         wall = self._clock.wall()
         events = [
             self._journal.make(one.service, note, wall, {**more(), **decided.get(one.service, {})})
@@ -152,25 +156,45 @@ class Commits:
         return bool(overtaken)
 
     def announce(self, commit: Commit) -> None:
-        """Tell its events."""
+        """Tell its events, and which hooks are to be called."""
         for event in commit.events:
             self._journal.announce(event)
+        for one in commit.moves:
+            # What was overtaken never came to be.
+            if one.hooks and commit.entries[one.service].state.revision >= one.after.revision:
+                for hook in one.hooks:
+                    self.on_hook(one.service, hook)
 
     def decide(self, made: Move, entries: Mapping[str, Entry], more: Callable[[], Json] = dict) -> None:
-        """Carry out what nobody asked for: act now, and let a task do what has to wait for the store."""
+        """Carry out what nobody asked for: act now, and let a task do what has to wait for the store.
+
+        What gives `new` more is in force only once it is stored; it is asked for again when that fails.
+        """
         if made.effects:
-            self.spawn(self._settle(self.begin((made,), {}, entries, risky=False, more=more)))
+            self.spawn(self._settle(self.begin((made,), {}, entries, risky=made.gives_more, more=more)))
 
     async def _settle(self, commit: Commit) -> None:
-        self.come_into_force(commit, stored=await self.stored(commit))
+        try:
+            stored = await self.stored(commit)
+        except Refused:
+            for one in commit.moves:
+                commit.entries[one.service].held_until = self._now() + RETRY_S
+            return
+        self.come_into_force(commit, stored=stored)
         self.announce(commit)
 
-    def _act(self, service: str, effect: Shut | StoreWeight | ClearLatch) -> int:
+    def _act(self, service: str, effect: Shut | StoreWeight | StoreSalt | ClearLatch) -> int:
         """Do it; return the instant (CLOCK_MONOTONIC ns) right after the store of the weight."""
         if isinstance(effect, ClearLatch):
             self._latch.clear(service)
         elif any(service in generation.service_index for generation in self._generations.live):
-            self._generations.store_weight(service, effect.weight_bp if isinstance(effect, StoreWeight) else 0)
+            if isinstance(effect, StoreWeight):
+                flags = FLAG_WATCHDOG_OFF if effect.watchdog_off else 0
+                self._generations.store_weight(service, effect.weight_bp, flags)
+            else:
+                self._generations.store_weight(service, 0)
+            if isinstance(effect, StoreSalt):
+                self._generations.store_seed(service, seed_of(effect.salt))
         stored_ns = self._clock.monotonic_ns()
         if isinstance(effect, Shut):
             # After the words: a store into a mapped file may have to wait for the disk, users must not.

@@ -15,6 +15,7 @@ The supervisor calls `tick` every `tick_s`, and beats for the workers only after
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -24,26 +25,32 @@ from secrets import token_hex
 from proxy.clock import Clock
 from proxy.config.addresses import parse_endpoint
 from proxy.controlplane import explain, registry, view
+from proxy.controlplane.blocks import Blocks
+from proxy.controlplane.checks import Checks
 from proxy.controlplane.collector import ENDPOINT_STATES, Collector
 from proxy.controlplane.commits import Commit, Commits, Versions, not_stored
 from proxy.controlplane.entry import Entry
 from proxy.controlplane.generations import Generations, ServiceWords
+from proxy.controlplane.history import History
 from proxy.controlplane.intake import Intake, salt, take_in
 from proxy.controlplane.journal import Journal
 from proxy.controlplane.latch import Latch
 from proxy.controlplane.move import move
 from proxy.controlplane.operations import Json, Order
+from proxy.controlplane.rollouts import DRILL_BAD, Rollouts
+from proxy.controlplane.scales import Scale
 from proxy.controlplane.store import REGISTERED, Change, Store, Stored
+from proxy.controlplane.watch import compared_later, limits_of
 from proxy.errors import Problem, Refused, StateError
-from proxy.ipc.layout import ENDPOINT_DOWN, ENDPOINT_READY
+from proxy.ipc.layout import ENDPOINT_DOWN, ENDPOINT_READY, FLAG_WATCHDOG_OFF
 from proxy.metrics.expose import ServiceStanding
 from proxy.metrics.snapshot import ServiceCounts
-from proxy.rollout.analysis import evidence, reason_of, value
+from proxy.rollout.analysis import Reading, evidence, reason_of, value
 from proxy.rollout.effect import Note
-from proxy.rollout.event import Breach, NewChanged, NewRemoved, Rollback, SetWeight, Tick
-from proxy.rollout.machine import STABLE_NOT_READY
-from proxy.rollout.plan import ServicePlan
-from proxy.rollout.state import ROLLED_BACK, ServiceState
+from proxy.rollout.event import Breach, Event, NewChanged, NewRemoved, Rollback, SetWeight, Tick, WorkerLost
+from proxy.rollout.machine import STABLE_NOT_READY, may_advance
+from proxy.rollout.plan import ROLLBACK, ServicePlan
+from proxy.rollout.state import PROGRESSING, ROLLED_BACK, SHARED_FAULT, Record, ServiceState
 from proxy.routing.split import seed_of
 from proxy.routing.table import FULL, VERSIONS, Endpoint, RoutingTable, Service, Version
 
@@ -77,9 +84,19 @@ class Controller:
         switch: Switch,
         *,
         salts: Callable[[], str] = lambda: token_hex(SALT_BYTES),
+        checks: Checks | None = None,
+        blocks: Blocks | None = None,
+        reached: Callable[[str, int], bool] | None = None,
     ) -> None:
-        """Take what it works with; nothing is read or changed before `start`. `salts` gives random texts."""
+        """Take what it works with; nothing is read or changed before `start`. `salts` gives random texts.
+
+        `checks` reads numbers from elsewhere, `blocks` keeps what the judges saw; without them there is neither.
+        `reached(service, ns)` tells whether every worker has shown since that instant that it sends nobody to `new`.
+        """
         self.table = table
+        self._checks = checks
+        self._blocks = blocks
+        self._reached = reached
         self._plans = tuple(plans)
         self._generations = generations
         self._collector = collector
@@ -91,8 +108,10 @@ class Controller:
         self._entries: dict[str, Entry] = {}
         self._endpoints: dict[tuple[str, int, str], int] = {}  # what people said of them
         self._journal = Journal(store)
-        self._commits = Commits(generations, store, latch, self._journal, clock)
-        self._changing = asyncio.Lock()
+        self.commits = Commits(generations, store, latch, self._journal, clock)
+        self.changing = asyncio.Lock()  # held by what raises a weight or changes the table
+        self.rollouts = Rollouts(self)
+        self._ticked = asyncio.Event()
         self._last_tick: float | None = None
         self._counts: Mapping[str, ServiceCounts] | None = None  # of the table in force, `None` until they were read
 
@@ -104,19 +123,19 @@ class Controller:
         Raise `StateError` when the state cannot be read or stored: then there is no generation.
         """
         stored = self._store.load()
-        self._commits.versions.update(stored.versions)
+        self.commits.versions.update(stored.versions)
         self._endpoints.update(stored.endpoints)
         self._journal.begin(stored.last_seq)
         taken = self._take_in(self._plans, self.table, stored, Order("config"))
         self._latch.register(taken.begins)
         entries = {plan.name: Entry(plan, taken.begins[plan.name]) for plan in self._plans}
-        commit = self._commits.begin(taken.moves, taken.versions, entries, risky=False)
+        commit = self.commits.begin(taken.moves, taken.versions, entries, risky=False)
         await asyncio.wrap_future(commit.future)
-        self._commits.come_into_force(commit, stored=True)
+        self.commits.come_into_force(commit, stored=True)
         self._follow(entries, self._plans, taken.table)
         await self._switch(self.table, self.words())
         self._set_endpoints()
-        self._commits.announce(commit)
+        self.commits.announce(commit)
         # Status and metrics know every limit from the beginning; what passes until workers run is no silence.
         await self.tick()
         self._last_tick = None
@@ -124,13 +143,21 @@ class Controller:
 
     async def close(self) -> None:
         """Store what is to be kept, wait for what is being stored, and end those who follow events."""
-        await self._commits.close(self._entries.values())
+        await self.commits.close(self._entries.values())
         self._journal.close()
+        if self._checks is not None:
+            await self._checks.close()
+        if self._blocks is not None:
+            self._blocks.close()
 
     def words(self) -> dict[str, ServiceWords]:
         """Return the control words of all services as they are in force."""
         return {
-            name: ServiceWords(entry.state.weight_bp, 0, seed_of(entry.state.salt))
+            name: ServiceWords(
+                entry.state.weight_bp,
+                FLAG_WATCHDOG_OFF if entry.state.watchdog_off else 0,
+                seed_of(entry.state.salt),
+            )
             for name, entry in self._entries.items()
         }
 
@@ -147,20 +174,34 @@ class Controller:
         tick_s = self.tick_s
         self._say_silence(now)
         for name, entry in self._entries.items():
-            watch = entry.watch
-            watch.look(entry.plan, entry.state, snapshot.services[name], self._collector.history, now, tick_s)
-            breach = watch.breach()
-            if breach is not None and entry.state.weight_bp:
+            watch, counts = entry.watch, snapshot.services[name]
+            if entry.drilling:
+                watch.inject(DRILL_BAD)
+            watch.look(
+                entry.plan,
+                entry.state,
+                counts,
+                self._collector.history,
+                now,
+                tick_s,
+                self.readings(name),
+                partial(self._total, name),
+            )
+            breach = watch.breach(entry.state)
+            if breach is not None:
                 self._breach(entry, breach, now)
-            if entry.state.expiry is not None or entry.state.no_stable:
-                self._pass_time(entry, now)
-            for verdict in watch.told():
-                kind = "LimitWouldFail" if verdict.limit.dry_run else "LimitFailed"
-                numbers = {**evidence(verdict), "action": verdict.limit.action, "dry_run": verdict.limit.dry_run}
-                self._commits.say(entry, kind, reason_of(verdict.limit), numbers)
-        self._commits.store_again(self._entries.values(), now)
+            self._pass_time(entry, now)
+            self._tell(entry)
+            self._report(entry, now)
+            self._verify(entry, counts, now)
+            self._keep_block(entry, counts)
+        self.commits.store_again(self._entries.values(), now)
         self._collector.keep()
+        if self._blocks is not None:
+            self._blocks.flush(now)
         self._last_tick = now
+        self._ticked.set()
+        self._ticked = asyncio.Event()
 
     # --- what is asked -------------------------------------------------------------------------------------------
 
@@ -182,11 +223,11 @@ class Controller:
 
     def state(self, name: str) -> ServiceState:
         """Return the state of a service as it is in force."""
-        return self._entry(name).state
+        return self.entry(name).state
 
     def service_status(self, name: str) -> Json:
         """Return the service's object of `status` (INTERFACE §2)."""
-        entry = self._entry(name)
+        entry = self.entry(name)
         if self._counts is None:
             self._counts = self._collector.read().services
         return view.service_status(
@@ -196,6 +237,7 @@ class Controller:
             self._collector.history,
             self._journal.last(name),
             self._now(),
+            drilling=entry.drilling,
         )
 
     def standings(self) -> dict[str, ServiceStanding]:
@@ -216,13 +258,13 @@ class Controller:
 
     def weights(self, name: str) -> Json:
         """Return {"service", "stable", "new", "revision", "expires_in_s"?}; percent."""
-        return view.weights(name, self._entry(name).state, self._now())
+        return view.weights(name, self.entry(name).state, self._now())
 
     def explain(self, name: str, cookies: Mapping[str, str], headers: Mapping[str, str], client_ip: str | None) -> Json:
         """Return why a visitor gets the version that they get (`proxy.controlplane.explain`)."""
-        state = self._entry(name).state
+        state = self.entry(name).state
         return explain.explain(
-            self._service(name),
+            self.service(name),
             weight_bp=state.weight_bp,
             seed=seed_of(state.salt),
             cookies=cookies,
@@ -242,18 +284,24 @@ class Controller:
 
     async def set_weights(self, name: str, new_bp: int, order: Order, *, ttl_s: float | None = None) -> Json:
         """Set the weight of `new`; return `weights` plus "moves" (dry run), "warning", and "durable": false."""
-        entry = self._entry(name)
+        entry = self.entry(name)
         if not 0 <= new_bp <= FULL:
             problem = Problem("new", "must be from 0 to 100 percent")
             raise Refused(400, "RequestInvalid", "the weight is out of range", problems=(problem,))
         event = SetWeight(
-            new_bp, order.actor, order.reason, order.if_match, ttl_s, stable_ready=entry.watch.stable_ready
+            new_bp,
+            order.actor,
+            order.reason,
+            order.if_match,
+            ttl_s,
+            stable_ready=entry.watch.stable_ready,
+            take_over=order.take_over,
         )
         if order.dry_run:
             return self._moves(entry, event)
         lowers = new_bp < entry.state.weight_bp
-        durable = await self._commits.run(self._set_weight(entry, event))
-        answer = self._answer(entry, self.weights(name), durable=durable, lowers=lowers)
+        durable = await self.commits.run(self._set_weight(entry, event))
+        answer = self.answer(entry, self.weights(name), durable=durable, lowers=lowers)
         expiry = entry.state.expiry
         if expiry is not None and expiry.revision != entry.state.revision:
             answer.setdefault("warning", EARLIER_TTL)
@@ -261,43 +309,43 @@ class Controller:
 
     async def rollback(self, name: str, order: Order) -> Json:
         """Send everything to stable, in any phase; return the service's object plus "warning", "durable": false."""
-        entry = self._entry(name)
+        entry = self.entry(name)
         if order.dry_run:
             return self.service_status(name)
         lowers = entry.state.weight_bp > 0
         event = Rollback(order.actor, order.reason, stable_ready=entry.watch.stable_ready)
-        durable = await self._commits.run(self._carry_out(entry, event))
-        return self._answer(entry, self.service_status(name), durable=durable, lowers=lowers)
+        durable = await self.commits.run(self.carry_out(entry, event))
+        return self.answer(entry, self.service_status(name), durable=durable, lowers=lowers)
 
     async def put_new(self, name: str, label: str, endpoints: Sequence[str], order: Order) -> Json:
         """Register the new version (weight 0, fresh salt, next generation); return the service's object."""
-        entry = self._entry(name)
+        entry = self.entry(name)
         new = _version(label, endpoints)
-        durable = await self._commits.run(self._replace_new(entry, new, order))
-        return self._answer(entry, self.service_status(name), durable=durable)
+        durable = await self.commits.run(self._replace_new(entry, new, order))
+        return self.answer(entry, self.service_status(name), durable=durable)
 
     async def delete_new(self, name: str, order: Order) -> Json:
         """Remove the new version; return the service's object."""
-        entry = self._entry(name)
-        durable = await self._commits.run(self._replace_new(entry, Version(), order))
-        return self._answer(entry, self.service_status(name), durable=durable)
+        entry = self.entry(name)
+        durable = await self.commits.run(self._replace_new(entry, Version(), order))
+        return self.answer(entry, self.service_status(name), durable=durable)
 
     async def set_endpoint(self, name: str, version: int, url: str, state: str, order: Order) -> Json:
         """Set an endpoint ready, to drain or to maintenance, also for later starts; return `endpoints`."""
-        entry = self._entry(name)
+        entry = self.entry(name)
         code = ENDPOINT_CODES.get(state)
         if code is None:
             problem = Problem("state", f"must be one of {', '.join(ENDPOINT_CODES)}")
             raise Refused(400, "RequestInvalid", "the state of the endpoint is not valid", problems=(problem,))
-        urls = [endpoint.url for endpoint in self._service(name).version(version).endpoints]
+        urls = [endpoint.url for endpoint in self.service(name).version(version).endpoints]
         if url not in urls:
             what = f"{VERSIONS[version]} of {name} has no endpoint {url!r}"
             raise Refused(404, "NoSuchEndpoint", what, cure=f"there are: {', '.join(urls) or 'none'}")
-        await self._commits.run(self._set_endpoint(entry, (name, version, url), code, order))
+        await self.commits.run(self._set_endpoint(entry, (name, version, url), code, order))
         return self.endpoints(name)
 
     async def _set_endpoint(self, entry: Entry, key: tuple[str, int, str], code: int, order: Order) -> None:
-        async with self._changing:
+        async with self.changing:
             before = self._endpoints.get(key, ENDPOINT_READY)
             if before == code:
                 return
@@ -323,7 +371,7 @@ class Controller:
         """Store what people said of endpoints in the words of those that the table has."""
         for service, version, url in self._endpoints:
             if any(one.name == service for one in self.table.services) and any(
-                endpoint.url == url for endpoint in self._service(service).version(version).endpoints
+                endpoint.url == url for endpoint in self.service(service).version(version).endpoints
             ):
                 self._generations.store_endpoint_state(service, version, url, self._endpoints[service, version, url])
         self._counts = None
@@ -334,23 +382,26 @@ class Controller:
         What changes what `new` is sets its weight to 0 in the same generation. Refused: 503 when it cannot be stored
         and nothing had to be shut, or as the switch refuses; then the config before stays.
         """
-        return await self._commits.run(self._reload(tuple(plans), table, order))
+        return await self.commits.run(self._reload(tuple(plans), table, order))
 
     async def _set_weight(self, entry: Entry, event: SetWeight) -> bool:
         if event.weight_bp <= entry.state.weight_bp:
-            return await self._carry_out(entry, event)
-        async with self._changing:
-            return await self._carry_out(entry, event)
+            return await self.carry_out(entry, event)
+        async with self.changing:
+            return await self.carry_out(entry, event)
 
-    async def _carry_out(self, entry: Entry, event: SetWeight | Rollback) -> bool:
+    async def carry_out(self, entry: Entry, event: Event) -> bool:
         """Return whether it was stored; raise `Refused` when nothing has changed."""
         made = move(entry.plan, entry.latest, event, self._now())
         if not made.effects:
             return True
-        commit = self._commits.begin((made,), {}, self._entries, risky=True)
-        stored = await self._commits.stored(commit)
-        overtaken = self._commits.come_into_force(commit, stored=stored)
-        self._commits.announce(commit)
+        return await self.settle(entry, self.commits.begin((made,), {}, self._entries, risky=True))
+
+    async def settle(self, entry: Entry, commit: Commit) -> bool:
+        """Wait for the store and bring a commit into force; return and raise as `carry_out`."""
+        stored = await self.commits.stored(commit)
+        overtaken = self.commits.come_into_force(commit, stored=stored)
+        self.commits.announce(commit)
         if overtaken:
             state = entry.state
             raise Refused(
@@ -364,8 +415,8 @@ class Controller:
 
     async def _replace_new(self, entry: Entry, new: Version, order: Order) -> bool:
         name = entry.plan.name
-        async with self._changing:
-            was = self._service(name).new
+        async with self.changing:
+            was = self.service(name).new
             if not was.endpoints and not new.endpoints:
                 return True
             changed = (
@@ -384,13 +435,13 @@ class Controller:
             made = move(entry.plan, entry.latest, changed, self._now())
             if order.dry_run:
                 return True
-            commit = self._commits.begin((made,), {(name, REGISTERED): new}, self._entries, risky=True)
-            return await self._bring(commit, self._plans, registry.with_new(self.table, name, new))
+            commit = self.commits.begin((made,), {(name, REGISTERED): new}, self._entries, risky=True)
+            return await self.bring(commit, registry.with_new(self.table, name, new))
 
     async def _reload(self, plans: tuple[ServicePlan, ...], table: RoutingTable, order: Order) -> tuple[str, ...]:
-        async with self._changing:
+        async with self.changing:
             stored = await asyncio.to_thread(self._store.load)
-            taken = self._take_in(plans, table, replace(stored, versions=self._commits.versions), order)
+            taken = self._take_in(plans, table, replace(stored, versions=self.commits.versions), order)
             if order.dry_run:
                 return tuple(taken.notes)
             try:
@@ -401,39 +452,61 @@ class Controller:
             entries = {
                 plan.name: self._entries.get(plan.name) or Entry(plan, taken.begins[plan.name]) for plan in plans
             }
-            commit = self._commits.begin(taken.moves, taken.versions, entries, risky=True)
-            durable = await self._bring(commit, plans, taken.table)
+            commit = self.commits.begin(taken.moves, taken.versions, entries, risky=True)
+            durable = await self.bring(commit, taken.table, plans)
             for name, what in changed.items():
                 numbers: Json = {"changed": what}
-                self._commits.say(entries[name], "ConfigChanged", order.reason, numbers, actor=order.actor)
+                self.commits.say(entries[name], "ConfigChanged", order.reason, numbers, actor=order.actor)
         if not durable:
             taken.notes.append("the change is in force, but it could not be stored: a restart would not know it")
         return _said(taken.notes)
 
-    async def _bring(self, commit: Commit, plans: tuple[ServicePlan, ...], table: RoutingTable) -> bool:
-        """Bring a table to the workers once its moves are stored; return whether they were."""
-        back = {key: self._commits.versions.get(key) for key in commit.versions}
-        stored = await self._commits.stored(commit)
+    async def bring(
+        self,
+        commit: Commit,
+        table: RoutingTable,
+        plans: tuple[ServicePlan, ...] | None = None,
+        *,
+        stored: bool | None = None,
+    ) -> bool:
+        """Bring a table to the workers once its moves are stored (`stored`: they are); return whether they were."""
+        back = {key: self.commits.versions.get(key) for key in commit.versions}
+        plans = self._plans if plans is None else plans
+        if stored is None:
+            stored = await self.commits.stored(commit)
         before = self._entries, self._plans, self.table
-        self._commits.come_into_force(commit, stored=stored)
+        self.commits.come_into_force(commit, stored=stored)
         self._follow(commit.entries, plans, table)
         try:
             # The words are read and written before anything else can happen: nobody decides in between.
             await self._switch(table, self.words())
         except Refused:
             self._follow(*before)
-            self._commits.announce(commit)
+            self.commits.announce(commit)
             self._undo(commit, back)
             raise
         self._set_endpoints()
-        self._commits.announce(commit)
+        self.commits.announce(commit)
         return stored
+
+    async def bring_table(self, table: RoutingTable) -> None:
+        """Bring a table to the workers that differs only in what they count."""
+        before = self.table
+        self._follow(self._entries, self._plans, table)
+        try:
+            await self._switch(table, self.words())
+        except Refused:
+            self._follow(self._entries, self._plans, before)
+            raise
+        self._set_endpoints()
 
     def _follow(self, entries: Mapping[str, Entry], plans: tuple[ServicePlan, ...], table: RoutingTable) -> None:
         self._entries, self._plans, self.table = dict(entries), plans, table
         self._counts = None
         for plan in plans:
             self._entries[plan.name].follow(plan)
+        if self._checks is not None:
+            self._checks.watch(plans)
 
     def _undo(self, commit: Commit, back: Versions) -> None:
         """Take back what the workers refused: what `new` was is `new` again, with the weight at 0."""
@@ -441,38 +514,106 @@ class Controller:
         for one in reversed(commit.moves):
             entry = self._entries.get(one.service)
             if entry is not None:
-                entry.state = replace(
-                    one.before,
-                    revision=entry.state.revision + (one.service not in undone),
-                    weight_bp=0,
-                    expiry=None,
-                    live_since=None,
+                revision = entry.state.revision + (one.service not in undone)
+                # Nothing was shut by what only waited for the table (`finish`): there everybody stays where they are.
+                entry.state = (
+                    replace(one.before, revision=revision)
+                    if one.before.watchdog_off and not one.acts
+                    else replace(one.before, revision=revision, weight_bp=0, expiry=None, live_since=None)
                 )
                 undone[one.service] = entry
         for name, entry in undone.items():
             if entry.state.phase == ROLLED_BACK:
                 self._latch.shut(name, entry.state.reason, self._clock.wall())
-            self._commits.say(entry, "NewRefused", "TableRefused", {})
-        self._commits.remember(back)
-        self._commits.save(undone.values(), back)
+            self.commits.say(entry, "NewRefused", "TableRefused", {})
+        self.commits.remember(back)
+        self.commits.save(undone.values(), back)
 
     # --- what time brings ----------------------------------------------------------------------------------------
 
     def _breach(self, entry: Entry, breach: Breach, now: float) -> None:
-        # What only has to be said can wait until what is being stored is in force.
-        if entry.pending is None or breach.stable_ready:
-            made = move(entry.plan, entry.latest, breach, now)
-            self._commits.decide(made, self._entries, partial(self._measured, entry))
+        # What only has to be said, and a pause, can wait until what is being stored is in force.
+        if entry.pending is not None and (not breach.stable_ready or breach.action != ROLLBACK):
+            return
+        if entry.drilling and breach.action == ROLLBACK:
+            breach = replace(breach, drill=True)
+        made = move(entry.plan, entry.latest, breach, now)
+        self.commits.decide(made, self._entries, partial(self._measured, entry, breach))
+        if breach.drill and entry.state.phase == ROLLED_BACK:
+            entry.drilled_ns, entry.drilled_by = self._clock.monotonic_ns(), breach.reason
+            entry.drilling = False
 
-    def _measured(self, entry: Entry) -> Json:
+    def _measured(self, entry: Entry, breach: Breach) -> Json:
         """Return the value of the limit that fails: its percentile is looked up only after the gate is shut."""
-        for verdict in entry.watch.failing():
+        failing = entry.watch.failing()
+        if failing and breach.reason == reason_of(failing[0].limit):
+            verdict = failing[0]
             return {"value": value(verdict, view.percentile_ms(entry.plan.name, verdict, self._collector.history))}
         return {}
 
     def _pass_time(self, entry: Entry, now: float) -> None:
-        if entry.pending is None:
-            self._commits.decide(move(entry.plan, entry.state, Tick(entry.watch.stable_ready), now), self._entries)
+        state = entry.state
+        if entry.pending is not None or now < entry.held_until or entry.drilling:
+            return
+        ready = entry.watch.stable_ready
+        if state.phase == PROGRESSING and state.rollout is not None:
+            standing = entry.watch.standing()
+            # How stable measures is looked up only for a stage that goes on.
+            goes_on = may_advance(state.rollout, standing, now)
+            event = Tick(ready, standing, self.record(entry) if goes_on else {})
+        elif state.expiry is not None or state.no_stable:
+            event = Tick(ready)
+        else:
+            return
+        self.commits.decide(move(entry.plan, state, event, now), self._entries)
+
+    def record(self, entry: Entry) -> Record:
+        """Return how stable measures in the present stage, as far as a later one at 100 % compares with it."""
+        return entry.watch.record(compared_later(entry.plan, entry.state))
+
+    def _tell(self, entry: Entry) -> None:
+        for verdict in entry.watch.told(entry.state):
+            kind = "LimitWouldFail" if verdict.limit.dry_run else SHARED_FAULT if verdict.shared else "LimitFailed"
+            numbers = {**evidence(verdict), "action": verdict.limit.action, "dry_run": verdict.limit.dry_run}
+            self.commits.say(entry, kind, reason_of(verdict.limit), numbers)
+
+    def _report(self, entry: Entry, now: float) -> None:
+        """Tell how far a rollout is, as often as its plan says."""
+        rollout = entry.state.rollout
+        if rollout is None or rollout.plan.progress_report_s is None or entry.state.phase != PROGRESSING:
+            entry.reported = now
+        elif now - entry.reported >= rollout.plan.progress_report_s:
+            entry.reported = now
+            shown = view.stage(entry.state, entry.watch, now)
+            limits = [evidence(verdict) for verdict in entry.watch.verdicts]
+            self.commits.say(entry, "ProgressReport", rollout.now_at.name, {"stage": shown, "limits": limits})
+
+    def _verify(self, entry: Entry, counts: ServiceCounts, now: float) -> None:
+        if entry.verification is None:
+            return
+        if entry.state.phase != ROLLED_BACK or entry.pending is not None:
+            entry.verification = None
+            return
+        found = entry.verification.look(counts, now)
+        if found is not None:
+            kind, numbers = found
+            entry.verification = None
+            self.commits.say(entry, kind, entry.state.reason, numbers)
+
+    def _keep_block(self, entry: Entry, counts: ServiceCounts) -> None:
+        if self._blocks is None:
+            return
+        if entry.state.weight_bp:
+            self._blocks.add(counts, limits_of(entry.plan, entry.state), entry.plan.block_s, self._clock.wall())
+        else:
+            self._blocks.skip(entry.plan.name)
+
+    def worker_lost(self, slot: int, why: str) -> None:
+        """Tell every service that has users on `new` that a worker has died."""
+        for entry in self._entries.values():
+            if entry.state.weight_bp and entry.pending is None:
+                made = move(entry.plan, entry.state, WorkerLost(slot, why), self._now())
+                self.commits.decide(made, self._entries)
 
     def _say_silence(self, now: float) -> None:
         """Tell that workers had reason to send everything to stable: nobody judged for longer than the watchdog."""
@@ -481,7 +622,7 @@ class Controller:
         silent_s = now - self._last_tick
         for entry in self._entries.values():
             if entry.state.weight_bp and silent_s > entry.plan.watchdog_s:
-                self._commits.say(entry, "ControllerSilent", "ControllerSilent", {"silent_s": round(silent_s, 3)})
+                self.commits.say(entry, "ControllerSilent", "ControllerSilent", {"silent_s": round(silent_s, 3)})
 
     # --- small things --------------------------------------------------------------------------------------------
 
@@ -496,6 +637,7 @@ class Controller:
             now=self._now(),
             actor=order.actor,
             reason=order.reason,
+            choice=order.running_plan,
         )
 
     def _changed(self, plans: Sequence[ServicePlan], table: RoutingTable) -> dict[str, list[str]]:
@@ -504,12 +646,12 @@ class Controller:
         found: dict[str, list[str]] = {}
         for plan in plans:
             if plan.name in self._entries:
-                pairs = ((self._entries[plan.name].plan, plan), (self._service(plan.name), services[plan.name]))
+                pairs = ((self._entries[plan.name].plan, plan), (self.service(plan.name), services[plan.name]))
                 what = [
                     field.name
                     for before, after in pairs
                     for field in fields(before)
-                    if field.name not in ("new", "thresholds_us")
+                    if field.name not in ("new", "thresholds_us", "ttfb_thresholds_us")
                     and getattr(before, field.name) != getattr(after, field.name)
                 ]
                 if what:
@@ -528,17 +670,77 @@ class Controller:
         would_be = view.weights(entry.plan.name, replace(after, revision=before.revision), self._now())
         return {**would_be, "moves": {"to_new": max(0, more), "to_stable": max(0, -more), "of": FULL}}
 
-    def _answer(self, entry: Entry, answer: Json, *, durable: bool, lowers: bool = False) -> Json:
+    def answer(self, entry: Entry, answer: Json, *, durable: bool, lowers: bool = False) -> Json:
+        """Return the answer with what has to be said beside it."""
         if not durable:
             answer["durable"] = False
         if lowers and not entry.watch.stable_ready:
             answer["warning"] = STABLE_NOT_READY
         return answer
 
-    def _entry(self, name: str) -> Entry:
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """All services as they are in force."""
+        return self._entries
+
+    @property
+    def history(self) -> History:
+        """What was measured lately."""
+        return self._collector.history
+
+    @property
+    def store(self) -> Store:
+        """Where the state is kept."""
+        return self._store
+
+    def now(self) -> float:
+        """Return the instant of the monotonic clock, in seconds."""
+        return self._now()
+
+    def counts(self, name: str) -> ServiceCounts:
+        """Return what was counted of a service, as of the last tick."""
+        if self._counts is None:
+            self._counts = self._collector.read().services
+        return self._counts[name]
+
+    def readings(self, name: str) -> Mapping[str, Reading]:
+        """Return the last readings of the checks of a service."""
+        return {} if self._checks is None else self._checks.readings(name)
+
+    def fresh_salt(self, entry: Entry) -> str:
+        """Return the salt of a new rollout."""
+        return salt(entry.plan, self._salts)
+
+    def latched(self, name: str) -> str | None:
+        """Return the reason in a service's latch, `None` while it is open."""
+        return self._latched(name)
+
+    def words_at_0(self, name: str) -> bool:
+        """Tell whether the weight is 0 in the words of every live generation."""
+        return all(
+            generation.weight(generation.service_index[name]) == 0
+            for generation in self._generations.live
+            if name in generation.service_index
+        )
+
+    def reached(self, name: str, since_ns: int) -> bool:
+        """Tell whether every worker has shown since that instant that it sends nobody to `new`."""
+        return self._reached is None or self._reached(name, since_ns)
+
+    async def next_tick(self, timeout_s: float) -> None:
+        """Wait for the end of the next tick that judges every service, for up to `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ticked.wait(), timeout_s)
+
+    def _total(self, name: str, version: int, phase: str) -> Mapping[int, int]:
+        return self._generations.scales.total(Scale(phase, name, version))
+
+    def entry(self, name: str) -> Entry:
+        """Return a service as the controller has it; raise `Refused` (404)."""
         return self._entries[self.service_name(name)]
 
-    def _service(self, name: str) -> Service:
+    def service(self, name: str) -> Service:
+        """Return a service of the table in force."""
         return next(service for service in self.table.services if service.name == name)
 
     def _now(self) -> float:

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
-from proxy.controlplane.watch import Watch
+from proxy.controlplane.verify import Verification
+from proxy.controlplane.watch import Watch, limits_of
 from proxy.rollout.analysis import reason_of
-from proxy.rollout.plan import ServicePlan
-from proxy.rollout.state import NO_HEALTHY_ENDPOINT, OPERATOR_ROLLBACK, ServiceState
+from proxy.rollout.plan import ROLLBACK, ServicePlan
+from proxy.rollout.state import NO_HEALTHY_ENDPOINT, OPERATOR_ROLLBACK, PAUSED, PROGRESSING, ServiceState
+from proxy.routing.table import NEW
 
 
 class Entry:
-    """One service. `pending`: the state that is being stored before it comes into force."""
+    """One service. `pending`: the state that is being stored before it comes into force.
 
-    __slots__ = ("dirty", "pending", "plan", "rollbacks", "state", "watch")
+    `held_until`: nothing that gives `new` more is tried before, because storing it failed. `verification`: of the last
+    rollback, while it lasts. `reported`: when progress was last told. `drilling`: synthetic failures are being added;
+    `drilled_ns`, `drilled_by`: the instant (CLOCK_MONOTONIC) and reason of the decision that they led to.
+    """
+
+    __slots__ = (
+        "dirty",
+        "drilled_by",
+        "drilled_ns",
+        "drilling",
+        "held_until",
+        "pending",
+        "plan",
+        "reported",
+        "rollbacks",
+        "state",
+        "verification",
+        "watch",
+    )
 
     def __init__(self, plan: ServicePlan, state: ServiceState) -> None:
         self.state = state
         self.pending: ServiceState | None = None
         self.dirty = False  # the state in force is not the stored one
+        self.drilling = False
+        self.drilled_ns: int | None = None
+        self.drilled_by = ""
+        self.held_until = 0.0
+        self.reported = 0.0
+        self.verification: Verification | None = None
         self.watch = Watch()
         self.rollbacks: dict[str, int] = {}
         self.follow(plan)
@@ -24,8 +50,20 @@ class Entry:
     def follow(self, plan: ServicePlan) -> None:
         """Take a plan; rollbacks for each of its reasons are counted from 0."""
         self.plan = plan
-        for reason in (OPERATOR_ROLLBACK, NO_HEALTHY_ENDPOINT, *map(reason_of, plan.limits)):
+        reasons = [
+            reason_of(limit) for limit in plan.every_limit() if limit.version == NEW and limit.action == ROLLBACK
+        ]
+        for reason in (OPERATOR_ROLLBACK, NO_HEALTHY_ENDPOINT, *reasons):
             self.rollbacks.setdefault(reason, 0)
+
+    def begin_drill(self) -> None:
+        """Let synthetic failures be added from the next tick on."""
+        self.drilling, self.drilled_ns, self.drilled_by = True, None, ""
+
+    def rolled_back(self, reason: str, now: float) -> None:
+        """Count a rollback, and begin to verify its effect."""
+        self.rollbacks[reason] = self.rollbacks.get(reason, 0) + 1
+        self.verification = Verification(limits_of(self.plan, self.state), now)
 
     @property
     def latest(self) -> ServiceState:
@@ -34,6 +72,8 @@ class Entry:
 
 
 def keeps_time(entry: Entry) -> bool:
-    """Tell whether time changes what is stored: a `ttl` that runs, or an `after` that does."""
+    """Tell whether time changes what is stored: a rollout's clock, a `ttl` that runs, or an `after` that does."""
+    if entry.state.phase in (PROGRESSING, PAUSED):
+        return True
     warms_up = any(limit.after_s for limit in entry.plan.limits)
     return entry.state.expiry is not None or (entry.state.live_since is not None and warms_up)

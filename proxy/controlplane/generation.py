@@ -16,15 +16,20 @@ from proxy.ipc.layout import (
     counters_layout,
 )
 from proxy.ipc.segment import Segment
-from proxy.routing.table import RoutingTable
+from proxy.metrics.snapshot import Columns, SignalKey
+from proxy.routing.table import RoutingTable, Service
 
 EPOCH_MASK = 0xFFFF_FFFF
 
 
 class Generation:
-    """Number, table and segments. `incarnations[service index]` numbers the lives of its stable and its new."""
+    """Number, table and segments.
+
+    By service index: `incarnations` numbers the lives of its stable and its new, `columns` says what is counted for it.
+    """
 
     __slots__ = (
+        "columns",
         "control",
         "control_layout",
         "counters",
@@ -40,6 +45,7 @@ class Generation:
         self.table = table
         self.incarnations = incarnations
         self.service_index = {service.name: index for index, service in enumerate(table.services)}
+        self.columns = tuple(columns_of(service) for service in table.services)
         self.control_layout: ControlLayout = control_layout(table)
         self.counters_layout: CountersLayout = counters_layout(table)
         self.control = Segment.create(
@@ -73,3 +79,12 @@ class Generation:
         )
         self.counters[slot] = region
         return region
+
+
+def columns_of(service: Service) -> Columns:
+    """Return what a table has counted for a service."""
+    return Columns(
+        service.thresholds_us,
+        service.ttfb_thresholds_us,
+        tuple([SignalKey(signal.name, signal.header, signal.matches) for signal in service.signals]),
+    )

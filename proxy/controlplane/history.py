@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from proxy.controlplane.scales import TOTAL, TTFB, Delta, Scale, Sparse
 from proxy.metrics import hdr
-from proxy.metrics.snapshot import Judged, Snapshot, nothing
+from proxy.metrics.snapshot import Columns, Judged, Snapshot, nothing
 from proxy.metrics.window import Ring, Window
 from proxy.routing.table import NEW, STABLE
 
@@ -77,7 +77,7 @@ class History:
         It is less than asked only at the beginning of the process or of an incarnation.
         """
         window = self._windows.get((service, version))
-        return (nothing(0), 0.0) if window is None else window.over(seconds)
+        return (nothing(), 0.0) if window is None else window.over(seconds)
 
     def share_of_new(self, service: str, seconds: float) -> float | None:
         """Return the share of requests that the split gave to `new` in the last `seconds`; `None` without any."""
@@ -102,14 +102,15 @@ class History:
     def add(self, snapshot: Snapshot) -> None:
         """Add a block's snapshot to the windows."""
         for name, service in snapshot.services.items():
+            columns = service.columns
             for version in (STABLE, NEW):
                 counts = service.versions[version]
                 key = (name, version)
                 window = self._windows.get(key)
                 if window is None or self._lives[key] != counts.incarnation:
-                    window = self._begin(key, counts.incarnation, service.thresholds_us, snapshot.time_s)
-                elif window.thresholds_us != service.thresholds_us:
-                    window = self._windows[key] = window.with_thresholds(service.thresholds_us)
+                    window = self._begin(key, counts.incarnation, columns, snapshot.time_s)
+                elif window.columns != columns:
+                    window = self._windows[key] = window.with_columns(columns)
                 window.append(snapshot.time_s, counts.judged)
             split = self._splits.get(name)
             if split is None:
@@ -170,7 +171,7 @@ class History:
         newest = fine[len(fine) - self._growing_slices :]
         return [*reversed(newest), *reversed(self._coarse)]
 
-    def _begin(self, key: tuple[str, int], incarnation: int, thresholds_us: tuple[int, ...], now_s: float) -> Window:
+    def _begin(self, key: tuple[str, int], incarnation: int, columns: Columns, now_s: float) -> Window:
         if key in self._lives:
             self._since[key] = now_s
         self._lives[key] = incarnation
@@ -180,7 +181,7 @@ class History:
         for kind in (TOTAL, TTFB):
             self._growing.pop(Scale(kind, *key), None)
         self._merged.clear()
-        window = self._windows[key] = Window(thresholds_us)
+        window = self._windows[key] = Window(columns)
         return window
 
     def _end(self, name: str) -> None:

@@ -15,11 +15,12 @@ from proxy.controlplane.generations import same
 from proxy.controlplane.move import Move, move
 from proxy.controlplane.store import Stored, from_row
 from proxy.rollout.effect import Announce, Note, Persist
-from proxy.rollout.event import NewChanged, NewRemoved, Restarted
+from proxy.rollout.event import KEEP, NewChanged, NewRemoved, PlanChanged, Restarted
 from proxy.rollout.plan import ServicePlan
-from proxy.rollout.state import ROLLED_BACK, ServiceState, percent, shown
+from proxy.rollout.state import PAUSED, PROGRESSING, ROLLED_BACK, ServiceState, percent, shown
 from proxy.routing.table import RoutingTable, Version
 
+INLINE = "(inline)"  # the name of a plan that came in a request's body: no config knows it
 FRESH_SALT = "rollout"  # the plan's word for "a fresh one per rollout"
 
 
@@ -53,23 +54,36 @@ def take_in(
     now: float,
     actor: str,
     reason: str,
+    choice: str = "",
 ) -> Intake:
-    """Return what follows from a config. `latched` gives the reason in a service's latch, `fresh` a random salt."""
+    """Return what follows from a config. `latched` gives the reason in a service's latch, `fresh` a random salt.
+
+    `choice`: what becomes of a running rollout whose plan has changed: keep | restart, "" = refused (409).
+    """
     taken = Intake(table)
     services = {service.name: service for service in table.services}
     for plan in plans:
+        stable = registry.choose_stable(plan.name, services[plan.name].stable, stored.versions)
+        taken.versions.update(stable.stored)
+        if stable.note:
+            taken.notes.append(stable.note)
+        taken.table = registry.with_stable(taken.table, plan.name, stable.stable)
         config = services[plan.name].new
-        choice = registry.choose(plan.name, config, stored.versions)
-        taken.versions.update(choice.stored)
-        if choice.note:
-            taken.notes.append(choice.note)
-        if choice.new != config:
-            taken.table = registry.with_new(taken.table, plan.name, choice.new)
-        was = choice.new if choice.was is None else choice.was
+        version = registry.choose(plan.name, config, stored.versions)
+        taken.versions.update(version.stored)
+        if version.note:
+            taken.notes.append(version.note)
+        if version.new != config:
+            taken.table = registry.with_new(taken.table, plan.name, version.new)
+        was = version.new if version.was is None else version.was
         state = running.get(plan.name)
         if state is None:
             state = _begin(taken, plan, stored, was, latched(plan.name), fresh, now)
-        state = _change(taken, plan, state, was, choice.new, salt(plan, fresh), now, actor, reason)
+        state = _change(taken, plan, state, was, version.new, salt(plan, fresh), now, actor, reason)
+        state = _follow_plan(taken, plan, state, KEEP if plan.name not in running else choice, now, actor)
+        if state.rollout is not None:
+            # A plan that came with a request, or that was kept, may need more than the config says.
+            taken.table = registry.counting(taken.table, plan.name, state.rollout.plan.every_limit())
         _fix_salt(taken, plan, state)
     return taken
 
@@ -101,6 +115,11 @@ def _begin(
     state = restarted.after
     if state.phase == ROLLED_BACK:
         taken.notes.append(f"{plan.name}: rolled back before ({state.reason}): the weight of new stays at 0 %")
+    elif state.rollout is not None:
+        taken.notes.append(
+            f"{plan.name}: a rollout by {state.rollout.plan.name!r} is {state.phase} in stage "
+            f"{state.rollout.now_at.name!r}, weight {percent(state.weight_bp)} %"
+        )
     elif row is not None and has_new and state.weight_bp != plan.initial_weight:
         taken.notes.append(
             f"{plan.name}: the stored weight of new, {percent(state.weight_bp)} %, wins over the config's "
@@ -135,6 +154,23 @@ def _change(
         taken.notes.append(f"{plan.name}: there is no new version any more (it was {registry.named(was)})")
     taken.moves.append(changed)
     return changed.after
+
+
+def _follow_plan(
+    taken: Intake, plan: ServicePlan, state: ServiceState, choice: str, now: float, actor: str
+) -> ServiceState:
+    rollout = state.rollout
+    if rollout is None or state.phase not in (PROGRESSING, PAUSED) or rollout.plan.name == INLINE:
+        return state
+    wanted = next((one for one in plan.rollouts if one.name == rollout.plan.name), None)
+    if wanted == rollout.plan:
+        return state
+    made = move(plan, state, PlanChanged(wanted, choice, actor), now)
+    kept = choice == KEEP or wanted is None
+    does = "goes on by the plan that it was started with" if kept else "begins again with the first stage"
+    taken.notes.append(f"{plan.name}: the plan {rollout.plan.name!r} has changed: the running rollout {does}")
+    taken.moves.append(made)
+    return made.after
 
 
 def _fix_salt(taken: Intake, plan: ServicePlan, state: ServiceState) -> None:

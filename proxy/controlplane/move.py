@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.rollout.effect import Announce, ClearLatch, Effect, Note, Persist, Shut, StoreWeight
+from proxy.rollout.effect import (
+    Announce,
+    CallHook,
+    ClearLatch,
+    Effect,
+    Note,
+    Persist,
+    Shut,
+    StoreSalt,
+    StoreWeight,
+)
 from proxy.rollout.event import Event
 from proxy.rollout.machine import step
 from proxy.rollout.plan import ServicePlan
-from proxy.rollout.state import ROLLED_BACK, ServiceState
+from proxy.rollout.state import DRILL, ROLLED_BACK, ServiceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +37,15 @@ class Move:
         return (first,) if isinstance(first, Shut | StoreWeight) else ()
 
     @property
-    def risks(self) -> tuple[ClearLatch | StoreWeight, ...]:
+    def risks(self) -> tuple[ClearLatch | StoreSalt | StoreWeight, ...]:
         """What is done only once all is stored."""
         rest = self.effects[len(self.acts) :]
-        return tuple(effect for effect in rest if isinstance(effect, ClearLatch | StoreWeight))
+        return tuple(effect for effect in rest if isinstance(effect, ClearLatch | StoreSalt | StoreWeight))
+
+    @property
+    def hooks(self) -> tuple[CallHook, ...]:
+        """Which hooks are called after it."""
+        return tuple(effect for effect in self.effects if isinstance(effect, CallHook))
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -44,8 +59,14 @@ class Move:
 
     @property
     def rolls_back(self) -> bool:
-        """Whether this is the rollback (not its repetition)."""
-        return self.after.phase == ROLLED_BACK != self.before.phase
+        """Whether this is the rollback (not its repetition, and no drill)."""
+        return self.after.phase == ROLLED_BACK != self.before.phase and self.after.reason != DRILL
+
+    @property
+    def gives_more(self) -> bool:
+        """Whether more users get `new`, or get it with less watching."""
+        more = self.after.weight_bp > self.before.weight_bp
+        return more or (self.after.watchdog_off and not self.before.watchdog_off)
 
 
 def move(plan: ServicePlan, state: ServiceState, event: Event, now: float) -> Move:

@@ -16,13 +16,18 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who asks and why. `if_match` is the revision that the operator has seen, `None` = any."""
+    """Who asks and why. `if_match` is the revision that the operator has seen, `None` = any.
+
+    `take_over`: a progressing rollout is paused for it. `running_plan`: what a reload does with a running rollout whose
+    plan has changed: keep | restart, "" = it is refused.
+    """
 
     actor: str
     reason: str = ""
     if_match: int | None = None
     dry_run: bool = False
     take_over: bool = False
+    running_plan: str = ""
 
 
 class Operations(Protocol):
@@ -45,6 +50,31 @@ class Operations(Protocol):
 
     async def rollback(self, name: str, order: Order) -> Json:
         """Send everything to stable in any phase; return the service's object plus "durable": false when not stored."""
+
+    async def start_rollout(self, name: str, plan: str | Mapping[str, Any] | None, order: Order) -> Json:
+        """Start a rollout by a plan's name, by a plan in the notation of a file, or (`None`) by the default plan.
+
+        Return the service's object; for a dry run {"go", "plan", "findings": [{"check", "finding", "what"}]}, where a
+        finding is ok | warning | no-go. Refused: 409 (phase, HookFailed with what it said), 404, 400 with all problems.
+        """
+
+    async def pause(self, name: str, order: Order) -> Json:
+        """Pause a progressing rollout; the limits stay armed. Return the service's object."""
+
+    async def resume(self, name: str, order: Order) -> Json:
+        """Let a paused rollout go on at the weight of its stage. Return the service's object."""
+
+    async def promote(self, name: str, order: Order, *, full: bool = False) -> Json:
+        """Go to the next stage, or to the last (`full`); from the last: completed. Return the service's object."""
+
+    async def finish(self, name: str, order: Order) -> Json:
+        """Make the new version the stable one. Return the service's object."""
+
+    async def drill(self, name: str, order: Order) -> Json:
+        """Shut the gate by a synthetic failure and restore it.
+
+        Return {"drill": "passed" | "failed", "limit", "decided_s", "reached_s", "latched", "restored", "why"}.
+        """
 
     async def put_new(self, name: str, label: str, endpoints: list[str], order: Order) -> Json:
         """Register the new version (weight 0, fresh seed, next generation); return the service's object."""

@@ -1,16 +1,18 @@
-"""Which version is `new`: what the config says, or what a deploy script has registered.
+"""Which versions are `new` and `stable`: what the config says, or what was registered since.
 
 PUT versions/new *registers* a version: it stands in the store and wins over the config until the config says
 something else than it said then. DELETE registers that there is none. What the config said is stored beside it, so
-that a restart can tell a changed config from an unchanged one.
+that a restart can tell a changed config from an unchanged one. `finish` registers what is stable now, and that there
+is no new one, by the same rule: it stands until the config says something else of stable than it said then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from proxy.controlplane.store import CONFIG, REGISTERED
+from proxy.controlplane.store import CONFIG, REGISTERED, STABLE_CONFIG, STABLE_REGISTERED
+from proxy.rollout.plan import Limit
 from proxy.routing.table import RoutingTable, Version
 
 
@@ -39,6 +41,66 @@ def choose(service: str, config: Version, stored: Mapping[tuple[str, str], Versi
         return Choice(config, was, fresh)
     note = f"{service}: the config has changed and says that new is {named(config)}: the registered one is dropped"
     return Choice(config, was, {**fresh, (service, REGISTERED): None}, note)
+
+
+@dataclass(frozen=True, slots=True)
+class StableChoice:
+    """What `stable` of a service is, what is to be stored, and what to tell people."""
+
+    stable: Version
+    stored: Mapping[tuple[str, str], Version | None]
+    note: str = ""
+
+
+def choose_stable(service: str, config: Version, stored: Mapping[tuple[str, str], Version]) -> StableChoice:
+    """Return which version is `stable` when the config says `config`."""
+    said, finished = stored.get((service, STABLE_CONFIG)), stored.get((service, STABLE_REGISTERED))
+    if said == config:
+        if finished is None or finished == config:
+            return StableChoice(config, {})
+        note = f"{service}: stable is {named(finished)}, as a finished rollout made it; the config says {named(config)}"
+        return StableChoice(finished, {}, note)
+    fresh: dict[tuple[str, str], Version | None] = {(service, STABLE_CONFIG): config}
+    if finished is None:
+        return StableChoice(config, fresh)
+    note = f"{service}: the config has changed and says that stable is {named(config)}: that stands now"
+    return StableChoice(config, {**fresh, (service, STABLE_REGISTERED): None}, note if config != finished else "")
+
+
+def with_stable(table: RoutingTable, service: str, stable: Version) -> RoutingTable:
+    """Return the table with another stable version of a service."""
+    return replace(
+        table, services=tuple(replace(one, stable=stable) if one.name == service else one for one in table.services)
+    )
+
+
+def finished(table: RoutingTable, service: str) -> RoutingTable:
+    """Return the table in which the new version of a service is the stable one, and there is no new one."""
+    return replace(
+        table,
+        services=tuple(
+            replace(one, stable=one.new, new=Version()) if one.name == service else one for one in table.services
+        ),
+    )
+
+
+def counting(table: RoutingTable, service: str, limits: Iterable[Limit]) -> RoutingTable:
+    """Return the table in which workers count, for a service, the latencies that these limits name, too."""
+    edges = [(limit.first_byte, limit.threshold_us) for limit in limits if limit.threshold_us is not None]
+    total, first = ({us for is_first, us in edges if is_first == wanted} for wanted in (False, True))
+    return replace(
+        table,
+        services=tuple(
+            replace(
+                one,
+                thresholds_us=tuple(sorted({*one.thresholds_us, *total})),
+                ttfb_thresholds_us=tuple(sorted({*one.ttfb_thresholds_us, *first})),
+            )
+            if one.name == service
+            else one
+            for one in table.services
+        ),
+    )
 
 
 def with_new(table: RoutingTable, service: str, new: Version) -> RoutingTable:

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 from proxy import __version__
 from proxy.clock import Clock
@@ -62,7 +63,7 @@ class Running:
         return {
             "version": __version__,
             "uptime_s": round((self._clock.monotonic_ns() - self._started_ns) / 1e9, 3),
-            "workers": self._worker_rows(),
+            "workers": self.worker_rows(),
             "services": {name: self._controller.service_status(name) for name in self._controller.names()},
         }
 
@@ -77,7 +78,7 @@ class Running:
     def exposition(self) -> Exposition:
         """Return what `proxy.metrics.expose.render` turns into the text of /metrics in another thread."""
         snapshot = self._collector.read()
-        board = [self._board.row(row["slot"]) for row in self._worker_rows()]
+        board = [self._board.row(row["slot"]) for row in self.worker_rows()]
         return Exposition(
             version=__version__,
             snapshot=replace(snapshot, internal_errors=snapshot.internal_errors + self.failed_ticks),
@@ -86,7 +87,7 @@ class Running:
             phases=PHASES,
             workers=tuple(
                 WorkerStanding(row["slot"], row["state"], gauges.loop_lag_us, gauges.rss)
-                for row, gauges in zip(self._worker_rows(), board, strict=True)
+                for row, gauges in zip(self.worker_rows(), board, strict=True)
             ),
             reloads=dict(self._reloads),
         )
@@ -95,7 +96,8 @@ class Running:
         """Return sparse HDR counts of `phase` ("total" | "ttfb") over about `window_s`, and the seconds they cover."""
         return self._collector.history.histogram(name, version, phase, window_s)
 
-    def _worker_rows(self) -> list[Json]:
+    def worker_rows(self) -> list[Json]:
+        """Return the worker slots as `status` shows them."""
         return [] if self.workers is None else self.workers.rows(self._sweep_s)
 
     # --- the config ----------------------------------------------------------------------------------------------
@@ -153,6 +155,30 @@ class Running:
     async def rollback(self, name: str, order: Order) -> Json:
         """Send everything to stable in any phase."""
         return await self._controller.rollback(name, order)
+
+    async def start_rollout(self, name: str, plan: str | Mapping[str, Any] | None, order: Order) -> Json:
+        """Start a rollout, or look whether one could start."""
+        return await self._controller.rollouts.start(name, plan, order)
+
+    async def pause(self, name: str, order: Order) -> Json:
+        """Pause a progressing rollout."""
+        return await self._controller.rollouts.pause(name, order)
+
+    async def resume(self, name: str, order: Order) -> Json:
+        """Let a paused rollout go on."""
+        return await self._controller.rollouts.resume(name, order)
+
+    async def promote(self, name: str, order: Order, *, full: bool = False) -> Json:
+        """Go to the next stage now, or to the last."""
+        return await self._controller.rollouts.promote(name, order, full=full)
+
+    async def finish(self, name: str, order: Order) -> Json:
+        """Make the new version the stable one."""
+        return await self._controller.rollouts.finish(name, order)
+
+    async def drill(self, name: str, order: Order) -> Json:
+        """Shut the gate by a synthetic failure and restore it."""
+        return await self._controller.rollouts.drill(name, order)
 
     async def put_new(self, name: str, label: str, endpoints: list[str], order: Order) -> Json:
         """Register the new version."""

@@ -9,7 +9,7 @@ Cost: a block that did not change is found by one comparison in C (2 to 3 ns per
 one that did, only the parts of 64 words that differ are unpacked. A block in which nothing was ever counted
 takes no memory. Histograms of endpoints are left out of this and are read on demand.
 
-Rule: a version's total histogram is kept per set of thresholds that its table knew, because only there the exact
+Rule: a version's latency histograms are kept per set of thresholds that its table knew, because only there the exact
 counts of a threshold are complete (`within`). Sets are as many as latency limits were ever configured: few.
 """
 
@@ -157,11 +157,11 @@ def _blocks_of(generation: Generation) -> list[Block]:
         for version in (STABLE, NEW):
             at = places.versions[index][version]
             life = generation.incarnations[index][version]
-            thresholds = service.thresholds_us
+            thresholds, first = service.thresholds_us, service.ttfb_thresholds_us
             blocks += [
                 Block(Scale(CODES, name, version), life, (), at + layout.VERSION_CODES, layout.CODES),
                 Block(Scale(TOTAL, name, version), life, thresholds, at + layout.VERSION_TOTAL_HDR, layout.HDR_WORDS),
-                Block(Scale(TTFB, name, version), life, (), at + layout.VERSION_TTFB_HDR, layout.HDR_WORDS),
+                Block(Scale(TTFB, name, version), life, first, at + layout.VERSION_TTFB_HDR, layout.HDR_WORDS),
             ]
     return blocks
 

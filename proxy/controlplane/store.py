@@ -25,15 +25,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from proxy.errors import StateError
-from proxy.rollout.state import PHASES, Expiry, ServiceState
+from proxy.rollout.plan import Plan
+from proxy.rollout.state import COMPLETED, PAUSED, PHASES, PROGRESSING, Expiry, Rollout, ServiceState
 from proxy.routing.table import Version, from_plain, to_plain
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x54494445  # "TIDE": what file(1) and we know the file by
 FILE_MAGIC = b"SQLite format 3\0"
 EVENTS_KEPT = 100_000  # older ones go at start
 
 CONFIG = "config"  # what the config said `new` is when it was last read
+STABLE_CONFIG = "config.stable"  # what the config said `stable` is then
+STABLE_REGISTERED = "finish"  # what `finish` made the stable version
 REGISTERED = "api"  # what PUT versions/new registered; no endpoints: DELETE removed what the config says
 
 SCHEMA = """
@@ -41,7 +44,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT RO
 CREATE TABLE services (
     name TEXT PRIMARY KEY, phase TEXT NOT NULL, weight_bp INTEGER NOT NULL CHECK (weight_bp BETWEEN 0 AND 10000),
     revision INTEGER NOT NULL, reason TEXT NOT NULL, salt TEXT NOT NULL,
-    live_s REAL, expires_in_s REAL, back_bp INTEGER, expiry_revision INTEGER
+    live_s REAL, expires_in_s REAL, back_bp INTEGER, expiry_revision INTEGER, rollout TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE versions (
     service TEXT NOT NULL, source TEXT NOT NULL, label TEXT NOT NULL, endpoints TEXT NOT NULL,
@@ -57,6 +60,9 @@ CREATE TABLE events (
 ) STRICT;
 """
 
+# What brings a file from the schema before to this one: by the number of the one that it leads to.
+MIGRATIONS = {2: "ALTER TABLE services ADD COLUMN rollout TEXT;"}
+
 EVENT_KEYS = ("seq", "time", "service", "type", "actor", "reason", "before", "after", "evidence")
 EVENT_OBJECTS = ("before", "after", "evidence")
 AWAY = "move the file away to start with an empty state, or bring back a good copy"
@@ -67,7 +73,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is kept of one service. `live_s`: for how long the weight has been above 0; `expires_in_s`: what is left."""
+    """What is kept of one service.
+
+    `live_s`: for how long the weight has been above 0; `expires_in_s`: what is left; `rollout`: JSON of the rollout
+    with its plan, what has passed of its stage, and the stage's age.
+    """
 
     phase: str
     weight_bp: int
@@ -78,6 +88,7 @@ class Row:
     expires_in_s: float | None = None
     back_bp: int | None = None
     expiry_revision: int | None = None
+    rollout: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +124,7 @@ def to_row(state: ServiceState, now: float) -> Row:
         expires_in_s=None if expiry is None else max(0.0, expiry.at - now),
         back_bp=None if expiry is None else expiry.back_bp,
         expiry_revision=None if expiry is None else expiry.revision,
+        rollout=None if state.rollout is None else json.dumps(_kept(state.rollout, now)),
     )
 
 
@@ -130,6 +142,32 @@ def from_row(row: Row, now: float, *, has_new: bool) -> ServiceState:
         has_new=has_new,
         expiry=expiry,
         live_since=None if row.live_s is None else now - row.live_s,
+        rollout=None if row.rollout is None else _rollout(json.loads(row.rollout), now, row.phase),
+    )
+
+
+def _kept(rollout: Rollout, now: float) -> Json:
+    return {
+        "plan": to_plain(rollout.plan),
+        "stage": rollout.stage,
+        "ran_s": rollout.elapsed_s(now),
+        "age_s": now - rollout.entered,
+        "waits_s": rollout.waits_s,
+        "record": {metric: dict(row) for metric, row in rollout.record.items()},
+        "record_of": rollout.record_of,
+    }
+
+
+def _rollout(kept: Json, now: float, phase: str) -> Rollout:
+    return Rollout(
+        from_plain(kept["plan"], Plan),
+        kept["stage"],
+        ran_s=kept["ran_s"],
+        since=now if phase == PROGRESSING else None,
+        entered=now - kept["age_s"],
+        waits_s=kept["waits_s"],
+        record=kept["record"],
+        record_of=kept["record_of"],
     )
 
 
@@ -199,6 +237,7 @@ class Store:
             _check(connection, self.path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            _migrate(connection)
             connection.execute("DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?", (EVENTS_KEPT,))
         except BaseException:
             connection.close()
@@ -294,6 +333,14 @@ def _build(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
 
 
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring an older file to this schema, as a whole or not at all."""
+    found = int(connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()[0])
+    for number in range(found + 1, SCHEMA_VERSION + 1):
+        mark = f"UPDATE meta SET value = '{number}' WHERE key = 'schema_version';"  # noqa: S608
+        connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} {mark} COMMIT;")
+
+
 def _check_magic(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(len(FILE_MAGIC))
@@ -328,6 +375,8 @@ def _check_rows(rows: Mapping[str, Row]) -> None:
     for name, row in rows.items():
         if row.phase not in PHASES:
             raise ValueError(f"{name} is in phase {row.phase!r}, which this release does not know")
+        if row.rollout is None and row.phase in (PROGRESSING, PAUSED, COMPLETED):
+            raise ValueError(f"{name} is {row.phase} without a rollout")
 
 
 def _cure(error: Exception) -> str:

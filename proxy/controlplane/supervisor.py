@@ -38,7 +38,9 @@ from proxy.clock import Clock, SystemClock
 from proxy.config.compile import AdminSettings, Compiled
 from proxy.controlplane import listeners as sockets
 from proxy.controlplane import platform, roster
+from proxy.controlplane.blocks import Blocks
 from proxy.controlplane.board import Board
+from proxy.controlplane.checks import Checks
 from proxy.controlplane.collector import Collector
 from proxy.controlplane.controller import TICK_S, Controller
 from proxy.controlplane.generations import Generation, Generations, ServiceWords
@@ -54,9 +56,10 @@ from proxy.controlplane.workers import Workers
 from proxy.errors import ConfigError, Problem, Refused, TidegateError
 from proxy.ipc.channel import MOST_FDS
 from proxy.ipc.layout import CONTROL_SEED, CONTROL_WEIGHT, FLAG_WATCHDOG_OFF
-from proxy.routing.table import RoutingTable
+from proxy.routing.table import NEW, RoutingTable
 
 NOW_S = 2.0  # what workers get to end at once
+SWEEPS_SEEN = 2  # a worker that beat so often since an instant has told all that it did before
 GRACE_S = 2.0  # what workers get beyond `drain.timeout`
 
 log = logging.getLogger("tidegate.supervisor")
@@ -163,7 +166,12 @@ class Supervisor:
             latch,
             clock,
             self.switch,
+            checks=Checks(clock),
+            blocks=None if store.path is None else Blocks(store.path.with_name(f"{store.path.name}.blocks")),
+            reached=self._reached,
         )
+        self._collector = collector
+        self._drilled: tuple[int, dict[int, int]] = (0, {})  # a decision, and the workers' beats when it was made
         self.running = Running(compiled, self._controller, collector, self._board, clock, sweep_s=TICK_S)
         self._listeners: list[Listener] = []
         self._paths: dict[str, tuple[int, int] | None] = {}  # of unix listeners that are ours to remove
@@ -228,6 +236,7 @@ class Supervisor:
             generations=self._generations,
             roster=self._roster,
             log=log.warning,
+            lost=self._controller.worker_lost,
         )
         self._workers.start()
         self.running.workers = self._workers
@@ -334,6 +343,17 @@ class Supervisor:
     def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.sock.close()
+
+    def _reached(self, service: str, since_ns: int) -> bool:
+        """Tell whether every worker has swept twice since a decision, and none has dispatched to `new` after it."""
+        alive = [row["slot"] for row in self.running.worker_rows() if row["state"] != "down"]
+        beats = {slot: self._board.row(slot).beat for slot in alive}
+        if self._drilled[0] != since_ns:
+            self._drilled = (since_ns, beats)
+        before = self._drilled[1]
+        swept = all(slot in before and beat >= before[slot] + SWEEPS_SEEN for slot, beat in beats.items())
+        last_ns = self._collector.read().services[service].versions[NEW].last_dispatch_ns
+        return bool(alive) and swept and last_ns <= since_ns
 
     # --- signals -------------------------------------------------------------------------------------------------
 

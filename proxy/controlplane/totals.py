@@ -25,15 +25,17 @@ from typing import TypeVar
 from proxy.controlplane.generation import Generation
 from proxy.ipc import layout
 from proxy.ipc.segment import Segment
-from proxy.metrics.snapshot import Judged
+from proxy.metrics.snapshot import Columns, Judged, SignalKey
 from proxy.routing.table import NEW, STABLE
 
 EARLIER = 0  # the incarnation that stands for all that are over; living ones count from 1
 
 _Key = TypeVar("_Key")
 
-# The words of a version that are read together: from the kinds of bad to the last latency class.
+# The words of a version that are read together: from the kinds of bad to the last latency class, and on to the last
+# signal where first bytes or signals are counted.
 _VERSION_FROM = layout.VERSION_BAD
+_VERSION_TO_TTFB = layout.VERSION_TTFB_SLOW
 _VERSION_TO = layout.VERSION_TOTAL_HDR
 # Positions in that slice.
 BAD = layout.VERSION_BAD - _VERSION_FROM
@@ -49,6 +51,9 @@ _OLDEST_US = layout.VERSION_OLDEST_US - _VERSION_FROM
 _LAST_DISPATCH_NS = layout.VERSION_LAST_DISPATCH_NS - _VERSION_FROM
 _SLOW = layout.VERSION_SLOW - _VERSION_FROM
 _WITHIN = layout.VERSION_ENDED_WITHIN - _VERSION_FROM
+_TTFB_SLOW = layout.VERSION_TTFB_SLOW - _VERSION_FROM
+_TTFB_WITHIN = layout.VERSION_TTFB_WITHIN - _VERSION_FROM
+_SIGNALS = layout.VERSION_SIGNALS - _VERSION_FROM
 _DIVERTED = layout.BAD_KINDS.index("diverted")
 
 _PROCESS_SMALL = layout.PROCESS_OVERHEAD_HDR
@@ -58,12 +63,25 @@ _SERVICE_SMALL = layout.SERVICE_USER_HDR
 class VersionTotals:
     """The counters of one incarnation of a version, and the gauges of its living regions."""
 
-    __slots__ = ("fast", "in_flight", "last_dispatch_ns", "oldest_us", "plain", "slow")
+    __slots__ = (
+        "fast",
+        "in_flight",
+        "last_dispatch_ns",
+        "oldest_us",
+        "plain",
+        "signals",
+        "slow",
+        "ttfb_fast",
+        "ttfb_slow",
+    )
 
     def __init__(self) -> None:
         self.plain = [0] * _GAUGES
         self.slow: dict[int, int] = {}  # threshold in µs → attempts that took longer
         self.fast: dict[int, int] = {}  # threshold in µs → attempts that ended within it
+        self.ttfb_slow: dict[int, int] = {}  # the same for first bytes
+        self.ttfb_fast: dict[int, int] = {}
+        self.signals: dict[SignalKey, tuple[int, int]] = {}  # → responses with its header, of these: matched
         self.in_flight = 0
         self.oldest_us = 0
         self.last_dispatch_ns = 0
@@ -77,30 +95,41 @@ class VersionTotals:
     def add(self, other: VersionTotals) -> None:
         """Add all of `other`."""
         self.plain = list(map(add, self.plain, other.plain))
-        for us, count in other.slow.items():
-            self.slow[us] = self.slow.get(us, 0) + count
-        for us, count in other.fast.items():
-            self.fast[us] = self.fast.get(us, 0) + count
+        _add_counts(self.slow, other.slow)
+        _add_counts(self.fast, other.fast)
+        if other.ttfb_slow:
+            _add_counts(self.ttfb_slow, other.ttfb_slow)
+            _add_counts(self.ttfb_fast, other.ttfb_fast)
+        for key, (seen, matched) in other.signals.items():
+            self._add_signal(key, seen, matched)
         self.in_flight += other.in_flight
         self.oldest_us = max(self.oldest_us, other.oldest_us)
         self.last_dispatch_ns = max(self.last_dispatch_ns, other.last_dispatch_ns)
 
-    def add_words(self, words: list[int], thresholds_us: Sequence[int], *, alive: bool) -> None:
-        """Add a version's slice of one region."""
+    def add_words(self, words: list[int], columns: Columns, *, alive: bool) -> None:
+        """Add a version's slice of one region, whose table counted for `columns`."""
         self.plain = list(map(add, self.plain, words))  # map ends with the shorter one: at the gauges
-        slow, fast = self.slow, self.fast
-        for us, slower, within in zip(thresholds_us, words[_SLOW:], accumulate(words[_WITHIN:]), strict=False):
-            slow[us] = slow.get(us, 0) + slower
-            fast[us] = fast.get(us, 0) + within
+        _add_latencies(self.slow, self.fast, columns.thresholds_us, words, _SLOW, _WITHIN)
+        if columns.ttfb_thresholds_us:
+            _add_latencies(self.ttfb_slow, self.ttfb_fast, columns.ttfb_thresholds_us, words, _TTFB_SLOW, _TTFB_WITHIN)
+        at = _SIGNALS
+        for key in columns.signals:
+            self._add_signal(key, words[at + layout.SIGNAL_SEEN], words[at + layout.SIGNAL_MATCHED])
+            at += layout.SIGNAL_WORDS
         self.last_dispatch_ns = max(self.last_dispatch_ns, words[_LAST_DISPATCH_NS])
         if alive:
             self.in_flight += words[_IN_FLIGHT]
             self.oldest_us = max(self.oldest_us, words[_OLDEST_US])
 
-    def judged(self, thresholds_us: Sequence[int]) -> Judged:
-        """Return what is judged, for these thresholds; one that no region knew yet is at 0."""
+    def _add_signal(self, key: SignalKey, seen: int, matched: int) -> None:
+        have = self.signals.get(key, (0, 0))
+        self.signals[key] = (have[0] + seen, have[1] + matched)
+
+    def judged(self, columns: Columns) -> Judged:
+        """Return what is judged, for these columns; what no region knew yet is at 0."""
         plain = self.plain
         slow, fast = self.slow, self.fast
+        thresholds_us, ttfb_us = columns.thresholds_us, columns.ttfb_thresholds_us
         return Judged(
             ended=plain[ENDED],
             bad=sum(plain[BAD : BAD + len(layout.BAD_KINDS)]),
@@ -108,6 +137,9 @@ class VersionTotals:
             client_errors=plain[CLIENT_ERRORS],
             slow=tuple([slow.get(us, 0) for us in thresholds_us]),
             fast=tuple([fast.get(us, 0) for us in thresholds_us]),
+            ttfb_slow=tuple([self.ttfb_slow.get(us, 0) for us in ttfb_us]),
+            ttfb_fast=tuple([self.ttfb_fast.get(us, 0) for us in ttfb_us]),
+            signals=tuple([self.signals.get(key, (0, 0)) for key in columns.signals]),
         )
 
 
@@ -144,6 +176,8 @@ class Totals:
         self.process = list(map(add, self.process, words[at : at + _PROCESS_SMALL].tolist()))
         for index, service in enumerate(generation.table.services):
             name = service.name
+            columns = generation.columns[index]
+            to = _VERSION_TO if columns.ttfb_thresholds_us or columns.signals else _VERSION_TO_TTFB
             at = places.services[index]
             _add_block(self.services, name, words[at : at + _SERVICE_SMALL].tolist())
             for version in (STABLE, NEW):
@@ -153,8 +187,8 @@ class Totals:
                 if totals is None:
                     totals = lives[incarnation] = VersionTotals()
                 at = places.versions[index][version]
-                block = words[at + _VERSION_FROM : at + _VERSION_TO].tolist()
-                totals.add_words(block, service.thresholds_us, alive=alive)
+                block = words[at + _VERSION_FROM : at + to].tolist()
+                totals.add_words(block, columns, alive=alive)
                 for endpoint, at in zip(
                     service.version(version).endpoints, places.endpoints[index][version], strict=True
                 ):
@@ -178,6 +212,25 @@ class Totals:
         for lives in self.versions.values():
             for incarnation in [number for number in lives if number not in incarnations and number != EARLIER]:
                 lives.setdefault(EARLIER, VersionTotals()).add(lives.pop(incarnation))
+
+
+def _add_counts(into: dict[int, int], more: dict[int, int]) -> None:
+    for us, count in more.items():
+        into[us] = into.get(us, 0) + count
+
+
+def _add_latencies(
+    slow: dict[int, int],
+    fast: dict[int, int],
+    thresholds_us: Sequence[int],
+    words: list[int],
+    slow_at: int,
+    within_at: int,
+) -> None:
+    """Add the words of thresholds to what is kept by µs."""
+    for us, slower, within in zip(thresholds_us, words[slow_at:], accumulate(words[within_at:]), strict=False):
+        slow[us] = slow.get(us, 0) + slower
+        fast[us] = fast.get(us, 0) + within
 
 
 def _add_block(into: dict[_Key, list[int]], key: _Key, block: list[int]) -> None:

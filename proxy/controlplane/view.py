@@ -10,18 +10,20 @@ from collections.abc import Mapping
 
 from proxy.controlplane.history import History
 from proxy.controlplane.operations import Json
-from proxy.controlplane.scales import TOTAL
+from proxy.controlplane.scales import TOTAL, TTFB
 from proxy.controlplane.watch import Watch
 from proxy.metrics import hdr
 from proxy.metrics.expose import LimitStanding, ServiceStanding
 from proxy.metrics.snapshot import EndpointCounts, ServiceCounts, VersionCounts
-from proxy.rollout.analysis import Verdict, value
+from proxy.rollout.analysis import Verdict, unit_of, value
+from proxy.rollout.plan import PROVEN
 from proxy.rollout.reach import Reach
 from proxy.rollout.state import ServiceState, percent
 from proxy.routing.table import FULL, NEW, STABLE, VERSIONS
 
 SHOWN_S = 10.0
 ACTUAL_S = 10.0
+HISTOGRAM_S = 600  # histograms are kept for so long
 QUANTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
 _US_PER_MS = 1000
 
@@ -40,9 +42,17 @@ def weights(service: str, state: ServiceState, now: float) -> Json:
 
 
 def service_status(
-    state: ServiceState, counts: ServiceCounts, watch: Watch, history: History, last_event: Json | None, now: float
+    state: ServiceState,
+    counts: ServiceCounts,
+    watch: Watch,
+    history: History,
+    last_event: Json | None,
+    now: float,
+    *,
+    drilling: bool = False,
 ) -> Json:
     """Return the service's object of `status`; "new" is among the versions only when there is one."""
+    by_proof = state.rollout is not None and state.rollout.now_at.advance == PROVEN
     shown = [STABLE, NEW] if counts.versions[NEW].endpoints else [STABLE]
     return {
         "weights": {
@@ -53,13 +63,41 @@ def service_status(
         },
         "phase": state.phase,
         "reason": state.reason or None,
-        "stage": None,
+        "stage": stage(state, watch, now),
+        **({"drilling": True} if drilling else {}),
         "versions": {
             VERSIONS[version]: _version(counts.name, version, counts.versions[version], watch.reach[version], history)
             for version in shown
         },
-        "limits": [_limit(counts.name, verdict, history) for verdict in watch.verdicts],
+        "limits": [_limit(counts.name, verdict, history, by_proof=by_proof) for verdict in watch.verdicts],
         "last_event": last_event,
+    }
+
+
+def stage(state: ServiceState, watch: Watch, now: float) -> Json | None:
+    """Return where a rollout is, `None` without one; after a rollback: where it was."""
+    rollout = state.rollout
+    if rollout is None:
+        return None
+    at = rollout.now_at
+    standing = watch.standing()
+    return {
+        "index": rollout.stage,
+        "of": len(rollout.plan.stages),
+        "name": at.name,
+        "weight": percent(at.weight_bp),
+        "elapsed_s": round(rollout.elapsed_s(now), 3),
+        "hold_s": at.hold_s,
+        "requests": watch.requests,
+        "min_requests": at.min_requests,
+        "needed": max(0, max(1, at.min_requests) - watch.requests),
+        "advance": at.advance,
+        "open": list(standing.open),
+        "plan": rollout.plan.name,
+        "max_hold_s": rollout.plan.max_hold_s,
+        "stages": [
+            {"name": one.name, "weight": percent(one.weight_bp), "hold_s": one.hold_s} for one in rollout.plan.stages
+        ],
     }
 
 
@@ -72,6 +110,7 @@ def standing(
         phase=state.phase,
         new_actual=history.share_of_new(service, ACTUAL_S),
         rollbacks=dict(rollbacks),
+        stage=0 if state.rollout is None else state.rollout.stage + 1,
         limits=tuple(
             LimitStanding(
                 verdict.limit.metric,
@@ -91,16 +130,17 @@ def percentile_ms(service: str, verdict: Verdict, history: History) -> float | N
     if limit.quantile is None or not verdict.seconds:
         return None
     # Whole seconds, because merged histograms are kept by their seconds until the next one has passed.
-    counts, _ = history.histogram(service, limit.version, TOTAL, float(max(1, round(verdict.seconds))))
+    seconds = float(max(1, min(HISTOGRAM_S, round(verdict.seconds))))
+    counts, _ = history.histogram(service, limit.version, TTFB if limit.first_byte else TOTAL, seconds)
     return _ms(hdr.percentile(counts, limit.quantile))
 
 
 def unit(verdict: Verdict) -> str:
     """Return the unit of a limit's value."""
-    return "ratio" if verdict.limit.quantile is None else "ms"
+    return unit_of(verdict.limit)
 
 
-def _limit(service: str, verdict: Verdict, history: History) -> Json:
+def _limit(service: str, verdict: Verdict, history: History, *, by_proof: bool) -> Json:
     limit = verdict.limit
     shown: Json = {
         "metric": limit.metric,
@@ -111,7 +151,8 @@ def _limit(service: str, verdict: Verdict, history: History) -> Json:
         "verdict": verdict.word,
         "proven": verdict.proven,
         "samples": verdict.n,
-        "needed": verdict.needed,
+        "needed": max(verdict.needed, verdict.needed_to_prove or 0) if by_proof else verdict.needed,
+        "needed_to_prove": verdict.needed_to_prove,
         "judge": verdict.judge,
         "action": limit.action,
         "window_s": limit.window_s,
@@ -120,7 +161,9 @@ def _limit(service: str, verdict: Verdict, history: History) -> Json:
     }
     if limit.min is not None:
         shown["min"] = limit.min
-    return shown
+    if limit.max_ratio is not None:
+        shown["max_ratio"] = limit.max_ratio
+    return {**shown, **({"shared": True} if verdict.shared else {}), **verdict.detail}
 
 
 def _version(service: str, version: int, counts: VersionCounts, reach: Reach, history: History) -> Json:

@@ -81,7 +81,9 @@ class Workers:
         generations: Generations,
         roster: Roster,
         log: Callable[[str], None],
+        lost: Callable[[int, str], None] = lambda _slot, _how: None,
     ) -> None:
+        """`lost(slot, how)` is told of every worker that ends when nobody has asked it to."""
         self._argv = tuple(argv)
         self._slots = slots
         self._listeners = tuple(listeners)
@@ -90,6 +92,7 @@ class Workers:
         self._generations = generations
         self._roster = roster
         self._log = log
+        self._lost = lost
         self._alive: dict[int, _Worker] = {}
         self._failures = [0] * slots  # ends in a row without having listened steadily
         self._restarts: dict[int, asyncio.TimerHandle] = {}
@@ -261,6 +264,7 @@ class Workers:
             self.ended_total += 1
             how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
             self._log(f"worker {worker.slot} (pid {worker.process.pid}) {how}: starting another")
+            self._lost(worker.slot, how)
             self._start_later(worker.slot)
         self._change()
 

@@ -84,6 +84,7 @@ class Exchange:
         "endpoint",
         "event_stream",
         "first_byte_ns",
+        "first_slow",
         "head",
         "held_ns",
         "held_since",
@@ -126,6 +127,7 @@ class Exchange:
         self.held_ns = 0
         self.held_since = 0
         self.slow = 0
+        self.first_slow = 0  # thresholds of the first byte that were passed; -1 once it is counted
         self.sampled_ns = 0
         self.event_stream = False
         self.response_size = 0
@@ -408,7 +410,8 @@ class Exchange:
             data = self._early + data
             self._early = b""
         start = 0
-        head = self.worker.response_parser.parse(data, 0, self.head.method)
+        parser = self.service.response_parser
+        head = parser.parse(data, 0, self.head.method)
         while head is not None and not isinstance(head, Refusal) and head.status < 200:
             if head.status == 101:
                 self._switch_protocols(head, data)
@@ -417,7 +420,7 @@ class Exchange:
                 self._attempt_failed(BAD_PROTOCOL, 502, "protocol", "The endpoint sends too many interim responses.")
                 return
             start = head.end
-            head = self.worker.response_parser.parse(data, start, self.head.method) if start < len(data) else None
+            head = parser.parse(data, start, self.head.method) if start < len(data) else None
         if head is None:
             self._early = data[start:] if start else data
             return
@@ -426,8 +429,11 @@ class Exchange:
             return
         now = monotonic_ns()
         status = head.status
+        if head.found is not None and self.judged:
+            record.signals(self, head.found)
         if status >= 500 and self.version.index and self._may_fail_over(BAD_STATUS, status):
             self.status = status
+            self.first_byte_ns = now
             self._fail_over(BAD_STATUS, now)
             return
         self._pass_head(head, data, now)
@@ -525,6 +531,8 @@ class Exchange:
             self._response_left = length
             self._response_decoder = ChunkedBody() if length == CHUNKED else None
         self.event_stream = head.event_stream
+        if self.judged and not head.event_stream:
+            record.first_byte(self, self.waited_ns(now))
         self.active_tick = worker.wheel.tick
         block = b"%b%b\r\n" % (head.block, fields)
         if size == head.end:
@@ -712,6 +720,7 @@ class Exchange:
         """Begin the measurement of the next attempt."""
         self.started_ns = 0 if self.body_left else now
         self.first_byte_ns = 0
+        self.first_slow = 0
         self.slow = 0
         self.held_ns = 0
         self._early = b""
@@ -828,7 +837,8 @@ class Exchange:
         """Act on deadlines that are over, count latency thresholds that are passed, and arm the next look."""
         service = self.service
         waited = self.waited_ns(now)
-        if self.judged and not self.event_stream:
+        measured = self.judged and not self.event_stream
+        if measured:
             record.pass_thresholds(self, waited)
         remaining = 1_000_000_000
         if service.total_ns:
@@ -879,9 +889,13 @@ class Exchange:
                 self._attempt_failed(BAD_TIMEOUT, 504, "timeout", "The endpoint stopped in the middle of its answer.")
                 return
             remaining = min(remaining, left)
-        slow = self.slow
-        if self.judged and self.started_ns and slow < len(service.thresholds_ns):
-            remaining = min(remaining, service.thresholds_ns[slow] - waited)
+        if measured and self.started_ns:
+            slow = self.slow
+            if slow < len(service.thresholds_ns):
+                remaining = min(remaining, service.thresholds_ns[slow] - waited)
+            slow = self.first_slow
+            if 0 <= slow < len(service.ttfb_thresholds_ns):
+                remaining = min(remaining, service.ttfb_thresholds_ns[slow] - waited)
         self.worker.wheel.arm(self.downstream, max(1, -(-remaining // 50_000_000)))
 
     def _endpoint_stalls(self) -> bool:

@@ -9,17 +9,22 @@ Who writes: the worker that owns the plane writes its counters; the control word
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 
 from proxy.dataplane.deadline import ticks
 from proxy.dataplane.pool import Pool, Pools
+from proxy.http1.response import ResponseParser
 from proxy.ipc import layout
 from proxy.ipc.segment import Segment
 from proxy.routing.match import Matcher
 from proxy.routing.retry import failover_methods
-from proxy.routing.table import NEW, STABLE, Endpoint, RoutingTable, Service
+from proxy.routing.table import NEW, STABLE, Endpoint, RoutingTable, Service, Signal
 
 CAUSES = ("connect", "reset", "timeout", "protocol", "5xx")
+
+_VALUE_MAX = 1024  # bytes of a header's value that a signal looks at
+_VALUES_MAX = 1024  # remembered per signal
 
 
 class LiveEndpoint:
@@ -47,6 +52,29 @@ class LiveEndpoint:
         self.suspect_until = 0  # tick until which another endpoint is preferred: a connect failed here
 
 
+class LiveSignal:
+    """A signal of a service, with its pattern compiled."""
+
+    __slots__ = ("_known", "_search", "at", "header")
+
+    def __init__(self, spec: Signal, at: int) -> None:
+        self.header = spec.header.lower().encode()
+        self.at = at  # of its two words, from the beginning of a version's block
+        self._search = re.compile(spec.matches).search
+        self._known: dict[bytes, bool] = {}
+
+    def matches(self, value: bytes) -> bool:
+        """Return whether a value of the header matches. Values repeat: what one says is remembered."""
+        known = self._known.get(value)
+        if known is None:
+            known = self._search(value[:_VALUE_MAX].decode(errors="replace")) is not None
+            if len(value) <= _VALUE_MAX:
+                if len(self._known) >= _VALUES_MAX:
+                    self._known.clear()
+                self._known[value] = known
+        return known
+
+
 class LiveVersion:
     """`stable` or `new` of a live service."""
 
@@ -62,6 +90,7 @@ class LiveVersion:
         "started",
         "total_at",
         "ttfb_at",
+        "ttfb_within_at",
         "within_at",
     )
 
@@ -76,6 +105,7 @@ class LiveVersion:
         self.total_at = counters_at + layout.VERSION_TOTAL_HDR
         self.ttfb_at = counters_at + layout.VERSION_TTFB_HDR
         self.within_at = counters_at + layout.VERSION_ENDED_WITHIN
+        self.ttfb_within_at = counters_at + layout.VERSION_TTFB_WITHIN
         self.in_flight = 0
         self.last_dispatch_ns = 0
         self.exposed = b""
@@ -90,6 +120,7 @@ class LiveService:
     """A service with what a request needs of it.
 
     `weights` is the control segment's words, or a row of zeros while everything must go to `stable`.
+    `response_parser` watches the headers of the service's signals; services without any share one.
     """
 
     __slots__ = (
@@ -113,12 +144,15 @@ class LiveService:
         "override_networks",
         "patience",
         "plane",
+        "response_parser",
         "seed_at",
+        "signals",
         "spec",
         "stable",
         "sticky_by",
         "thresholds_ns",
         "total_ns",
+        "ttfb_thresholds_ns",
         "tunnel_idle_ticks",
         "user_at",
         "watchdog_ticks",
@@ -150,11 +184,22 @@ class LiveService:
             tuple(ip_network(network, strict=False) for network in spec.override.allow) if spec.override else ()
         )
         self.thresholds_ns = tuple(threshold * 1000 for threshold in spec.thresholds_us)
+        self.ttfb_thresholds_ns = tuple(threshold * 1000 for threshold in spec.ttfb_thresholds_us)
+        self.signals = tuple(
+            LiveSignal(signal, layout.VERSION_SIGNALS + index * layout.SIGNAL_WORDS)
+            for index, signal in enumerate(spec.signals)
+        )
+        self.response_parser = (
+            ResponseParser(watch=frozenset(signal.header for signal in self.signals))
+            if self.signals
+            else plane.response_parser
+        )
         timeouts = spec.timeouts
         self.first_byte_ns = round(timeouts.first_byte_s * 1e9)
         self.idle_ns = round(timeouts.idle_s * 1e9)
         self.total_ns = 0 if timeouts.total_s is None else round(timeouts.total_s * 1e9)
-        first = min((timeouts.first_byte_s, timeouts.idle_s, *(threshold / 1e6 for threshold in spec.thresholds_us)))
+        thresholds_s = [threshold / 1e6 for threshold in (*spec.thresholds_us, *spec.ttfb_thresholds_us)]
+        first = min((timeouts.first_byte_s, timeouts.idle_s, *thresholds_s))
         if timeouts.total_s is not None:
             first = min(first, timeouts.total_s)
         self.patience = ticks(first)  # until an attempt is first looked at
@@ -185,6 +230,7 @@ class Plane:
         "layout",
         "matcher",
         "only",
+        "response_parser",
         "services",
         "table",
         "zeros",
@@ -199,6 +245,7 @@ class Plane:
         self.counts = counters.words
         self.layout = layout.counters_layout(table)
         self.in_flight = 0
+        self.response_parser = ResponseParser()
         control_at = layout.control_layout(table)
         self.services: list[LiveService] = []
         for index, spec in enumerate(table.services):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _ENDED = layout.VERSION_ENDED
 _BAD = layout.VERSION_BAD
 _SLOW = layout.VERSION_SLOW
+_TTFB_SLOW = layout.VERSION_TTFB_SLOW
+_TIMEOUT = layout.BAD_KINDS.index("timeout")
 _HIGHEST = layout.HDR_HIGHEST_US
 _OVERFLOW = layout.HDR_OVERFLOW
 _CLIENT_LEFT = 499
@@ -55,9 +57,14 @@ def ended(exchange: Exchange, now: int, kind: int, *, last: bool = False) -> Non
                 index = _OVERFLOW
             counts[version.total_at + index] += 1
             counts[endpoint.hdr_at + index] += 1
-            first = exchange.first_byte_ns
-            if first:
-                counts[version.ttfb_at + (index if first == now else hdr_index((first - begin) // 1000))] += 1
+            if exchange.first_slow >= 0:
+                # The first byte came with the last one, or too late, or never.
+                if exchange.first_byte_ns or kind == _TIMEOUT:
+                    counts[version.ttfb_at + index] += 1
+                    if service.ttfb_thresholds_ns:
+                        _first_within(exchange, waited)
+                elif service.ttfb_thresholds_ns:
+                    _pass_first(exchange, waited)
             thresholds = service.thresholds_ns
             slow = exchange.slow
             while slow < len(thresholds) and waited > thresholds[slow]:
@@ -95,15 +102,56 @@ def waited(exchange: Exchange, now: int) -> None:
     counts[exchange.service.user_at + hdr_index((now - exchange.arrived_ns) // 1000)] += 1
 
 
+def first_byte(exchange: Exchange, waited_ns: int) -> None:
+    """Count a first byte whose response goes on. Not at its end: a long answer would be slow first and fast later."""
+    counts = exchange.service.plane.counts
+    counts[exchange.version.ttfb_at + hdr_index(waited_ns // 1000)] += 1
+    if exchange.service.ttfb_thresholds_ns:
+        _first_within(exchange, waited_ns)
+    exchange.first_slow = -1
+
+
+def signals(exchange: Exchange, found: dict[bytes, bytes]) -> None:
+    """Count what the watched headers of a judged response say."""
+    counts = exchange.service.plane.counts
+    for signal in exchange.service.signals:
+        value = found.get(signal.header)
+        if value is not None:
+            at = exchange.version.counters_at + signal.at
+            counts[at] += 1
+            if signal.matches(value):
+                counts[at + layout.SIGNAL_MATCHED] += 1
+
+
 def pass_thresholds(exchange: Exchange, waited_ns: int) -> None:
     """Count the latency thresholds that an attempt in flight has passed by now, each once."""
-    thresholds = exchange.service.thresholds_ns
+    service = exchange.service
+    if service.ttfb_thresholds_ns and exchange.first_slow >= 0:
+        _pass_first(exchange, waited_ns)
+    thresholds = service.thresholds_ns
     slow = exchange.slow
     at = exchange.version.counters_at + _SLOW
     while slow < len(thresholds) and waited_ns > thresholds[slow]:
-        exchange.service.plane.counts[at + slow] += 1
+        service.plane.counts[at + slow] += 1
         slow += 1
     exchange.slow = slow
+
+
+def _pass_first(exchange: Exchange, waited_ns: int) -> None:
+    """Count the thresholds of the first byte that an attempt without one has passed by now, each once."""
+    thresholds = exchange.service.ttfb_thresholds_ns
+    slow = exchange.first_slow
+    at = exchange.version.counters_at + _TTFB_SLOW
+    while slow < len(thresholds) and waited_ns > thresholds[slow]:
+        exchange.service.plane.counts[at + slow] += 1
+        slow += 1
+    exchange.first_slow = slow
+
+
+def _first_within(exchange: Exchange, waited_ns: int) -> None:
+    """Count a first byte that came after `waited_ns` in its class."""
+    _pass_first(exchange, waited_ns)
+    exchange.service.plane.counts[exchange.version.ttfb_within_at + exchange.first_slow] += 1
 
 
 def aborted(exchange: Exchange, now: int) -> None:

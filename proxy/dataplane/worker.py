@@ -39,7 +39,6 @@ from proxy.dataplane.spare import Spare
 from proxy.dataplane.upstream import Upstream
 from proxy.dataplane.watch import Beat
 from proxy.http1.request import RequestParser
-from proxy.http1.response import ResponseParser
 from proxy.ipc import channel, layout
 from proxy.ipc.segment import Segment
 from proxy.routing.table import RoutingTable, from_plain
@@ -73,7 +72,6 @@ class Worker:
         self.date = b""
         self.plane: Plane
         self.request_parser: RequestParser
-        self.response_parser = ResponseParser()
         self.access_log: AccessLog | None = None
         draw = random.Random(os.urandom(16)).getrandbits  # noqa: S311 -- dealing, not secrets
         self.random64: Callable[[], int] = lambda: draw(64)

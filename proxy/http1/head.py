@@ -110,13 +110,16 @@ class ResponseHead:
 
     `keep_alive`: the endpoint's connection may be used again once the message is complete. `length` is at least 0,
     `CHUNKED` or `UNTIL_CLOSE`; 0 wherever method or status forbid a body. `upgrade` is set for 101. `shared`: a cookie
-    must not be minted on it (304, or `Cache-Control: public`). Not in `block`: hop-by-hop fields, Transfer-Encoding.
+    must not be minted on it (304, or `Cache-Control: public`). `found` has the watched fields that the client gets, by
+    lower-case name, the first value of a repeated one; `None` where there are none, and with 1xx. Not in `block`:
+    hop-by-hop fields, Transfer-Encoding.
     """
 
     __slots__ = (
         "block",
         "end",
         "event_stream",
+        "found",
         "http10",
         "keep_alive",
         "length",
@@ -133,4 +136,5 @@ class ResponseHead:
     upgrade: bytes
     shared: bool
     event_stream: bool
+    found: dict[bytes, bytes] | None
     block: bytes

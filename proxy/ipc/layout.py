@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from proxy.metrics import hdr
-from proxy.routing.table import MAX_THRESHOLDS, NEW, STABLE, RoutingTable
+from proxy.routing.table import MAX_SIGNALS, MAX_THRESHOLDS, NEW, STABLE, RoutingTable
 
 WORD = 8
 MAGIC = 0x5449_4445_4741_5431  # "TIDEGAT1"
@@ -122,7 +122,14 @@ VERSION_SLOW = VERSION_GAUGES + 4  # + i: judged attempts that passed threshold 
 # + k: judged attempts that ended within threshold k but not within k-1; k = len(thresholds): slower than all.
 # fast[i] of DESIGN §3.6 is the sum of words 0…i: one store per attempt instead of up to 16.
 VERSION_ENDED_WITHIN = VERSION_SLOW + MAX_THRESHOLDS
-VERSION_TOTAL_HDR = VERSION_ENDED_WITHIN + MAX_THRESHOLDS + 1
+# The same for first bytes and their thresholds; an attempt is within one as soon as its first byte has come.
+VERSION_TTFB_SLOW = VERSION_ENDED_WITHIN + MAX_THRESHOLDS + 1
+VERSION_TTFB_WITHIN = VERSION_TTFB_SLOW + MAX_THRESHOLDS
+# Two words per signal: judged responses that have its header (seen), and those of them whose value matches.
+VERSION_SIGNALS = VERSION_TTFB_WITHIN + MAX_THRESHOLDS + 1
+SIGNAL_WORDS = 2
+SIGNAL_SEEN, SIGNAL_MATCHED = range(SIGNAL_WORDS)
+VERSION_TOTAL_HDR = VERSION_SIGNALS + SIGNAL_WORDS * MAX_SIGNALS
 VERSION_TTFB_HDR = VERSION_TOTAL_HDR + HDR_WORDS
 VERSION_WORDS = VERSION_TTFB_HDR + HDR_WORDS
 

@@ -44,7 +44,8 @@ REQUEST_DURATION = Metric(
 TTFB = Metric(
     "tidegate_ttfb_seconds",
     "histogram",
-    "Time from dispatch to the endpoint's first byte, per judged attempt (to 0.8 %).",
+    "Time from dispatch to the endpoint's first byte, per judged attempt; a timeout at its value. Every limit on a "
+    "first byte is a bucket edge and its count is exact; other edges and the sum are exact to 0.8 %.",
     ("service", "version"),
 )
 USER_DURATION = Metric(
@@ -102,6 +103,9 @@ LOCAL_REPLIES = Metric(
 ROLLOUT_PHASE = Metric(
     "tidegate_rollout_phase", "gauge", "1 for the phase that the service is in.", ("service", "phase")
 )
+ROLLOUT_STAGE = Metric(
+    "tidegate_rollout_stage", "gauge", "The stage that a rollout is in, from 1; 0 without a rollout.", ("service",)
+)
 ROLLBACKS = Metric("tidegate_rollbacks_total", "counter", "Rollbacks by reason.", ("service", "reason"))
 LIMIT_VALUE = Metric(
     "tidegate_limit_value",
@@ -139,6 +143,7 @@ CATALOG: tuple[Metric, ...] = (
     CLIENT_ABORTS,
     LOCAL_REPLIES,
     ROLLOUT_PHASE,
+    ROLLOUT_STAGE,
     ROLLBACKS,
     LIMIT_VALUE,
     LIMIT_VERDICT,

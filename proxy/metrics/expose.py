@@ -46,13 +46,17 @@ class LimitStanding:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStanding:
-    """What the controller knows of a service: shares 0…1 (`None` = no traffic), phase, rollbacks by reason, limits."""
+    """What the controller knows of a service: shares 0…1 (`None` = no traffic), phase, rollbacks by reason, limits.
+
+    `stage` counts from 1; 0 = there is no rollout.
+    """
 
     new_set: float
     phase: str
     new_actual: float | None = None
     rollbacks: Mapping[str, int] = field(default_factory=dict)
     limits: tuple[LimitStanding, ...] = ()
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +190,14 @@ def _version(families: _Families, labels: list[str], version: VersionCounts) -> 
 
 def _scales(families: _Families, service: ServiceCounts, scales: ServiceScales) -> None:
     edges = sorted({*catalog.LATENCY_EDGES_US, *service.thresholds_us})
+    ttfb_edges = sorted({*catalog.LATENCY_EDGES_US, *service.ttfb_thresholds_us})
     families.add_histogram(catalog.USER_DURATION, [service.name], scales.user, edges)
     for version, of_version in zip(service.versions, scales.versions, strict=True):
         labels = [service.name, version.name]
         for code, count in sorted(of_version.codes.items()):
             families.add(catalog.REQUESTS, [*labels, f"{code:03}"], count)
         families.add_histogram(catalog.REQUEST_DURATION, labels, of_version.total, edges, of_version.within)
-        families.add_histogram(catalog.TTFB, labels, of_version.ttfb, edges)
+        families.add_histogram(catalog.TTFB, labels, of_version.ttfb, ttfb_edges, of_version.ttfb_within)
 
 
 def _standing(families: _Families, name: str, standing: ServiceStanding, phases: tuple[str, ...]) -> None:
@@ -203,6 +208,7 @@ def _standing(families: _Families, name: str, standing: ServiceStanding, phases:
             families.add(catalog.WEIGHT, [name, "new", kind], share)
     for phase in phases:
         families.add(catalog.ROLLOUT_PHASE, [name, phase], phase == standing.phase)
+    families.add(catalog.ROLLOUT_STAGE, [name], standing.stage)
     for reason, count in standing.rollbacks.items():
         families.add(catalog.ROLLBACKS, [name, reason], count)
     for metric, limit in _worst(standing.limits).items():

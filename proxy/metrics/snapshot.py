@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from proxy.errors import CounterWentBack
 
@@ -25,6 +26,8 @@ class Judged:
     diverted ones included. `client_errors`: ended with 4xx. For threshold i of the service: `slow[i]` attempts
     took longer (counted when they pass it, in flight too), `fast[i]` ended within it. The number of attempts that
     threshold i can judge is `slow[i] + fast[i]`; it is not `ended`, because slow ones count before they end.
+    `ttfb_slow` and `ttfb_fast`: the same for first bytes and their thresholds; `fast` as soon as the first byte came.
+    `signals[i]` is how many responses had the header of signal i, and in how many of these its value matched.
     """
 
     ended: int = 0
@@ -33,6 +36,9 @@ class Judged:
     client_errors: int = 0
     slow: tuple[int, ...] = ()
     fast: tuple[int, ...] = ()
+    ttfb_slow: tuple[int, ...] = ()
+    ttfb_fast: tuple[int, ...] = ()
+    signals: tuple[tuple[int, int], ...] = ()
 
     @property
     def requests(self) -> int:
@@ -40,7 +46,7 @@ class Judged:
         return self.ended + self.diverted
 
     def __add__(self, other: Judged) -> Judged:
-        """Return the sum; both must have the same thresholds."""
+        """Return the sum; both must have the same thresholds and signals."""
         return Judged(
             self.ended + other.ended,
             self.bad + other.bad,
@@ -48,6 +54,9 @@ class Judged:
             self.client_errors + other.client_errors,
             tuple(a + b for a, b in zip(self.slow, other.slow, strict=True)),
             tuple(a + b for a, b in zip(self.fast, other.fast, strict=True)),
+            tuple(a + b for a, b in zip(self.ttfb_slow, other.ttfb_slow, strict=True)),
+            tuple(a + b for a, b in zip(self.ttfb_fast, other.ttfb_fast, strict=True)),
+            tuple((a + c, b + d) for (a, b), (c, d) in zip(self.signals, other.signals, strict=True)),
         )
 
     def __sub__(self, earlier: Judged) -> Judged:
@@ -59,15 +68,44 @@ class Judged:
             self.client_errors - earlier.client_errors,
             tuple(a - b for a, b in zip(self.slow, earlier.slow, strict=True)),
             tuple(a - b for a, b in zip(self.fast, earlier.fast, strict=True)),
+            tuple(a - b for a, b in zip(self.ttfb_slow, earlier.ttfb_slow, strict=True)),
+            tuple(a - b for a, b in zip(self.ttfb_fast, earlier.ttfb_fast, strict=True)),
+            tuple((a - c, b - d) for (a, b), (c, d) in zip(self.signals, earlier.signals, strict=True)),
         )
-        if min(result.ended, result.bad, result.diverted, result.client_errors, *result.slow, *result.fast) < 0:
+        if min(result.row()) < 0:
             raise CounterWentBack(f"a counter shrank from {earlier} to {self}")
         return result
 
+    def row(self) -> list[int]:
+        """Return all numbers in the order of the fields."""
+        row = [self.ended, self.bad, self.diverted, self.client_errors, *self.slow, *self.fast]
+        row += [*self.ttfb_slow, *self.ttfb_fast]
+        for pair in self.signals:
+            row += pair
+        return row
 
-def nothing(thresholds: int) -> Judged:
-    """Return the `Judged` of a version with `thresholds` thresholds that nobody was sent to."""
-    return Judged(slow=(0,) * thresholds, fast=(0,) * thresholds)
+
+def nothing(thresholds: int = 0, ttfb_thresholds: int = 0, signals: int = 0) -> Judged:
+    """Return the `Judged` of a version with so many thresholds and signals that nobody was sent to."""
+    total, first = (0,) * thresholds, (0,) * ttfb_thresholds
+    return Judged(slow=total, fast=total, ttfb_slow=first, ttfb_fast=first, signals=((0, 0),) * signals)
+
+
+class SignalKey(NamedTuple):
+    """Which signal a pair of `Judged.signals` is of; one whose header or pattern changed is another one."""
+
+    name: str
+    header: str
+    matches: str
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What the tuples of a `Judged` are of, in their order; thresholds in µs."""
+
+    thresholds_us: tuple[int, ...] = ()
+    ttfb_thresholds_us: tuple[int, ...] = ()
+    signals: tuple[SignalKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +153,27 @@ class VersionCounts:
 
 @dataclass(frozen=True, slots=True)
 class ServiceCounts:
-    """One service; `versions` are stable and new, in this order; `thresholds_us` name the thresholds of `judged`."""
+    """One service; `versions` are stable and new, in this order.
+
+    `thresholds_us`, `ttfb_thresholds_us` and `signals` say what the tuples of `judged` are of.
+    """
 
     name: str
     thresholds_us: tuple[int, ...]
     versions: tuple[VersionCounts, VersionCounts]
     client_aborts: int = 0
     failovers: Mapping[str, int] = field(default_factory=dict)
+    ttfb_thresholds_us: tuple[int, ...] = ()
+    signals: tuple[SignalKey, ...] = ()
+
+    @property
+    def columns(self) -> Columns:
+        """What the tuples of `judged` are of."""
+        return Columns(self.thresholds_us, self.ttfb_thresholds_us, self.signals)
+
+    def signal(self, name: str) -> int | None:
+        """Return the place of the signal `name` in `Judged.signals`, or `None`."""
+        return next((at for at, signal in enumerate(self.signals) if signal.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +190,15 @@ class Snapshot:
 class VersionScales:
     """Status codes (code → count) and histograms (`proxy.metrics.hdr` index → count) of a version since the start.
 
-    `within`: for each of the service's thresholds (µs) how many attempts ended within it, exactly.
+    `within`: for each of the service's thresholds (µs) how many attempts ended within it, exactly; `ttfb_within`: for
+    each of those of first bytes how many of these came within it.
     """
 
     codes: Mapping[int, int] = field(default_factory=dict)
     total: Mapping[int, int] = field(default_factory=dict)
     ttfb: Mapping[int, int] = field(default_factory=dict)
     within: Mapping[int, int] = field(default_factory=dict)
+    ttfb_within: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

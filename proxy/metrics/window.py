@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from itertools import islice
 
 from proxy.errors import CounterWentBack
-from proxy.metrics.snapshot import Judged
+from proxy.metrics.snapshot import Columns, Judged
 
+_PLAIN = 4  # numbers of a `Judged` before its tuples
 _SLACK_S = 60.0  # kept beyond the longest window, so that a window that grows with every block finds its rows
 _SPARE = 256  # expired rows that may wait until they are cut off together
 
@@ -71,32 +73,44 @@ class Ring:
 
 
 class Window:
-    """What was judged of one version over time, for the latency thresholds `thresholds_us`."""
+    """What was judged of one version over time; `columns` say for which thresholds and signals."""
 
-    __slots__ = ("_ring", "thresholds_us")
+    __slots__ = ("_ring", "columns")
 
-    def __init__(self, thresholds_us: Sequence[int]) -> None:
-        self.thresholds_us = tuple(thresholds_us)
-        self._ring = Ring(4 + 2 * len(self.thresholds_us))
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+        self._ring = Ring(len(_places(columns)))
 
     def append(self, time_s: float, judged: Judged) -> None:
-        """Add the totals read at `time_s` (monotonic seconds); their thresholds are this window's."""
-        self._ring.append(
-            time_s, (judged.ended, judged.bad, judged.diverted, judged.client_errors, *judged.slow, *judged.fast)
-        )
+        """Add the totals read at `time_s` (monotonic seconds); they are of this window's columns."""
+        self._ring.append(time_s, judged.row())
 
     def over(self, seconds: float) -> tuple[Judged, float]:
         """Return what was judged in the last `seconds`, and the seconds that this covers."""
         added, covered = self._ring.over(seconds)
-        split = 4 + len(self.thresholds_us)
-        return Judged(added[0], added[1], added[2], added[3], tuple(added[4:split]), tuple(added[split:])), covered
+        thresholds, first = len(self.columns.thresholds_us), len(self.columns.ttfb_thresholds_us)
+        numbers = iter(added)
+        ended, bad, diverted, client_errors = islice(numbers, _PLAIN)
+        slow, fast, ttfb_slow, ttfb_fast = (
+            tuple(islice(numbers, size)) for size in (thresholds, thresholds, first, first)
+        )
+        signals = tuple(zip(numbers, numbers, strict=True))
+        return Judged(ended, bad, diverted, client_errors, slow, fast, ttfb_slow, ttfb_fast, signals), covered
 
-    def with_thresholds(self, thresholds_us: Sequence[int]) -> Window:
-        """Return the same history for other thresholds; one that was not counted before is at 0 there."""
-        other = Window(thresholds_us)
-        count = len(self.thresholds_us)
-        at = {us: index for index, us in enumerate(self.thresholds_us)}
-        slow = [4 + at[us] if us in at else None for us in other.thresholds_us]
-        fast = [None if column is None else column + count for column in slow]
-        other._ring = self._ring.select([0, 1, 2, 3, *slow, *fast])
+    def with_columns(self, columns: Columns) -> Window:
+        """Return the same history for other columns; what was not counted before is at 0 there."""
+        other = Window(columns)
+        at = {place: index for index, place in enumerate(_places(self.columns))}
+        other._ring = self._ring.select([at.get(place) for place in _places(columns)])
         return other
+
+
+def _places(columns: Columns) -> list[Hashable]:
+    """Return names for the numbers of `Judged.row`."""
+    places: list[Hashable] = [("plain", index) for index in range(_PLAIN)]
+    places += [("slow", us) for us in columns.thresholds_us]
+    places += [("fast", us) for us in columns.thresholds_us]
+    places += [("ttfb_slow", us) for us in columns.ttfb_thresholds_us]
+    places += [("ttfb_fast", us) for us in columns.ttfb_thresholds_us]
+    places += [(word, signal) for signal in columns.signals for word in ("seen", "matched")]
+    return places

@@ -1,42 +1,38 @@
 """What the counts say of a limit: PASS, FAIL, INCONCLUSIVE or ERROR, with the evidence for it.
 
-Nouns: a *judge* looks at one limit, block after block; a *span* is what was counted over some seconds; a *verdict*
-is its answer, which carries value, limit, n, window and block range to whoever shows or acts on it.
+Nouns: a *judge* looks at one limit, block after block (`proxy.rollout.judges`); a *sight* is all that it can look at;
+a *verdict* is its answer, which carries value, limit, n, window and block range to whoever shows or acts on it.
 
 Rules (INTERFACE §1.1):
 
 * decisions use exact counts: p99 > L is the same as "more than 1 % slower than L", and those that hang count as
   slower as soon as they have passed L. Shares are compared as fractions, without rounding;
-* fewer than `min_requests` is INCONCLUSIVE, which is neither good nor bad: it neither continues nor breaks `for`;
-* over the limit, but not yet for `for`, is INCONCLUSIVE too; FAIL is a breach; PASS is enough requests within;
-* a window never reaches back behind the instant from which the version is judged (the weight came above 0):
-  what was before is not what is tried now;
-* a latency that the workers do not count (yet) cannot be judged: ERROR, neither good nor bad;
-* until the weight has been above 0 for `after`, a FAIL is shown and not `due`.
-
-`judge_for` is the seam: today every limit is judged by the measured value over a window; limits without `window`
-will be judged by evidence there.
+* fewer than `min_requests` is INCONCLUSIVE, which is neither good nor bad;
+* over the limit, but not yet for `for` or without enough evidence, is INCONCLUSIVE too; FAIL is a breach; PASS is
+  enough requests within;
+* what cannot be read (a latency that workers do not count yet, a check without an answer) is ERROR;
+* until the version has been judged for `after`, a FAIL is shown and not `due`;
+* a FAIL of `new` that is stable's fault as well is `shared`: the ramp freezes, nobody is rolled back for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import Protocol
 
-from proxy.metrics.snapshot import Judged
-from proxy.rollout.plan import Limit, ServicePlan
-from proxy.routing.table import VERSIONS
+from proxy.metrics.snapshot import Columns, Judged
+from proxy.rollout.plan import CHECK, SIGNAL, Limit
+from proxy.rollout.state import Record
+from proxy.routing.table import STABLE, VERSIONS
 
 PASS = "PASS"  # noqa: S105  # a verdict
 FAIL = "FAIL"
 INCONCLUSIVE = "INCONCLUSIVE"
 ERROR = "ERROR"
 VERDICTS = (PASS, FAIL, INCONCLUSIVE, ERROR)
-
-# One block is charged to `for` at a time, and a late one as at most so many.
-LATE_BLOCKS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +44,55 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What a check gave last: a number, or why there is none (`error`). `number` counts the readings from 1."""
+
+    number: int
+    value: float | None = None
+    error: str = ""
+
+
+class Histogram(Protocol):
+    """Looks latencies up: `seconds` of the past (to 600), `None` = since the judging began."""
+
+    def __call__(self, version: int, seconds: float | None, *, first_byte: bool) -> Mapping[int, int]:
+        """Return sparse HDR counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What judges can look at in a block.
+
+    `totals`: of stable and new, since their incarnation began. `over(version, seconds)` gives what was counted over
+    up to the last `seconds`, and how many seconds that really are. `readings`: of checks, by name. `record`: how
+    stable measured in the stage `record_of`, while it still had traffic.
+    """
+
+    totals: tuple[Judged, Judged]
+    over: Callable[[int, float], tuple[Judged, float]]
+    histogram: Histogram
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    record: Record = field(default_factory=dict)
+    record_of: str = ""
+    _since: dict[int, tuple[Judged, Judged]] = field(default_factory=dict)
+
+    def since(self, before: tuple[Judged, Judged]) -> tuple[Judged, Judged]:
+        """Return what was counted since the totals of another sight; looked up once for all judges that ask for it."""
+        found = self._since.get(id(before))
+        if found is None:
+            found = self._since[id(before)] = (self.totals[0] - before[0], self.totals[1] - before[1])
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What a judge found of `limit`. `due`: it is a FAIL that is to be acted on.
 
     `count` of `n` requests were bad, slower than the limit, or (for a minimum) good, over `seconds`, the blocks
-    `blocks[0]` to `blocks[1]`. `held_s`: for how long the limit has been in breach without a break.
-    `needed`: so many more requests are needed for anything but INCONCLUSIVE.
+    `blocks[0]` to `blocks[1]`. `held_s`: for how long the limit has been in breach without a break. `measured`: the
+    value where it is no share of those (a reading, a percentile, a ratio). `needed`: so many more requests are
+    needed for anything but INCONCLUSIVE; `needed_to_prove`: for `proven`, `None` if no number would do.
+    `unreadable`: so many readings in a row gave nothing. `detail`: more numbers, for people and records.
     """
 
     word: str
@@ -67,6 +106,11 @@ class Verdict:
     due: bool = False
     needed: int = 0
     proven: bool = False
+    needed_to_prove: int | None = None
+    shared: bool = False
+    measured: float | None = None
+    unreadable: int = 0
+    detail: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def share(self) -> float | None:
@@ -75,47 +119,104 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """One limit's judge; it is made anew when the weight comes above 0."""
+    """One limit's judge; it is made anew when a stage begins or the weight comes above 0."""
 
     name: str
     limit: Limit
 
-    def look(self, over: Callable[[float], tuple[Judged, float]], now: float, block: int) -> Verdict:
-        """Return the verdict at `now` (s), the end of block number `block`.
-
-        `over(seconds)` gives what was counted over up to the last `seconds`, and how many seconds that really are.
-        """
+    def look(self, sight: Sight, now: float, block: int) -> Verdict:
+        """Return the verdict at `now` (s), the end of block number `block`."""
 
 
-def judge_for(plan: ServicePlan, limit: Limit, thresholds_us: tuple[int, ...], began: float) -> Judge:
-    """Return the judge of `limit`, which judges what is counted after the instant `began` (s)."""
-    return WindowJudge(limit, thresholds_us, plan.block_s, began)
+class Counter:
+    """Counts what one limit is about; `None` of it is counted when the workers do not know its latency or signal."""
+
+    __slots__ = ("_first", "_limit", "_signal", "_threshold", "readable")
+
+    def __init__(self, limit: Limit, columns: Columns) -> None:
+        self._limit = limit
+        self._first = limit.first_byte
+        self._threshold: int | None = None
+        self._signal: int | None = None
+        self.readable = True
+        if limit.threshold_us is not None:
+            edges = columns.ttfb_thresholds_us if self._first else columns.thresholds_us
+            self.readable = limit.threshold_us in edges
+            self._threshold = edges.index(limit.threshold_us) if self.readable else None
+        elif limit.source == SIGNAL:
+            names = [signal.name for signal in columns.signals]
+            self.readable = limit.metric in names
+            self._signal = names.index(limit.metric) if self.readable else None
+
+    def __call__(self, judged: Judged) -> Count:
+        """Return what the limit counts in `judged`."""
+        limit = self._limit
+        if self._threshold is not None:
+            slow, fast = (judged.ttfb_slow, judged.ttfb_fast) if self._first else (judged.slow, judged.fast)
+            return Count(slow[self._threshold] + fast[self._threshold], slow[self._threshold])
+        if self._signal is not None:
+            # What matches is what the metric is the share of: good for a minimum, bad for a maximum.
+            return Count(*judged.signals[self._signal])
+        if limit.metric == "client_error_rate":
+            return Count(judged.ended, judged.client_errors)
+        if limit.metric == "availability":
+            good = max(0, judged.requests - judged.bad)
+            return Count(judged.requests, good if limit.min is not None else judged.requests - good)
+        bad = min(judged.bad, judged.requests) if limit.min is not None else judged.bad
+        return Count(judged.requests, bad)
+
+    def bad(self, judged: Judged) -> tuple[int, int]:
+        """Return (n, those of them that speak against the version)."""
+        found = self(judged)
+        return (found.n, found.n - found.count) if self._limit.min is not None else (found.n, found.count)
 
 
-def count(limit: Limit, threshold: int | None, judged: Judged) -> Count:
-    """Return what `limit` counts in `judged`; `threshold` is the index of its latency."""
-    if threshold is not None:
-        return Count(judged.slow[threshold] + judged.fast[threshold], judged.slow[threshold])
-    if limit.metric == "client_error_rate":
-        return Count(judged.ended, judged.client_errors)
-    if limit.min is not None:
-        return Count(judged.requests, max(0, judged.requests - judged.bad))
-    return Count(judged.requests, judged.bad)
+def allowed(limit: Limit) -> float:
+    """Return the greatest share of the bad that a fixed limit on a share or a latency allows."""
+    if limit.quantile is not None:
+        return float(1 - exact(limit.quantile))
+    return float(1 - exact(limit.min)) if limit.min is not None else float(limit.max or 0.0)
 
 
 def breached(limit: Limit, counted: Count) -> bool:
     """Tell whether the measured share is on the wrong side of the limit, exactly."""
     if limit.quantile is not None:
-        return counted.count > (1 - _exact(limit.quantile)) * counted.n
+        return counted.count > (1 - exact(limit.quantile)) * counted.n
     if limit.min is not None:
-        return counted.count < _exact(limit.min) * counted.n
-    return limit.max is not None and counted.count > _exact(limit.max) * counted.n
+        return counted.count < exact(limit.min) * counted.n
+    return limit.max is not None and counted.count > exact(limit.max) * counted.n
+
+
+def beyond(limit: Limit, number: float) -> bool:
+    """Tell whether a number (of a check) is on the wrong side of the limit."""
+    if limit.min is not None:
+        return number < limit.min
+    return limit.max is not None and number > limit.max
 
 
 def reason_of(limit: Limit) -> str:
-    """Return the reason of a rollback by this limit: P99AboveLimit, AvailabilityBelowLimit."""
-    metric = "".join(part.capitalize() for part in limit.metric.split("_"))
-    return f"{metric}{'AboveLimit' if limit.min is None else 'BelowLimit'}"
+    """Return the reason of a move by this limit: P99AboveLimit, AvailabilityBelowLimit, StableErrorRateAboveLimit."""
+    metric = "".join(part[:1].upper() + part[1:] for part in limit.metric.replace("-", "_").split("_"))
+    version = "Stable" if limit.version == STABLE else ""
+    if limit.max_ratio is not None:
+        return f"{version}{metric}AboveStable"
+    return f"{version}{metric}{'AboveLimit' if limit.min is None else 'BelowLimit'}"
+
+
+def bound_of(limit: Limit) -> float | None:
+    """Return the number that the value is compared with."""
+    if limit.max_ratio is not None:
+        return limit.max_ratio
+    return limit.max if limit.min is None else limit.min
+
+
+def unit_of(limit: Limit) -> str:
+    """Return the unit of the value and of the limit: ratio | ms | times (as stable's) | number (of a check)."""
+    if limit.max_ratio is not None:
+        return "times"
+    if limit.source == CHECK:
+        return "number"
+    return "ratio" if limit.quantile is None else "ms"
 
 
 def evidence(verdict: Verdict, value_ms: float | None = None) -> dict[str, object]:
@@ -129,23 +230,25 @@ def evidence(verdict: Verdict, value_ms: float | None = None) -> dict[str, objec
         "version": VERSIONS[limit.version],
         "verdict": verdict.word,
         "value": value(verdict, value_ms),
-        "limit": limit.max if limit.min is None else limit.min,
-        "unit": "ratio" if limit.quantile is None else "ms",
+        "limit": bound_of(limit),
+        "unit": unit_of(limit),
         "n": verdict.n,
         "window_s": round(verdict.seconds, 3),
         "blocks": list(verdict.blocks),
         "judge": verdict.judge,
         "held_s": round(verdict.held_s, 3),
     }
-    if limit.quantile is None:
+    if limit.source == CHECK or (limit.max_ratio is not None and limit.quantile is not None):
+        pass
+    elif limit.quantile is None:
         shown["good" if limit.min is not None else "bad"] = verdict.count
     else:
         shown |= {
             "slower": verdict.count,
             "slower_share": verdict.share,
-            "slower_allowed": float(1 - _exact(limit.quantile)),
+            "slower_allowed": float(1 - exact(limit.quantile)),
         }
-    return shown
+    return {**shown, **verdict.detail}
 
 
 def value(verdict: Verdict, value_ms: float | None = None) -> float | None:
@@ -155,6 +258,8 @@ def value(verdict: Verdict, value_ms: float | None = None) -> float | None:
     it is never shown on the side of the limit where the counts say it is not.
     """
     limit = verdict.limit
+    if limit.source == CHECK or limit.max_ratio is not None:
+        return verdict.measured
     if limit.quantile is None:
         return verdict.share
     if limit.max is None or not verdict.n:
@@ -164,54 +269,7 @@ def value(verdict: Verdict, value_ms: float | None = None) -> float | None:
     return None if value_ms is None else min(limit.max, value_ms)
 
 
-class WindowJudge:
-    """Judges the measured value over a sliding window."""
-
-    name = "window"
-
-    __slots__ = ("_began", "_block_s", "_held_s", "_last", "_readable", "_threshold", "limit")
-
-    def __init__(self, limit: Limit, thresholds_us: tuple[int, ...], block_s: float, began: float) -> None:
-        self.limit = limit
-        self._readable = limit.threshold_us is None or limit.threshold_us in thresholds_us
-        self._threshold = (
-            thresholds_us.index(limit.threshold_us) if limit.threshold_us is not None and self._readable else None
-        )
-        self._block_s = block_s
-        self._began = began
-        self._held_s: float | None = None  # `None`: not in breach
-        self._last = began
-
-    def look(self, over: Callable[[float], tuple[Judged, float]], now: float, block: int) -> Verdict:
-        """Return the verdict at `now`."""
-        limit = self.limit
-        if not self._readable:
-            return Verdict(ERROR, limit, self.name, blocks=(block, block))
-        judged, seconds = over(min(limit.window_s, now - self._began))
-        counted = count(limit, self._threshold, judged)
-        enough = counted.n >= max(1, limit.min_requests)
-        wrong = enough and breached(limit, counted)
-        if wrong:
-            late = min(now - self._last, LATE_BLOCKS * self._block_s)
-            self._held_s = 0.0 if self._held_s is None else self._held_s + late
-        elif enough:
-            self._held_s = None
-        self._last = now
-        fails = wrong and self._held_s is not None and self._held_s >= limit.for_s
-        return Verdict(
-            FAIL if fails else INCONCLUSIVE if wrong or not enough else PASS,
-            limit,
-            self.name,
-            n=counted.n,
-            count=counted.count,
-            seconds=seconds,
-            blocks=(max(0, block - max(0, round(seconds / self._block_s) - 1)), block),
-            held_s=self._held_s or 0.0,
-            due=fails and now - self._began >= limit.after_s,
-            needed=max(0, limit.min_requests - counted.n),
-        )
-
-
-def _exact(share: float) -> Fraction:
-    # The shortest decimal that is this float is what stood in the config: 1 % is 1/100, not 0.01000000000000000021.
+@lru_cache(maxsize=1024)
+def exact(share: float) -> Fraction:
+    """Return the fraction that stood in the config: the shortest decimal that is this float (1 % is 1/100)."""
     return Fraction(repr(share))

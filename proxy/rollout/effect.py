@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+BEFORE_STAGE = "before_stage"
+AFTER_ROLLBACK = "after_rollback"
+AFTER_COMPLETE = "after_complete"
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -32,9 +36,17 @@ class Shut:
 
 @dataclass(frozen=True, slots=True)
 class StoreWeight:
-    """Store this weight (1/10,000) in the words."""
+    """Store this weight (1/10,000) in the words. `watchdog_off`: a silent controller changes nothing."""
 
     weight_bp: int
+    watchdog_off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSalt:
+    """Deal the users anew; the weight is 0 when this is carried out."""
+
+    salt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +68,15 @@ class Announce:
     note: Note
 
 
-Effect = Shut | StoreWeight | ClearLatch | Persist | Announce
+@dataclass(frozen=True, slots=True)
+class CallHook:
+    """Call a hook of the rollout's plan, after everything else; `before_stage` is answered with `HookAnswered`.
+
+    `stage`: the number of the stage that it is about.
+    """
+
+    name: str
+    stage: int
+
+
+Effect = Shut | StoreWeight | StoreSalt | ClearLatch | Persist | Announce | CallHook

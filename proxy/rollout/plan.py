@@ -211,8 +211,7 @@ class ServicePlan:
             yield from plan.every_limit()
 
 
-def thresholds_us(limits: Iterable[Limit]) -> tuple[int, ...]:
-    """Return the latencies (µs, ascending) of whole responses that workers have to count for these limits."""
-    return tuple(
-        sorted({edge for limit in limits if not limit.first_byte and (edge := limit.threshold_us) is not None})
-    )
+def thresholds_us(limits: Iterable[Limit], *, first_byte: bool = False) -> tuple[int, ...]:
+    """Return the latencies (µs, ascending) of whole responses, or of first bytes, to be counted for these limits."""
+    edges = {limit.threshold_us for limit in limits if limit.first_byte == first_byte}
+    return tuple(sorted(edge for edge in edges if edge is not None))

@@ -19,7 +19,8 @@ STABLE = 0
 NEW = 1
 VERSIONS = ("stable", "new")
 FULL = 10_000  # buckets, and the weight at which every bucket goes to `new`
-MAX_THRESHOLDS = 16
+MAX_THRESHOLDS = 16  # latency limits of a service, of whole responses and of first bytes together
+MAX_SIGNALS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +91,24 @@ class Failover:
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """A share that is read from a response header: of the responses with `header`, those whose value `matches`.
+
+    `header` is in lower case and not hop-by-hop; of a repeated one the first value counts. `matches` is a regular
+    expression that may match anywhere in the first 1,024 bytes of the value.
+    """
+
+    name: str
+    header: str
+    matches: str
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What clients reach: a `stable` version and, for a part of the year, a `new` one.
 
-    `thresholds_us`: the latency limits of all limits of the service, ascending, at most 16.
+    `thresholds_us`: the latencies of whole responses in all limits of the service, ascending; `ttfb_thresholds_us`:
+    those of first bytes; at most `MAX_THRESHOLDS` together. `signals`: at most `MAX_SIGNALS`.
     `host`: "preserve", "endpoint" or a fixed name. `watchdog_s`: silence of the controller after which
     everything goes to `stable`.
     """
@@ -107,6 +122,8 @@ class Service:
     timeouts: Timeouts = Timeouts()
     failover: Failover = Failover()
     thresholds_us: tuple[int, ...] = ()
+    ttfb_thresholds_us: tuple[int, ...] = ()
+    signals: tuple[Signal, ...] = ()
     fallback_to_new: bool = False
     watchdog_s: float = 2.0
     host: str = "preserve"

@@ -27,6 +27,12 @@ class FakeOperations:
         self.histogram_asked = None
         self.durable = True
         self.ended = False
+        self.plan = None
+        self.full = None
+        self.go = True
+        self.drilled = {"drill": "passed", "limit": "P99AboveLimit", "decided_s": 0.75, "reached_s": 0.012}
+        self.drilled |= {"latched": True, "restored": True, "why": ""}
+        self.stage = None
         self.streams = 0
 
     def status(self):
@@ -61,7 +67,7 @@ class FakeOperations:
             "weights": self.weights(name),
             "phase": self.phase[name],
             "reason": "ErrorRate" if self.phase[name] == "rolled_back" else "",
-            "stage": None,
+            "stage": self.stage,
             "versions": {
                 version: {**counts, "label": self.labels[name][version], "endpoints": [endpoint]}
                 for version in ("stable", "new")
@@ -94,6 +100,43 @@ class FakeOperations:
         self.orders.append(order)
         self._change(name, 0, order, "RolledBack")
         self.phase[name] = "rolled_back"
+        return self.service(name) | self._remarks()
+
+    async def start_rollout(self, name, plan, order):
+        self.orders.append(order)
+        self.plan = plan
+        if order.dry_run:
+            found = {"check": "state", "finding": "ok" if self.go else "no-go", "what": "can be written"}
+            return {"go": self.go, "plan": "default", "findings": [found]}
+        return self._order(name, "progressing", 100, order, "RolloutStarted", {"idle", "rolled_back"}, listed=False)
+
+    async def pause(self, name, order):
+        return self._order(name, "paused", self.weight_bp[name], order, "RolloutPaused", {"progressing"})
+
+    async def resume(self, name, order):
+        return self._order(name, "progressing", self.weight_bp[name], order, "RolloutResumed", {"paused"})
+
+    async def promote(self, name, order, *, full=False):
+        self.full = full
+        return self._order(name, "progressing", 10_000 if full else 1000, order, "StageEntered", {"progressing"})
+
+    async def finish(self, name, order):
+        return self._order(name, "idle", 0, order, "RolloutFinished", {"completed"})
+
+    async def drill(self, name, order):
+        self.orders.append(order)
+        return self.drilled
+
+    def _order(self, name, phase, new_bp, order, kind, phases, *, listed=True):
+        if listed:
+            self.orders.append(order)
+        if self.phase[name] not in phases:
+            extra = {"phase": self.phase[name], "allowed": ["weights"]}
+            raise Refused(409, "WrongPhase", f"is not possible in phase {self.phase[name]}", extra=extra)
+        if order.if_match not in {None, self.revision[name]}:
+            raise Refused(412, "RevisionStale", "somebody else changed it")
+        self.phase[name] = phase
+        self._change(name, new_bp, order, kind)
         return self.service(name) | self._remarks()
 
     async def put_new(self, name, label, endpoints, order):

@@ -142,11 +142,11 @@ def test_plans(whole):
 
 def test_notes_say_how_every_limit_is_judged(whole):
     assert whole.notes == (
-        "web: error_rate is judged over window 10s with at least 20 requests (no window given)",
+        "web: error_rate is judged by evidence, with at least 20 requests",
         "web: p99 is judged over window 30s with at least 50 requests, in breach for 5s, after 1m",
-        "web: p50 is judged over window 10s with at least 20 requests, reported only (dry_run) (no window given)",
-        "web: p95 of stable is judged over window 10s with at least 20 requests, then pause (no window given)",
-        "web: availability is judged over window 10s with at least 20 requests (no window given)",
+        "web: p50 is judged by evidence, with at least 20 requests, reported only (dry_run)",
+        "web: p95 of stable is judged by evidence, with at least 20 requests, then pause",
+        "web: availability is judged by evidence, with at least 20 requests",
     )
 
 

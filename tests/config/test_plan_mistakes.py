@@ -325,6 +325,21 @@ def test_the_latency_limits_of_all_plans_of_a_service_are_counted_together(every
     assert found.endswith("stages[0].limits[15].max: is the 17th different latency limit of this service: at most 16")
 
 
+def test_the_signals_of_a_service_and_of_all_its_plans_are_counted_together(everything_runs, tmp_path):
+    """With the one of the service there are 16; a plan may name one of them again, and no more than that."""
+
+    def signals(*numbers):
+        return f"{HEAD}signals: {{" + ", ".join(f"s{n}: {{header: x, matches: hit}}" for n in numbers) + "}\n"
+
+    files = {"many": signals(*range(15)), "again": signals(3, 14), "more": signals(15)}
+    compiled = in_service(tmp_path, "{a: many.yaml, b: again.yaml}", **files)
+    names = [signal.name for signal in compiled.table.services[0].signals]
+    assert names == ["hits", *(f"s{n}" for n in range(15))]
+    assert in_service(tmp_path, "{a: many.yaml, b: again.yaml, c: more.yaml}", **files) == [
+        "more.yaml:5:16: signals.s15: is the 17th different signal of this service: at most 16"
+    ]
+
+
 def test_a_plan_is_no_config_and_a_config_no_plan(tmp_path):
     with pytest.raises(ConfigError, match="is a rollout plan, not a config: check it with `tidegate plan f`"):
         compile_text(HEAD, {}, name="f")
@@ -367,7 +382,7 @@ def test_a_plan_in_a_body_names_what_the_service_has():
 
 
 def test_a_plan_in_a_body_defines_nothing_that_runs():
-    stage = {"name": "a", "weight": "5%", "hold": "1h", "limits": {"p99": "11s", "ttfb_p99": "1s"}}
+    stage = {"name": "a", "weight": "5%", "hold": "1h", "limits": {"p99": "11s"}}
     files = "come from files only: put the plan into a file and name it under rollouts of web"
     assert sorted(
         body_mistakes({"stages": [stage], "hooks": {"before_start": {"run": ["rm"]}}, "checks": {"x": 1}, "signals": 5})
@@ -379,7 +394,6 @@ def test_a_plan_in_a_body_defines_nothing_that_runs():
             "stages[0].limits.p99: is above timeouts.first_byte (10s): "
             "an endpoint that never answers is recorded at that timeout and would count as fast enough"
         ),
-        f"stages[0].limits.ttfb_p99: {later.METRIC_NOT_YET}; or define it under signals or checks",
     ]
 
 

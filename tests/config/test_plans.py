@@ -8,6 +8,7 @@ from proxy.config import reference
 from proxy.config.compile import compile_text
 from proxy.config.plans import compile_plan_file, compile_plan_text, is_plan_file
 from proxy.rollout.plan import Check, Hook, Hooks, Limit, Plan, ServicePlan, Signal, Stage
+from proxy.routing import table
 from proxy.routing.table import STABLE, from_plain, to_plain
 from tests.config.test_plan_mistakes import everything_runs  # noqa: F401
 
@@ -171,6 +172,27 @@ def test_secrets_of_hooks_and_checks_are_not_shown(everything_runs, tmp_path):  
     assert shown["hooks"]["before_start"]["url"] == "http://h/?***"
     assert shown["hooks"]["after_rollback"]["run"] == ["go", "***"]
     assert "hunter" not in json.dumps(compiled.redacted) + repr(compiled)
+
+
+def test_workers_are_told_what_any_plan_of_a_service_judges(everything_runs, tmp_path):  # noqa: F811
+    (tmp_path / "plan.yaml").write_text(
+        "stages:\n"
+        "  - {name: a, weight: 1%, hold: 1h, limits: {p99: 200ms, ttfb_p99: 90ms}}\n"
+        "  - {name: b, weight: 9%, hold: 1h, require: [{metric: ttfb_p50, max: 20ms}, {metric: p50, max_ratio: 2}]}\n"
+        "signals: {hits: {header: X-CACHE, matches: ^HIT}}\n"
+    )
+    text = """
+    services:
+      - name: web
+        stable: {endpoints: [http://s]}
+        signals: {fresh: {header: age, matches: '^0$'}, hits: {header: X-CACHE, matches: ^HIT}}
+        limits: {p95: 100ms, ttfb_p99: 90ms}
+        rollouts: {a: plan.yaml}
+    """
+    (service,) = compile_text(text, {}, base=tmp_path).table.services
+    assert service.thresholds_us == (100_000, 200_000)
+    assert service.ttfb_thresholds_us == (20_000, 90_000)
+    assert service.signals == (table.Signal("fresh", "age", "^0$"), table.Signal("hits", "x-cache", "^HIT"))
 
 
 # --- the shipped plans -------------------------------------------------------------------------------------------

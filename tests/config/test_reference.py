@@ -25,7 +25,7 @@ def test_the_files_are_those_the_models_give(tmp_path):
 
 
 def test_the_reference_is_a_config():
-    assert compile_text(reference.reference_yaml(), {}).table.services[0].name == "web"
+    assert compile_text(reference.reference_yaml(), {}, base=CONFIGS).table.services[0].name == "web"
 
 
 def keys(section, path=()):

@@ -9,7 +9,7 @@ from proxy.controlplane.generation import Generation
 from proxy.ipc import layout
 from proxy.ipc.segment import Segment
 from proxy.metrics import hdr
-from proxy.routing.table import STABLE, Endpoint, RoutingTable, Service, Version
+from proxy.routing.table import STABLE, Endpoint, RoutingTable, Service, Signal, Version
 
 A, B, C = (Endpoint(f"http://127.0.0.1:{port}", "127.0.0.1", port) for port in (9001, 9002, 9003))
 
@@ -23,8 +23,17 @@ def service(
     stable: Version | None = None,
     new: Version | None = None,
     thresholds: tuple[int, ...] = (200_000,),
+    first: tuple[int, ...] = (),
+    signals: tuple[Signal, ...] = (),
 ) -> Service:
-    return Service(name, stable or version("1", A), new or version("2", B), thresholds_us=thresholds)
+    return Service(
+        name,
+        stable or version("1", A),
+        new or version("2", B),
+        thresholds_us=thresholds,
+        ttfb_thresholds_us=first,
+        signals=signals,
+    )
 
 
 def table(*services: Service) -> RoutingTable:
@@ -74,8 +83,8 @@ class Hand:
         times: int = 1,
         endpoint: int = 0,
     ) -> None:
-        """One attempt that ended: the words that `proxy.dataplane.record` writes."""
-        thresholds = self.generation.table.services[self.generation.service_index[name]].thresholds_us
+        """One attempt that ended: the words that `proxy.dataplane.record` writes. Its first byte came half way."""
+        spec = self.generation.table.services[self.generation.service_index[name]]
         at = self.version_at(version, name)
         self.add(at + layout.VERSION_CODES + status, times)
         self.add(at + layout.VERSION_ASSIGNED, times)
@@ -84,10 +93,14 @@ class Hand:
             self.add(at + layout.VERSION_BAD + layout.BAD_KINDS.index(kind), times)
         elif 400 <= status < 500:
             self.add(at + layout.VERSION_CLIENT_ERRORS, times)
-        slow = sum(us > threshold for threshold in thresholds)
-        for threshold in range(slow):
-            self.add(at + layout.VERSION_SLOW + threshold, times)
-        self.add(at + layout.VERSION_ENDED_WITHIN + slow, times)
+        for took, thresholds, slow_at, within_at in (
+            (us, spec.thresholds_us, layout.VERSION_SLOW, layout.VERSION_ENDED_WITHIN),
+            (us // 2, spec.ttfb_thresholds_us, layout.VERSION_TTFB_SLOW, layout.VERSION_TTFB_WITHIN),
+        ):
+            slow = sum(took > threshold for threshold in thresholds)
+            for threshold in range(slow):
+                self.add(at + slow_at + threshold, times)
+            self.add(at + within_at + slow, times)
         self.add(at + layout.VERSION_TOTAL_HDR + hdr.index(us), times)
         self.add(at + layout.VERSION_TTFB_HDR + hdr.index(us // 2), times)
         block = self.endpoint_at(version, endpoint, name)
@@ -95,3 +108,9 @@ class Hand:
         self.add(block + layout.ENDPOINT_BAD, times * (kind is not None))
         self.add(block + layout.ENDPOINT_HDR + hdr.index(us), times)
         self.add(self.service_at(name) + layout.SERVICE_USER_HDR + hdr.index(us), times)
+
+    def signal(self, index: int, *, matched: bool, version: int = STABLE, times: int = 1) -> None:
+        """A response that has the header of a signal."""
+        at = self.version_at(version) + layout.VERSION_SIGNALS + index * layout.SIGNAL_WORDS
+        self.add(at + layout.SIGNAL_SEEN, times)
+        self.add(at + layout.SIGNAL_MATCHED, times * matched)

@@ -89,8 +89,8 @@ class World:
 
     async def settle(self) -> None:
         """Wait until everything that was given to the store is answered."""
-        while self.controller._commits.tasks:
-            await asyncio.gather(*self.controller._commits.tasks, return_exceptions=True)
+        while self.controller.commits.tasks:
+            await asyncio.gather(*self.controller.commits.tasks, return_exceptions=True)
 
     def bad(self, times: int = 50, service: str = "web") -> None:
         self.hand.end(NEW, status=500, kind="status", times=times, name=service)

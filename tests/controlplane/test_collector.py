@@ -18,11 +18,12 @@ from proxy.ipc import layout
 from proxy.metrics import expose, hdr
 from proxy.metrics.expose import Exposition
 from proxy.metrics.snapshot import Judged, Snapshot, VersionCounts, VersionScales
-from proxy.routing.table import NEW, STABLE, RoutingTable
+from proxy.routing.table import NEW, STABLE, RoutingTable, Signal
 from tests.controlplane.regions import A, B, C, Hand, service, table, version
 from tests.controlplane.waiting import until_now
 
 SECOND = 1_000_000_000
+HITS, FRESH = Signal("hits", "x-cache", "^HIT"), Signal("fresh", "age", "^0$")
 
 
 class FakeClock:
@@ -96,6 +97,40 @@ def test_workers_are_added_up(bench: Bench) -> None:
     assert counts(snapshot, NEW).judged.requests == 2
     assert counts(snapshot).bad == dict.fromkeys(layout.BAD_KINDS, 0) | {"status": 1}
     assert bench.collector.latest is snapshot
+
+
+def test_first_bytes_and_signals_are_judged_beside_the_whole(bench: Bench) -> None:
+    bench.generation(table(service(first=(40_000, 100_000), signals=(HITS, FRESH))), slots=2)
+    for hand in bench.hands:
+        hand.end(us=60_000, times=2)
+        hand.end(us=300_000)
+        hand.signal(0, matched=True, times=2)
+        hand.signal(0, matched=False)
+        hand.add(hand.version_at() + layout.VERSION_TTFB_SLOW)  # one that hangs
+    bench.hands[0].signal(1, matched=True, version=NEW)
+    snapshot = bench.block()
+    found = snapshot.services["web"]
+    assert (found.ttfb_thresholds_us, [signal.name for signal in found.signals]) == (
+        (40_000, 100_000),
+        ["hits", "fresh"],
+    )
+    assert counts(snapshot).judged == Judged(6, 0, 0, 0, (2,), (4,), (4, 2), (4, 4), ((6, 4), (0, 0)))
+    assert counts(snapshot, NEW).judged == Judged(0, 0, 0, 0, (0,), (0,), (0, 0), (0, 0), ((0, 0), (1, 1)))
+    bench.hands[0].signal(0, matched=True)
+    bench.block()
+    window, _ = bench.collector.history.over("web", STABLE, 0.25)
+    assert window.signals == ((1, 1), (0, 0))
+
+
+def test_every_limit_on_first_bytes_is_exact_in_metrics(bench: Bench) -> None:
+    """A threshold that an older table did not know is read from its histogram, to 0.8 %."""
+    bench.generation(table(service(first=(50_000,))))
+    bench.hands[0].end(us=2 * 40_000, times=3)
+    bench.hands[0].end(us=2 * 50_050, times=5)
+    assert bench.scales().ttfb_within == {50_000: 3}
+    bench.generation(table(service(first=(45_000, 50_000))))
+    bench.hands[1].end(us=2 * 45_010, times=7)
+    assert bench.scales().ttfb_within == {45_000: 3, 50_000: 10}
 
 
 def test_hung_requests_count_before_they_end(bench: Bench) -> None:
@@ -291,7 +326,8 @@ def test_no_counter_of_metrics_ever_goes_back(bench: Bench) -> None:
         nonlocal current
         label = chance.choice(["2", "3"])
         endpoints = chance.choice([(B,), (B, C), (C,)])
-        made = table(service(new=version(label, *endpoints), thresholds=chance.choice(thresholds)))
+        first = chance.choice(thresholds)
+        made = table(service(new=version(label, *endpoints), thresholds=chance.choice(thresholds), first=first))
         current = bench.generation(made, 0)
         for slot in range(slots):
             living[slot].end(NEW, 5)  # the old generation's last exchange

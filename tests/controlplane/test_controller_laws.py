@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 
 from proxy.controlplane.operations import Order
 from proxy.errors import Refused
-from proxy.rollout.plan import Limit, ServicePlan
-from proxy.rollout.state import ROLLED_BACK
+from proxy.rollout.plan import Limit, Plan, ServicePlan, Stage
+from proxy.rollout.state import PROGRESSING, ROLLED_BACK
 from proxy.routing.split import seed_of
 from tests.controlplane.regions import table
 from tests.controlplane.ruled import ANN, FakeClock, World, begun
 
 ROOT = Path(__file__).parents[2]
-PLANS = (ServicePlan("web", limits=(Limit("error_rate", max=0.01),), initial_weight=1000),)
+LIMITS = (Limit("error_rate", max=0.01, window_given=True),)
+STAGES = (Stage("few", 500, 1.0), Stage("half", 5000, 1.0), Stage("full", 10_000, 1.0))
+PLANS = (ServicePlan("web", limits=LIMITS, initial_weight=1000, rollouts=(Plan("default", STAGES),)),)
 TABLE = table()
 
 steps = st.one_of(
@@ -32,6 +34,9 @@ steps = st.one_of(
     st.tuples(st.just("pass"), st.sampled_from([1.5, 40.0])),
     st.tuples(st.just("disk"), st.booleans()),
     st.tuples(st.just("kill")),
+    st.tuples(
+        st.just("rollout"), st.sampled_from(["start", "start", "promote", "promote", "pause", "resume", "finish"])
+    ),
 )
 
 
@@ -46,6 +51,11 @@ async def carry_out(world, what, *values):
         world.mend_store() if values[0] else world.break_store()
     elif what == "rollback":
         await controller.rollback("web", ANN)
+    elif what == "rollout":
+        order = {"start": lambda: controller.rollouts.start("web", None, ANN)}.get(
+            values[0], lambda: getattr(controller.rollouts, values[0])("web", ANN)
+        )
+        await order()
     elif what == "new":
         await controller.put_new("web", values[0], ["http://127.0.0.1:9002"], ANN)
     elif what == "ttl":
@@ -64,6 +74,11 @@ def check(world, before):
         assert world.latch.read("web") is not None
     changed = [getattr(state, name) != getattr(before, name) for name in ("weight_bp", "phase", "reason", "salt")]
     assert state.revision > before.revision if any(changed) else state.revision >= before.revision
+
+
+def stage_went_on(world, before):
+    rollout = world.state().rollout
+    return before.phase == PROGRESSING and rollout is not None and rollout.stage > before.rollout.stage
 
 
 async def live(directory, history):
@@ -90,7 +105,9 @@ async def live(directory, history):
             await world.settle()
             check(world, before)
             # Only a person's order makes it more.
-            assert what in {"weight", "ttl"} or world.word() <= before.weight_bp
+            assert (
+                what in {"weight", "ttl", "rollout"} or world.word() <= before.weight_bp or stage_went_on(world, before)
+            )
     finally:
         await world.settle()
         world.close()

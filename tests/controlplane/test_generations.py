@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from proxy.controlplane.generation import columns_of
 from proxy.controlplane.generations import Generation, Generations, ServiceWords, same
 from proxy.controlplane.scales import CODES, TOTAL, Scale
 from proxy.controlplane.totals import EARLIER
 from proxy.ipc import layout
 from proxy.ipc.segment import Segment
 from proxy.metrics import hdr
-from proxy.routing.table import NEW, STABLE, RoutingTable, Version
+from proxy.metrics.snapshot import Columns
+from proxy.routing.table import NEW, STABLE, RoutingTable, Signal, Version
 from tests.controlplane.regions import A, B, C, Hand, service, table, version
 
 
@@ -45,7 +47,7 @@ def ended(generations: Generations, which: int = STABLE, name: str = "web") -> i
         for region in generation.counters.values():
             totals.add(generation, region)
     lives = totals.versions[name, which].values()
-    return sum(life.judged(()).ended for life in lives)
+    return sum(life.judged(Columns()).ended for life in lives)
 
 
 def test_a_generation_begins_with_its_words(generations: Generations) -> None:
@@ -245,8 +247,8 @@ def test_another_new_is_another_incarnation_and_the_version_goes_on_growing(gene
     generations.fold_worker(0)
     assert ended(generations, NEW) == 30
     lives = generations.totals.versions["web", NEW]
-    assert lives[EARLIER].judged(()).ended == 20  # bounded: what is over is one
-    assert lives[generations.current.incarnations[0][NEW]].judged(()).bad == 10
+    assert lives[EARLIER].judged(Columns()).ended == 20  # bounded: what is over is one
+    assert lives[generations.current.incarnations[0][NEW]].judged(Columns()).bad == 10
     assert generations.scales.total(Scale(CODES, "web", NEW)) == {500: 30}
 
 
@@ -261,9 +263,31 @@ def test_thresholds_are_kept_by_value(generations: Generations) -> None:
     generations.release(old.number, 0)
     generations.fold_worker(0)
     [life] = generations.totals.versions["web", STABLE].values()
-    judged = life.judged((100_000, 200_000, 300_000))
+    judged = life.judged(Columns((100_000, 200_000, 300_000)))
     assert judged.slow == (1, 1, 0)
     assert judged.fast == (1, 2, 1)
+
+
+def test_signals_are_kept_by_what_they_read(generations: Generations) -> None:
+    """And not by their place, nor by their name alone."""
+    hits, fresh, other = (
+        Signal(name, header, matches)
+        for name, header, matches in (("hits", "x-cache", "^HIT"), ("fresh", "age", "^0$"), ("hits", "x-cache", "HIT"))
+    )
+    old = create(generations, table(service(signals=(hits, fresh))))
+    with Hand(old, generations.counters_for(old, 0)) as worker:
+        worker.signal(0, matched=True, times=3)
+        worker.signal(0, matched=False, times=2)
+        worker.signal(1, matched=True, times=7)
+    current = create(generations, table(service(signals=(fresh, other))))
+    with Hand(current, generations.counters_for(current, 0)) as worker:
+        worker.signal(0, matched=False, times=10)
+        worker.signal(1, matched=True, times=20)
+    generations.release(old.number, 0)
+    generations.fold_worker(0)
+    [life] = generations.totals.versions["web", STABLE].values()
+    keys = tuple(columns_of(service(signals=(signal,))).signals[0] for signal in (hits, fresh, other))
+    assert life.judged(Columns(signals=keys)).signals == ((5, 3), (17, 7), (20, 20))
 
 
 def test_histograms_know_which_thresholds_were_counted_beside_them(generations: Generations) -> None:

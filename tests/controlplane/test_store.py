@@ -12,7 +12,8 @@ import pytest
 
 from proxy.controlplane.store import CONFIG, REGISTERED, Change, Row, Store, from_row, to_row
 from proxy.errors import StateError
-from proxy.rollout.state import Expiry, ServiceState
+from proxy.rollout.plan import Check, Hook, Hooks, Limit, Plan, Signal, Stage
+from proxy.rollout.state import Expiry, Rollout, ServiceState
 from proxy.routing.table import Endpoint, Version
 
 ROOT = Path(__file__).parents[2]
@@ -162,9 +163,9 @@ def test_a_file_cut_in_half_is_refused(tmp_path):
 def test_a_newer_schema_is_refused(tmp_path):
     path = made(tmp_path / "state.db")
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE meta SET value = '2'")
+        connection.execute("UPDATE meta SET value = '3'")
     connection.close()
-    assert "schema 2" in refused(path)
+    assert "schema 3" in refused(path)
 
 
 def test_another_programs_database_is_refused(tmp_path):
@@ -219,3 +220,41 @@ def test_a_file_that_another_program_holds_says_so(tmp_path):
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StateError, match="another program holds"):
             Store.open(path)
+
+
+def test_a_file_of_schema_1_is_brought_to_this_one_as_it_is(tmp_path):
+    path = made(tmp_path / "state.db", rows=3)
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE services DROP COLUMN rollout")
+        connection.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
+    connection.close()
+    store = Store.open(path)
+    assert store.load().rows == {f"service-{number}": ROW for number in range(3)}
+    store.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT value FROM meta").fetchone()[0] == "2"
+    connection.close()
+    Store.open(path).close()
+
+
+def test_a_rollout_is_kept_with_its_plan_and_what_has_passed_of_its_stage():
+    limit = Limit("p99", max=200, window_given=True)
+    check = Check("rss", file="/x", path=("a", 0))
+    hooks = Hooks(after_rollback=Hook(run=("sh", "-c", "x"), cwd="/"))
+    stages = (Stage("a", 100, 60.0, 5, (limit,), (limit,), "manual"), Stage("b", 10_000, 60.0))
+    plan = Plan("p", stages, "manual", 30.0, "rollback", 5.0, hooks, (Signal("h", "x", "y"),), (check,))
+    rollout = Rollout(plan, 1, 10.0, 90.0, 80.0, 60.0, record={"p95": {"n": 5000, "value": 12.5}}, record_of="a")
+    state = ServiceState("progressing", 10_000, 5, "", "s", has_new=True, live_since=50.0, rollout=rollout)
+    back = from_row(to_row(state, 100.0), 7.0, has_new=True)
+    assert back.rollout == Rollout(plan, 1, 20.0, 7.0, -13.0, 60.0, record=rollout.record, record_of="a")
+    assert back.rollout.elapsed_s(7.0) == 20.0
+    paused = from_row(to_row(ServiceState("paused", rollout=rollout.stopped(100.0)), 200.0), 7.0, has_new=True)
+    assert (paused.rollout.since, paused.rollout.elapsed_s(99.0)) == (None, 20.0)
+
+
+def test_a_progressing_row_without_its_rollout_is_damage(tmp_path):
+    store = Store.open(tmp_path / "state.db")
+    store.save(Change(rows={"web": Row("progressing", 100, 1, "", "s")})).result()
+    with pytest.raises(StateError, match="without a rollout"):
+        store.load()
+    store.close()

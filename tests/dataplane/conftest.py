@@ -141,6 +141,20 @@ class Gate:
         at = layout.VERSION_ENDED_WITHIN
         return sum(self.worker.count(version, at + index) for index in range(threshold + 1))
 
+    def ttfb_slow(self, version: int, threshold: int = 0) -> int:
+        return self.worker.count(version, layout.VERSION_TTFB_SLOW + threshold)
+
+    def ttfb_fast(self, version: int, threshold: int = 0) -> int:
+        at = layout.VERSION_TTFB_WITHIN
+        return sum(self.worker.count(version, at + index) for index in range(threshold + 1))
+
+    def signal(self, version: int, index: int = 0) -> tuple[int, int]:
+        """Return how many responses had a signal's header, and how many of these matched."""
+        at = layout.VERSION_SIGNALS + index * layout.SIGNAL_WORDS
+        words = (layout.SIGNAL_SEEN, layout.SIGNAL_MATCHED)
+        seen, matched = (self.worker.count(version, at + word) for word in words)
+        return seen, matched
+
     def aborts(self) -> int:
         return self.worker.service_count(layout.SERVICE_CLIENT_ABORTS)
 
@@ -240,6 +254,14 @@ class Keeper:
         if self.worker is not None:
             worker, self.worker = self.worker, None
             worker.close()
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """Return the event that a `holding` backend waits for; set at the end of the test, whatever comes."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 @pytest.fixture(scope="session")

@@ -11,31 +11,11 @@ from proxy.ipc import layout
 from proxy.metrics import hdr
 from proxy.routing.table import Failover, Override, RequestLimits, Timeouts
 from tests.dataplane.harness import eventually, same
-from tests.dataplane.wire import answers, fails, request, response
+from tests.dataplane.wire import answers, fails, holding, request, response
 
 THRESHOLDS = (100_000, 200_000)  # µs
 NEVER = Failover("never")
 PART = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
-
-
-def holding(release, first=b"", then=b""):
-    """Answer `first` at once and `then` when released, for every request."""
-
-    def script(peer):
-        while True:
-            peer.request()
-            peer.send(first)
-            assert release.wait(10)
-            peer.send(then or response())
-
-    return script
-
-
-@pytest.fixture
-def release():
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 # ---------------------------------------------------------------- what is counted

@@ -300,6 +300,19 @@ def answers(*replies: bytes) -> Script:
     return script
 
 
+def holding(release: threading.Event, first: bytes = b"", then: bytes = b"") -> Script:
+    """Return a script that answers `first` at once and `then` when released, to every request."""
+
+    def script(peer: Peer) -> None:
+        while True:
+            peer.request()
+            peer.send(first)
+            assert release.wait(10)
+            peer.send(then or response())
+
+    return script
+
+
 def fails(status: int = 500) -> Script:
     """Return a script that answers every request with `status`."""
     return answers(response(status, body=b"bad"))

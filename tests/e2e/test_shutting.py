@@ -23,7 +23,7 @@ def test_errors_of_new_shut_the_gate_and_nobody_is_sent_there_afterwards(product
         until_now(lambda: running.web()["versions"]["new"]["requests"] > 200)
         backends.new.fail(ERRORS)
         web = shut(running)
-        event = running.events("RolledBack")[-1]
+        event = until_now(lambda: running.events("RolledBack"))[-1]
         decided = event["evidence"]["decided_ns"]
         answered = load.answered
         until_now(lambda: load.answered > answered + 400)

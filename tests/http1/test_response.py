@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.http1 import fields
 from proxy.http1.head import Refusal, ResponseHead
@@ -86,3 +88,66 @@ def test_a_line_without_colon_is_refused_even_if_its_name_is_known() -> None:
     for name in (b"ETag", b"X", b"Content-Length", b"Connection"):
         assert isinstance(knowing.parse(response(name + b": 1"), 0, b"GET"), ResponseHead)
         assert isinstance(knowing.parse(response(name), 0, b"GET"), Refusal)
+
+
+# ---------------------------------------------------------------- watched fields
+
+
+def found(*lines: bytes, watch: tuple[bytes, ...] = (b"X-Cache", b"age"), status: bytes = b"200 OK") -> object:
+    """What is found in a response, twice: the second time the parser knows its lines."""
+    watching = ResponseParser(watch=frozenset(watch))
+    data = b"\r\n".join([b"HTTP/1.1 " + status, *lines, b"", b""])
+    heads = [watching.parse(data, 0, b"GET") for _ in range(2)]
+    values = [head.found for head in heads if isinstance(head, ResponseHead)]
+    assert values[0] == values[1]
+    return values[0]
+
+
+@pytest.mark.parametrize(
+    "lines, expected",
+    [
+        ([b"X-Cache: HIT"], {b"x-cache": b"HIT"}),
+        ([b"x-CACHE:\tHit from edge 1 ", b"Content-Length: 0"], {b"x-cache": b"Hit from edge 1"}),
+        ([b"Server: x", b"Age: 17", b"X-Cache:"], {b"x-cache": b"", b"age": b"17"}),
+        ([b"X-Cache: MISS", b"X-Cache: HIT"], {b"x-cache": b"MISS"}),
+        ([b"X-Cache : HIT"], {b"x-cache": b"HIT"}),
+        ([b"X-X-Cache: HIT", b"Ages: 1", b"Y: X-Cache: HIT"], None),
+        ([b"Connection: x-cache", b"X-Cache: HIT", b"Age: 1"], {b"age": b"1"}),
+        ([], None),
+    ],
+)
+def test_watched_fields_are_found(lines: list[bytes], expected: object) -> None:
+    assert found(*lines) == expected
+
+
+def test_any_field_can_be_watched_that_the_client_gets() -> None:
+    lines = [b"Cache-Control: public", b"Content-Type: text/plain", b"Content-Length: 0", b'ETag: "1"']
+    watch = (b"cache-control", b"content-type", b"content-length", b"etag", b"connection")
+    values = {b"cache-control": b"public", b"content-type": b"text/plain", b"content-length": b"0", b"etag": b'"1"'}
+    assert found(*lines, b"Connection: close", watch=watch) == values
+
+
+def test_interim_responses_say_nothing() -> None:
+    assert found(b"X-Cache: HIT", status=b"103 Early Hints") is None
+
+
+def test_watching_changes_nothing_else() -> None:
+    data = response(b"Content-Length: 4", b"X-Cache : HIT", b"Connection: close", b"Cache-Control: public")
+    plain, watching = (
+        ResponseParser(watch=watch).parse(data, 0, b"GET") for watch in (frozenset[bytes](), frozenset({b"x-cache"}))
+    )
+    assert isinstance(plain, ResponseHead)
+    assert isinstance(watching, ResponseHead)
+    assert plain.found is None
+    for name in ResponseHead.__slots__:
+        assert name == "found" or getattr(plain, name) == getattr(watching, name)
+
+
+@given(st.lists(st.sampled_from([b"X-Cache: a", b"x-cache:b", b"X-Cache : c", b"Age: 1", b"Via: x", b"A: x-cache: d"])))
+def test_what_is_found_is_what_a_naive_reading_finds(lines: list[bytes]) -> None:
+    naive: dict[bytes, bytes] = {}
+    for line in lines:
+        name, _, value = line.partition(b":")
+        naive.setdefault(name.rstrip().lower(), value.strip())
+    wanted = {name: naive[name] for name in (b"x-cache", b"age") if name in naive}
+    assert found(*lines) == (wanted or None)

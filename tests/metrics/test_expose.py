@@ -177,6 +177,21 @@ def test_a_latency_limit_is_an_edge_with_its_exact_count() -> None:
     assert found[0.5] == found[math.inf] == 100
 
 
+def test_a_limit_on_first_bytes_is_an_edge_of_theirs_alone() -> None:
+    made = exposition()
+    scales = VersionScales(ttfb={hdr.index(250_500): 100}, ttfb_within={250_600: 40}, within={200_000: 0})
+    made = replace(
+        made,
+        snapshot=Snapshot(1.0, {"web": replace(made.snapshot.services["web"], ttfb_thresholds_us=(250_600,))}, 0, {}),
+        deep=Deep({}, {"web": ServiceScales({}, (scales, scales))}),
+    )
+    series = parse(expose.render(made))
+    found = buckets(series, "tidegate_ttfb_seconds", version="stable")
+    assert (found[0.25], found[0.2506], found[0.5], found[math.inf]) == (40, 40, 100, 100)
+    assert 0.2506 not in buckets(series, "tidegate_request_duration_seconds", version="stable")
+    assert 0.2 not in found
+
+
 def test_a_limit_above_60_s_is_an_edge_only_where_it_is_exact() -> None:
     text = expose.render(exposition({hdr.OVERFLOW: 5}, {90 * SECOND: 3}, thresholds=(90 * SECOND,)))
     series = parse(text)

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import CounterWentBack
-from proxy.metrics.snapshot import Judged, nothing
+from proxy.metrics.snapshot import Columns, Judged, SignalKey, nothing
 from proxy.metrics.window import Ring, Window
+
+HITS, FRESH = SignalKey("hits", "x-cache", "^HIT"), SignalKey("fresh", "age", "^0$")
 
 
 def filled(count: int, *, block: float = 0.25) -> Ring:
@@ -80,16 +82,33 @@ def test_a_row_that_shrank_is_a_bug() -> None:
 
 
 def test_a_window_gives_judged_integers() -> None:
-    window = Window((100, 200))
+    window = Window(Columns((100, 200)))
     window.append(0.0, Judged(10, 1, 0, 0, (3, 2), (7, 8)))
     window.append(1.0, Judged(30, 2, 1, 4, (5, 3), (25, 27)))
     assert window.over(10.0) == (Judged(20, 1, 1, 4, (2, 1), (18, 19)), 1.0)
 
 
+def test_a_window_has_first_bytes_and_signals_too() -> None:
+    window = Window(Columns((100,), (50, 60), (HITS, FRESH)))
+    window.append(0.0, Judged(9, 1, 0, 0, (3,), (7,), (4, 1), (5, 8), ((6, 2), (1, 1))))
+    window.append(1.0, Judged(19, 2, 1, 4, (4,), (9,), (7, 5), (10, 14), ((13, 10), (9, 10))))
+    added = Judged(10, 1, 1, 4, (1,), (2,), (3, 4), (5, 6), ((7, 8), (8, 9)))
+    assert window.over(10.0) == (added, 1.0)
+
+
+def test_first_bytes_and_signals_keep_what_they_have_in_common() -> None:
+    """A signal that is read in another way is another signal."""
+    window = Window(Columns((), (50, 60), (HITS, FRESH)))
+    window.append(0.0, nothing(0, 2, 2) + Judged(0, 0, 0, 0, (), (), (1, 2), (3, 4), ((5, 6), (7, 8))))
+    other = window.with_columns(Columns((60,), (60,), (FRESH, HITS._replace(matches="HIT"))))
+    other.append(1.0, Judged(0, 0, 0, 0, (1,), (1,), (3,), (6,), ((10, 12), (2, 1))))
+    assert other.over(10.0) == (Judged(0, 0, 0, 0, (1,), (1,), (1,), (2,), ((3, 4), (2, 1))), 1.0)
+
+
 def test_other_thresholds_keep_what_they_have_in_common() -> None:
-    window = Window((100, 200))
+    window = Window(Columns((100, 200)))
     window.append(0.0, Judged(10, 1, 0, 0, (3, 2), (7, 8)))
-    other = window.with_thresholds((200, 300))
+    other = window.with_columns(Columns((200, 300)))
     other.append(1.0, Judged(12, 1, 0, 0, (3, 1), (9, 1)))
     assert other.over(10.0) == (Judged(2, 0, 0, 0, (1, 1), (1, 1)), 1.0)
     assert window.over(10.0) == (nothing(2), 0.0)

@@ -1,14 +1,16 @@
 """The window judge: exact limits, `for`, `after`, too few requests, and what it says of hung ones."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.metrics.snapshot import Judged
+from proxy.metrics.snapshot import Columns, Judged, nothing
 from proxy.metrics.window import Window
-from proxy.rollout.analysis import ERROR, FAIL, INCONCLUSIVE, PASS, evidence, judge_for, reason_of
+from proxy.rollout.analysis import ERROR, FAIL, INCONCLUSIVE, PASS, Sight, evidence, reason_of
+from proxy.rollout.judges import Court, judge_for
 from proxy.rollout.plan import QUANTILES, Limit, ServicePlan
 
 PLAN = ServicePlan("web")
@@ -20,12 +22,16 @@ class Stream:
     """Totals of one version, block after block, and a judge that looks at each."""
 
     def __init__(self, limit, began=0.0):
-        self.judge = judge_for(PLAN, limit, THRESHOLDS, began)
-        self.window = Window(THRESHOLDS)
+        self.limit = replace(limit, window_given=True)
+        self.judge = self.made(began)
+        self.window = Window(Columns(THRESHOLDS))
         self.total = Judged(slow=(0, 0), fast=(0, 0))
         self.now = 0.0
         self.block = 0
         self.window.append(0.0, self.total)
+
+    def made(self, began):
+        return judge_for(Court(PLAN, Columns(THRESHOLDS), began, alarm_at=13.0), self.limit)
 
     def add(self, ended=0, bad=0, diverted=0, client_errors=0, slow=0, late_s=BLOCK):
         part = Judged(ended, bad, diverted, client_errors, (slow, slow), (ended - min(slow, ended),) * 2)
@@ -33,7 +39,12 @@ class Stream:
         self.now += late_s
         self.block += 1
         self.window.append(self.now, self.total)
-        return self.judge.look(self.window.over, self.now, self.block)
+        sight = Sight(
+            totals=(nothing(2), self.total),
+            over=lambda version, seconds: self.window.over(seconds) if version else (nothing(2), seconds),
+            histogram=lambda version, seconds, *, first_byte: {},
+        )
+        return self.judge.look(sight, self.now, self.block)
 
 
 def test_errors_over_the_limit_fail_and_the_evidence_says_how_many_of_how_many():
@@ -164,7 +175,7 @@ def test_a_warm_up_is_shown_and_not_acted_on():
 def test_windows_begin_when_the_weight_comes_above_0():
     stream = Stream(Limit("error_rate", max=0.01))
     stream.add(ended=100, bad=100)
-    stream.judge = judge_for(PLAN, stream.judge.limit, THRESHOLDS, stream.now)
+    stream.judge = stream.made(stream.now)
     verdict = stream.add(ended=30)
     assert (verdict.word, verdict.n) == (PASS, 30)
 

@@ -170,7 +170,7 @@ def test_a_pair_that_is_not_in_the_table_is_refused_with_phase_and_what_is_allow
     with pytest.raises(Refused) as refused:
         step(PLAN, SHUT, Breach("P99AboveLimit"), 5.0)
     assert refused.value.status == 409
-    assert refused.value.extra == {"phase": "rolled_back", "allowed": ["weights", "rollback", "versions/new"]}
+    assert refused.value.extra == {"phase": "rolled_back", "allowed": ["start", "weights", "rollback", "versions/new"]}
     assert allowed(replace(SHUT, has_new=False)) == ["rollback", "versions/new"]
 
 
@@ -210,7 +210,7 @@ def test_laws_that_hold_under_any_order_of_events(history, has_new):
             state, effects = step(PLAN, state, event, now)
         except Refused:
             lowers = isinstance(event, Rollback) or (
-                isinstance(event, SetWeight) and event.weight_bp <= before.weight_bp
+                isinstance(event, SetWeight) and event.weight_bp < before.weight_bp
             )
             assert not lowers, "a request that lowers new is never refused"
             continue

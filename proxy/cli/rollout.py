@@ -1,0 +1,208 @@
+"""`tidegate rollout …`: start, pause, resume, promote, finish, status, drill."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from proxy.cli import status as view
+from proxy.cli import text
+from proxy.cli.client import Client, UsageError, connect
+from proxy.cli.options import DEFAULT_ADMIN, Admin, Format, Output, ServiceName, TokenFile
+from proxy.cli.steer import Reason, warn
+
+HOOKS_S = 60.0  # before an order is answered its hooks may take their time
+DRILL_S = 60.0
+NO_GO = 1
+
+IfMatch = Annotated[int | None, typer.Option("--if-match", help="Only if this is the revision now.")]
+
+rollout = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Run a rollout: start, pause, resume, promote, finish, status, drill.",
+)
+
+
+@rollout.command()
+def start(
+    plan: Annotated[
+        str | None,
+        typer.Argument(metavar="[PLAN]", help="A plan of the config, or a file; by default the one called default."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at everything before, change nothing.")] = False,
+    reason: Reason = "",
+    if_match: IfMatch = None,
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Start a rollout; with --dry-run say go or no-go (exit code 1) with what was found."""
+    client = connect(admin, token_file, timeout_s=HOOKS_S)
+    body: dict[str, Any] = {} if plan is None else {"plan": _named_or_read(plan)}
+    answer = _call(client, service, "", {**body, **_why(reason)}, if_match, dry_run=dry_run)
+    if not dry_run:
+        _print(client, service, answer, output)
+        return
+    typer.echo(json.dumps(answer) if output is Format.JSON else "\n".join(_findings(answer)))
+    if not answer["go"]:
+        raise typer.Exit(NO_GO)
+
+
+@rollout.command()
+def pause(
+    reason: Reason = "",
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Stop the clock of the stage; the weight stays, and the limits stay armed."""
+    client = connect(admin, token_file)
+    _print(client, service, _call(client, service, "/pause", _why(reason)), output)
+
+
+@rollout.command()
+def resume(
+    reason: Reason = "",
+    if_match: IfMatch = None,
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Let a paused rollout go on at the weight of its stage."""
+    client = connect(admin, token_file)
+    _print(client, service, _call(client, service, "/resume", _why(reason), if_match), output)
+
+
+@rollout.command()
+def promote(
+    full: Annotated[bool, typer.Option("--full", help="Go to the last stage at once.")] = False,
+    reason: Reason = "",
+    if_match: IfMatch = None,
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Go to the next stage now; from the last one: completed."""
+    client = connect(admin, token_file, timeout_s=HOOKS_S)
+    body = {**({"full": True} if full else {}), **_why(reason)}
+    _print(client, service, _call(client, service, "/promote", body, if_match), output)
+
+
+@rollout.command()
+def finish(
+    reason: Reason = "",
+    if_match: IfMatch = None,
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Make the new version the stable one, after a completed rollout."""
+    client = connect(admin, token_file)
+    _print(client, service, _call(client, service, "/finish", _why(reason), if_match), output)
+
+
+@rollout.command()
+def status(
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Say where the rollout is: its stages, and what the limits say."""
+    client = connect(admin, token_file)
+    path = client.service(service)
+    _print(client, service, client.get(f"{path}/rollout"), output)
+
+
+@rollout.command()
+def drill(
+    reason: Reason = "",
+    admin: Admin = DEFAULT_ADMIN,
+    token_file: TokenFile = None,
+    service: ServiceName = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Prove that a breach shuts the gate in every worker, by a failure that no client sees; then all is as before."""
+    client = connect(admin, token_file, timeout_s=DRILL_S)
+    found = _call(client, service, "/drill", _why(reason))
+    typer.echo(json.dumps(found) if output is Format.JSON else "\n".join(_drilled(found)))
+    if found["drill"] != "passed":
+        raise typer.Exit(1)
+
+
+def _call(
+    client: Client,
+    service: str | None,
+    verb: str,
+    body: dict[str, Any],
+    if_match: int | None = None,
+    *,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    headers = {} if if_match is None else {"If-Match": f'"{if_match}"'}
+    query = [("dry_run", "true")] if dry_run else []
+    path = f"{client.service(service)}/rollout{verb}"
+    answer: dict[str, Any] = client.call("POST", path, query, body or None, headers).value
+    return answer
+
+
+def _why(reason: str) -> dict[str, str]:
+    return {"reason": reason} if reason else {}
+
+
+def _named_or_read(plan: str) -> str | dict[str, Any]:
+    """Return a plan's name, or what a file holds (a name with a `/`, or one that ends like YAML or JSON)."""
+    if "/" not in plan and not plan.endswith((".yaml", ".yml", ".json")):
+        return plan
+    from proxy.config.include import read_text
+    from proxy.config.load import load
+
+    document = load(read_text(Path(plan)), os.environ, plan)
+    if document.problems:
+        raise document.error()
+    found: Any = document.data
+    if not isinstance(found, dict) or "plans" in found:
+        raise UsageError("is not one plan: it needs stages at its top", where=plan)
+    return dict(found)
+
+
+def _print(client: Client, service: str | None, item: dict[str, Any], output: Format) -> None:
+    if output is Format.JSON:
+        typer.echo(json.dumps(item))
+    else:
+        name = service or client.service(service).rpartition("/")[2]
+        typer.echo("\n".join(view.of_service(name, item)))
+    warn(item)
+
+
+def _findings(answer: dict[str, Any]) -> Iterator[str]:
+    yield f"{'go' if answer['go'] else 'no-go'}: {answer['plan']}"
+    rows = [[one["finding"], one["check"], text.printable(one["what"])] for one in answer["findings"]]
+    yield from text.table(rows)
+
+
+def _drilled(found: dict[str, Any]) -> Iterator[str]:
+    yield f"drill {found['drill']}" + (f": {found['why']}" if found.get("why") else "")
+    if found.get("decided_s") is not None:
+        yield f"  decided {_ms(found['decided_s'])} after the first failure, by {found.get('limit') or 'a limit'}"
+    if found.get("reached_s") is not None:
+        yield f"  weight 0 in every worker {_ms(found['reached_s'])} after that"
+    if "latched" in found:
+        yield f"  latch: {'shut' if found['latched'] else 'not shut'}"
+    yield f"  everything is {'as before' if found.get('restored') else 'NOT as before: see `tidegate status`'}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{text.number(seconds * 1000, 1)} ms"

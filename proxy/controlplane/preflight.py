@@ -1,0 +1,163 @@
+"""The pre-flight of a rollout: everything that can be known before anybody is sent to `new`, with go or no-go.
+
+A *finding* is one check with what it found: `ok`, `warning` (it goes, but look at it) or `no-go`. It is *go* when there
+is no no-go. Nothing is changed: hooks are not called; it is looked whether their address can be reached and whether
+their command exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from proxy.controlplane.entry import Entry
+from proxy.controlplane.history import History
+from proxy.controlplane.operations import Json
+from proxy.controlplane.store import Change, Store
+from proxy.errors import Refused, StateError
+from proxy.metrics.snapshot import ServiceCounts
+from proxy.rollout.analysis import Counter, Reading
+from proxy.rollout.event import Start
+from proxy.rollout.machine import step
+from proxy.rollout.plan import CHECK, Hook, Plan
+from proxy.routing.table import FULL, NEW, STABLE
+
+OK, WARNING, NO_GO = "ok", "warning", "no-go"
+MEASURED_S = 60.0
+LEAST_STABLE = 20
+CONNECT_S = 2.0
+
+
+async def preflight(
+    entry: Entry,
+    plan: Plan,
+    counts: ServiceCounts,
+    history: History,
+    store: Store,
+    readings: Mapping[str, Reading],
+    now: float,
+) -> Json:
+    """Return {"go", "plan", "findings": [{"check", "finding", "what"}]}."""
+    findings = [
+        *_phase(entry, plan, now),
+        *_endpoints(entry, counts, now),
+        *_measured(entry, plan, history),
+        *_limits(entry, plan, counts, readings),
+        *await _hooks(plan),
+        await _state(store),
+    ]
+    return {
+        "go": all(finding["finding"] != NO_GO for finding in findings),
+        "plan": plan.name,
+        "findings": findings,
+    }
+
+
+def _found(check: str, finding: str, what: str) -> Json:
+    return {"check": check, "finding": finding, "what": what}
+
+
+def _phase(entry: Entry, plan: Plan, now: float) -> Iterator[Json]:
+    try:
+        step(entry.plan, entry.latest, Start(plan, "", "preflight"), now)
+    except Refused as refused:
+        yield _found("phase", NO_GO, str(refused))
+    else:
+        yield _found("phase", OK, f"phase {entry.latest.phase}, weight 0 %: a rollout can start")
+
+
+def _endpoints(entry: Entry, counts: ServiceCounts, now: float) -> Iterator[Json]:
+    for version, name in ((STABLE, "stable"), (NEW, "new")):
+        endpoints = counts.versions[version].endpoints
+        ready = [endpoint.url for endpoint in endpoints if endpoint.state == "ready"]
+        reach = entry.watch.reach[version]
+        if not ready:
+            yield _found(f"{name} endpoints", NO_GO, f"none of {len(endpoints)} endpoints of {name} is ready")
+        elif not reach.ready(now):
+            yield _found(f"{name} endpoints", NO_GO, f"connections to every ready endpoint of {name} failed lately")
+        else:
+            yield _found(f"{name} endpoints", OK, f"{len(ready)} of {len(endpoints)} ready")
+
+
+def _measured(entry: Entry, plan: Plan, history: History) -> Iterator[Json]:
+    judged, seconds = history.over(entry.plan.name, STABLE, MEASURED_S)
+    if judged.requests < LEAST_STABLE:
+        what = f"{judged.requests} requests in {seconds:.0f} s: nobody knows yet how stable does, nor at which rate"
+        yield _found("stable measured", WARNING, what)
+        return
+    rate = judged.requests / seconds if seconds else 0.0
+    share = judged.bad / judged.requests
+    yield _found("stable measured", OK, f"{rate:.1f} requests/s, {share:.2%} bad, over {seconds:.0f} s")
+    for stage in plan.stages:
+        asked = [limit.min_requests for limit in (*entry.plan.limits, *stage.limits, *stage.require)]
+        least = max([stage.min_requests, *asked], default=0)
+        expected = rate * stage.weight_bp / FULL * stage.hold_s
+        check = f"stage {stage.name}"
+        if expected < least:
+            what = f"at this rate new gets about {expected:.0f} requests in its hold, and {least} are needed: it waits"
+            yield _found(check, WARNING, what)
+        else:
+            yield _found(check, OK, f"about {expected:.0f} requests to new, {least} needed")
+
+
+def _limits(entry: Entry, plan: Plan, counts: ServiceCounts, readings: Mapping[str, Reading]) -> Iterator[Json]:
+    limits = dict.fromkeys((*entry.plan.limits, *plan.every_limit()))
+    if not any(limit.acts and limit.version == NEW for limit in limits):
+        yield _found("limits", WARNING, "no limit acts on new: nobody but a person takes it out")
+    unread = dict.fromkeys(limit.metric for limit in limits if limit.source == CHECK)
+    for name in unread:
+        reading = readings.get(name)
+        if reading is None or not reading.number:
+            yield _found(f"check {name}", WARNING, "not read yet")
+        elif reading.value is None:
+            yield _found(f"check {name}", NO_GO, f"cannot be read: {reading.error}")
+        else:
+            yield _found(f"check {name}", OK, f"reads {reading.value:g}")
+    unknown = [
+        limit.metric for limit in limits if limit.source != CHECK and not Counter(limit, counts.columns).readable
+    ]
+    if unknown:
+        what = f"the workers begin to count at the start what these need: {', '.join(dict.fromkeys(unknown))}"
+        yield _found("limits counted", OK, what)
+
+
+async def _hooks(plan: Plan) -> list[Json]:
+    found: list[Json] = []
+    for name in ("before_start", "before_stage", "after_rollback", "after_complete"):
+        hook: Hook | None = getattr(plan.hooks, name)
+        if hook is not None:
+            why = await _unreachable(hook)
+            found.append(_found(f"hook {name}", NO_GO if why else OK, why or "can be called"))
+    return found
+
+
+async def _unreachable(hook: Hook) -> str:
+    """Return why a hook cannot be called, "" if it can; nothing of its URL or arguments is in it."""
+    if hook.url is None:
+        command = hook.run[0]
+        place = command if os.sep not in command else os.path.join(hook.cwd or ".", command)  # noqa: PTH118
+        return "" if shutil.which(place) else f"the command {command!r} is not found or not executable"
+    parts: Any = urlsplit(hook.url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(parts.hostname, port), CONNECT_S)
+    except (OSError, TimeoutError) as error:
+        return f"{parts.hostname}:{port} cannot be reached: {error or 'no answer'}"
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return ""
+
+
+async def _state(store: Store) -> Json:
+    try:
+        await asyncio.wrap_future(store.save(Change()))
+    except StateError as error:
+        return _found("state", NO_GO, str(error))
+    what = "can be written" if store.path else "is in memory: a rollout does not survive the process"
+    return _found("state", OK if store.path else WARNING, what)

@@ -1,0 +1,333 @@
+"""Rollouts: what people order about them, what their hooks answer, and the drill.
+
+Rules beside those of the controller (`proxy.controlplane.controller`):
+
+* the hooks before a start or a promotion are called within the request, before anything is changed: one that fails
+  refuses it (409 `HookFailed`) and shows what it said. When a stage would go on by itself the hook before the next one
+  is asked meanwhile, and a failure pauses the rollout; the hooks after a rollback and completion change nothing;
+* a plan in a request may need latencies that the workers do not count yet: then they get a table that has them first;
+* `finish` is a change of the table: until every worker has it, each goes on by the words of the generation it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from proxy.config.plans import compile_plan_body
+from proxy.controlplane import hooks, registry
+from proxy.controlplane.entry import Entry
+from proxy.controlplane.hooks import Answer
+from proxy.controlplane.intake import INLINE
+from proxy.controlplane.move import move
+from proxy.controlplane.operations import Json, Order
+from proxy.controlplane.preflight import preflight
+from proxy.controlplane.store import REGISTERED, STABLE_REGISTERED
+from proxy.errors import ConfigError, Refused
+from proxy.rollout.effect import AFTER_COMPLETE, AFTER_ROLLBACK, BEFORE_STAGE, CallHook
+from proxy.rollout.event import Finish, HookAnswered, Pause, Promote, Restored, Resume, Start
+from proxy.rollout.plan import Hook, Plan
+from proxy.rollout.state import DRILL, PROGRESSING, ROLLED_BACK, ServiceState, shown
+from proxy.routing.table import VERSIONS, Version
+
+if TYPE_CHECKING:
+    from proxy.controlplane.controller import Controller
+
+BEFORE_START = "before_start"
+
+DRILL_MOST_S = 30.0
+REACHED_MOST_S = 5.0
+REACHED_EVERY_S = 0.01
+DRILL_BAD = 200  # synthetic failures per tick
+
+
+class Rollouts:
+    """The orders about rollouts; `host` is the controller that they belong to."""
+
+    def __init__(self, host: Controller) -> None:
+        self._host = host
+        host.commits.on_hook = self._called
+
+    # --- orders --------------------------------------------------------------------------------------------------
+
+    async def start(self, name: str, plan: str | Mapping[str, Any] | None, order: Order) -> Json:
+        """Start a rollout by the plan of that name, or one in the notation of a file; `None` means the default one.
+
+        A dry run returns {"go", "plan", "findings"} and changes nothing.
+        """
+        entry = self._host.entry(name)
+        chosen = self._plan(entry, plan)
+        if order.dry_run:
+            return await preflight(
+                entry,
+                chosen,
+                self._host.counts(name),
+                self._host.history,
+                self._host.store,
+                self._host.readings(name),
+                self._host.now(),
+            )
+        durable = await self._host.commits.run(self._start(entry, chosen, order))
+        return self._host.answer(entry, self._host.service_status(name), durable=durable)
+
+    async def pause(self, name: str, order: Order) -> Json:
+        """Stop the hold clock; the limits stay armed. Return the service's object."""
+        return await self._order(name, Pause(order.actor, order.reason))
+
+    async def resume(self, name: str, order: Order) -> Json:
+        """Let a paused rollout go on at the weight of its stage. Return the service's object."""
+        entry = self._host.entry(name)
+        ready = entry.watch.stable_ready
+        return await self._order(name, Resume(order.actor, order.reason, order.if_match, stable_ready=ready))
+
+    async def promote(self, name: str, order: Order, *, full: bool = False) -> Json:
+        """Go to the next stage now, or to the last one (`full`); from the last one: completed."""
+        entry = self._host.entry(name)
+        durable = await self._host.commits.run(self._promote(entry, order, full=full))
+        return self._host.answer(entry, self._host.service_status(name), durable=durable)
+
+    async def finish(self, name: str, order: Order) -> Json:
+        """Make the new version the stable one, in one generation. Return the service's object."""
+        entry = self._host.entry(name)
+        durable = await self._host.commits.run(self._finish(entry, order))
+        return self._host.answer(entry, self._host.service_status(name), durable=durable)
+
+    async def _order(self, name: str, event: Pause | Resume) -> Json:
+        entry = self._host.entry(name)
+        durable = await self._host.commits.run(self._changed(entry, event))
+        return self._host.answer(entry, self._host.service_status(name), durable=durable)
+
+    async def _changed(self, entry: Entry, event: Pause | Resume) -> bool:
+        async with self._host.changing:
+            return await self._host.carry_out(entry, event)
+
+    async def _start(self, entry: Entry, plan: Plan, order: Order) -> bool:
+        host = self._host
+        async with host.changing:
+            event = Start(plan, host.fresh_salt(entry), order.actor, order.reason, order.if_match)
+            move(
+                entry.plan, entry.latest, event, host.now()
+            )  # what is refused anyway is refused before hooks are called
+            answers: dict[str, Any] = {}
+            for name in (BEFORE_START, BEFORE_STAGE):
+                answers |= await self._ask(entry, plan, name, plan.stages[0].name)
+            if answers:
+                event = replace(event, evidence={"hooks": answers})
+            table = registry.counting(host.table, entry.plan.name, plan.every_limit())
+            if table == host.table:
+                return await host.carry_out(entry, event)
+            made = move(entry.plan, entry.latest, event, host.now())
+            # What the workers have to count first: a table at weight 0, and then the start.
+            await host.bring_table(table)
+            commit = host.commits.begin((made,), {}, host.entries, risky=True)
+            return await host.settle(entry, commit)
+
+    async def _promote(self, entry: Entry, order: Order, *, full: bool) -> bool:
+        host = self._host
+        async with host.changing:
+            event = Promote(
+                order.actor,
+                order.reason,
+                full,
+                order.if_match,
+                record=host.record(entry),
+                stable_ready=entry.watch.stable_ready,
+            )
+            made = move(entry.plan, entry.latest, event, host.now())
+            rollout = made.after.rollout
+            if rollout is not None and made.after.phase == PROGRESSING:
+                await self._ask(entry, rollout.plan, BEFORE_STAGE, rollout.now_at.name)
+            return await host.carry_out(entry, event)
+
+    async def _finish(self, entry: Entry, order: Order) -> bool:
+        host = self._host
+        name = entry.plan.name
+        async with host.changing:
+            new = host.service(name).new
+            event = Finish(new.label, host.fresh_salt(entry), order.actor, order.reason, order.if_match)
+            made = move(entry.plan, entry.latest, event, host.now())
+            if order.dry_run:
+                return True
+            versions = {(name, REGISTERED): Version(), (name, STABLE_REGISTERED): new}
+            before = entry.state
+            back = {key: host.commits.versions.get(key) for key in versions}
+            commit = host.commits.begin((made,), versions, host.entries, risky=True)
+            stored = await host.commits.stored(commit)
+            if entry.pending is not made.after:
+                # Rolled back while it was being stored: that stands, and what is stable stays what it was.
+                entry.state = replace(entry.state, has_new=True, salt=before.salt, rollout=before.rollout)
+                host.commits.announce(commit)
+                host.commits.say(entry, "FinishUndone", "Overtaken", {})
+                host.commits.save((entry,), back)
+                raise Refused(
+                    409,
+                    "Overtaken",
+                    "the rollout was rolled back while this was being stored",
+                    extra={"phase": entry.state.phase, "revision": entry.state.revision},
+                )
+            return await host.bring(commit, registry.finished(host.table, name), stored=stored)
+
+    # --- hooks ---------------------------------------------------------------------------------------------------
+
+    async def _ask(self, entry: Entry, plan: Plan, name: str, stage: str) -> dict[str, Any]:
+        """Call a hook that can stop what was ordered; return what it said by its name."""
+        hook: Hook | None = getattr(plan.hooks, name)
+        if hook is None:
+            return {}
+        answer = await hooks.call(hook, name, self._about(entry, plan, stage))
+        if answer.ok:
+            return {name: shown_hook(answer)}
+        raise Refused(
+            409,
+            "HookFailed",
+            f"the hook {name} did not say go; nothing was changed",
+            cure="look at what it said, mend it, and repeat the request",
+            extra={"phase": entry.state.phase, **shown_hook(answer)},
+        )
+
+    def _called(self, service: str, effect: CallHook) -> None:
+        entry = self._host.entries.get(service)
+        rollout = None if entry is None else entry.state.rollout
+        hook: Hook | None = None if rollout is None else getattr(rollout.plan.hooks, effect.name)
+        if entry is not None and rollout is not None and hook is not None:
+            stage = rollout.plan.stages[effect.stage].name
+            self._host.commits.spawn(self._answered(entry, rollout.plan, hook, effect, stage))
+
+    async def _answered(self, entry: Entry, plan: Plan, hook: Hook, effect: CallHook, stage: str) -> None:
+        host = self._host
+        answer = await hooks.call(hook, effect.name, self._about(entry, plan, stage))
+        if host.entries.get(entry.plan.name) is not entry:
+            return
+        if effect.name in (AFTER_ROLLBACK, AFTER_COMPLETE):
+            kind = "HookCalled" if answer.ok else "HookFailed"
+            host.commits.say(entry, kind, effect.name, shown_hook(answer))
+            return
+        while entry.pending is not None:
+            # What is being stored is decided first; this only lets a stage go on.
+            await host.next_tick(DRILL_MOST_S)
+        made = move(entry.plan, entry.state, HookAnswered(effect.stage, answer.ok, shown_hook(answer)), host.now())
+        host.commits.decide(made, host.entries)
+
+    def _about(self, entry: Entry, plan: Plan, stage: str) -> dict[str, Any]:
+        service = self._host.service(entry.plan.name)
+        return {
+            "service": entry.plan.name,
+            "plan": plan.name,
+            "stage": stage,
+            "reason": entry.state.reason,
+            "labels": {VERSIONS[version]: service.version(version).label for version in (0, 1)},
+            **{key: value for key, value in shown(entry.state).items() if key in ("phase", "new", "revision")},
+        }
+
+    # --- drill ---------------------------------------------------------------------------------------------------
+
+    async def drill(self, name: str, order: Order) -> Json:
+        """Prove on the running system that a breach reaches weight 0 in every worker; return what it took.
+
+        Failures that no client had are added to what the judges see of `new` (to nothing else), so that the very
+        limits, judges, transition table, control words and latch that a real breach would use are used. It is waited
+        until every worker has shown since the decision that it sends nobody to `new`. Then everything is as before:
+        same salt, same users, same stage, whose judging begins anew; users of `new` are on stable meanwhile. Killed in
+        between, the gate stays shut.
+
+        Returns {"drill": "passed" | "failed", "limit", "decided_s", "reached_s", "latched", "restored", "why"}: seconds
+        from the first injection to the decision, and from that until every worker had it (`None`: not all did).
+
+        What it does not prove: that the workers would have counted a real failure (no request fails), that stable can
+        carry the traffic for longer than this took, that hooks work (none is called), nor how fast a failure of a few
+        percent would be seen: everything that is injected is bad. A real breach meanwhile is seen again afterwards.
+        """
+        return await self._host.commits.run(self._drill(self._host.entry(name), order))
+
+    async def _drill(self, entry: Entry, order: Order) -> Json:
+        host = self._host
+        _may_drill(entry)
+        began = host.now()
+        async with host.changing:
+            _may_drill(entry)
+            before = entry.state
+            entry.begin_drill()
+            try:
+                while entry.drilling and host.now() - began < DRILL_MOST_S:
+                    await host.next_tick(DRILL_MOST_S)
+            finally:
+                entry.drilling = False
+            decided_ns = entry.drilled_ns
+            if entry.state.phase != ROLLED_BACK or entry.state.reason != DRILL or decided_ns is None:
+                entry.watch.forget()
+                why = (
+                    "something else was decided meanwhile: that stands"
+                    if entry.state.revision != before.revision
+                    else f"no limit that rolls back failed within {DRILL_MOST_S:g} s of total failure"
+                )
+                return {"drill": "failed", "why": why, "restored": entry.state.revision == before.revision}
+            limit = entry.drilled_by
+            reached_s = await self._reached(entry, decided_ns)
+            entry.watch.forget()
+            took: Json = {
+                "limit": limit,
+                "decided_s": round(decided_ns / 1e9 - began, 4),
+                "reached_s": reached_s,
+                "latched": host.latched(entry.plan.name) is not None,
+            }
+            restored = await self._restore(entry, before, order, took)
+            passed = reached_s is not None and took["latched"] and restored
+            why = (
+                "" if passed else "not every worker showed that it sends nobody to new" if restored else "not restored"
+            )
+            return {"drill": "passed" if passed else "failed", **took, "restored": restored, "why": why}
+
+    async def _reached(self, entry: Entry, decided_ns: int) -> float | None:
+        host = self._host
+        while (took_s := host.now() - decided_ns / 1e9) < REACHED_MOST_S:
+            if host.words_at_0(entry.plan.name) and host.reached(entry.plan.name, decided_ns):
+                return round(took_s, 4)
+            await asyncio.sleep(REACHED_EVERY_S)
+        return None
+
+    async def _restore(self, entry: Entry, before: ServiceState, order: Order, took: Json) -> bool:
+        try:
+            return await self._host.carry_out(entry, Restored(before, order.actor, took))
+        except Refused:
+            return False
+
+    def _plan(self, entry: Entry, plan: str | Mapping[str, Any] | None) -> Plan:
+        if plan is None or isinstance(plan, str):
+            found = entry.plan.rollout(plan or "")
+            if found is None:
+                known = ", ".join(one.name for one in entry.plan.rollouts)
+                what = f"{entry.plan.name} has no rollout plan {plan!r}" if plan else f"{entry.plan.name}: which plan?"
+                cure = (
+                    f"there are: {known}" if known else "name one under rollouts in the config, or send it in the body"
+                )
+                raise Refused(404 if plan else 400, "NoSuchPlan", what, cure=cure)
+            return found
+        try:
+            return compile_plan_body(dict(plan), entry.plan, self._host.service(entry.plan.name), name=INLINE)
+        except ConfigError as error:
+            count = len(error.problems)
+            what = f"the plan has {count} problem{'' if count == 1 else 's'}; nothing was changed"
+            raise Refused(400, "PlanInvalid", what, problems=tuple(error.problems)) from error
+
+
+def shown_hook(answer: Answer) -> dict[str, Any]:
+    """Return what people see of a hook's answer: what it said, not where it is (that may hold a secret)."""
+    return {key: value for key, value in answer.said.items() if key not in ("url", "run")}
+
+
+def _may_drill(entry: Entry) -> None:
+    state = entry.state
+    phase: dict[str, object] = {"phase": state.phase}
+    if entry.drilling or entry.pending is not None:
+        raise Refused(409, "Busy", "something is being decided right now", cure="try again", extra=phase)
+    if not state.weight_bp:
+        cure = "give new weight first (a rollout, or weights set)"
+        raise Refused(
+            409, "NothingToShut", "the weight of new is 0 %: there is no gate to shut", cure=cure, extra=phase
+        )
+    if state.watchdog_off:
+        raise Refused(409, "WrongPhase", "in completed nothing automatic moves users", cure="finish first", extra=phase)
+    if not entry.watch.stable_ready:
+        raise Refused(409, "NoStable", "stable has no ready endpoint: users would be sent to it", extra=phase)

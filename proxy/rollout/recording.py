@@ -1,0 +1,306 @@
+"""Reading a block journal: what was counted of both versions, block after block (INTERFACE §3).
+
+A journal is JSON lines. A `{"header": {"block_s", "limits", "hdr"}}` may come first (and again where a file was
+rotated); every other line is a block: `{"t": seconds at its end, "stable": {"requests", "bad", "over": {"p99": n},
+"hist": {index: count}}, "new": {…}}`. `over` counts what was slower than the limit of that name in the header (a
+second limit on p99 is "p99>150"); `hist` are HDR counts (`proxy.metrics.hdr`).
+
+What a latency limit needs to be judged again, in this order: an `over` that was recorded for the same latency (exact,
+hung requests included); histograms; without a header, the `over` of the same metric is taken at its word. Nothing of
+these: the journal cannot answer, and says so.
+
+Rules: a journal is checked line by line and as a whole; every mistake has its line (`ConfigError`). Unknown keys are
+left alone, so that a journal may hold more than is needed here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+from typing import Any, TypeGuard
+
+from proxy.errors import ConfigError, Problem
+from proxy.metrics import hdr
+from proxy.metrics.snapshot import Columns, Judged
+from proxy.rollout.plan import FIRST_BYTE, LATENCIES, SHARES, Limit
+
+BLOCK_S = 0.25  # of a journal that does not say it and has a single block
+MOST_PROBLEMS = 20
+_SCALE = {"unit": "us", "highest_s": 60, "digits": 2}
+_TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*(%|ms|s|m)")
+_FACTORS = {"%": 0.01, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the journal says of itself. `limits`: by their names; shares 0…1, latencies in ms."""
+
+    block_s: float | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was counted of one version in one block; `hist` is `None` where there is none."""
+
+    requests: int = 0
+    bad: int = 0
+    client_errors: int | None = None
+    over: Mapping[str, int] = field(default_factory=dict)
+    hist: Mapping[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block, by the number of its line; `t` is its end in seconds (since 1970, or since anything else)."""
+
+    line: int
+    t: float
+    stable: Sample
+    new: Sample
+    header: Header
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A whole journal. `block_s`: as its header says, or as its blocks follow each other."""
+
+    name: str
+    blocks: tuple[Block, ...]
+    block_s: float
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """The limits that were recorded last."""
+        return self.blocks[-1].header.limits if self.blocks else {}
+
+
+def read(lines: Iterable[str], name: str = "journal") -> Recording:
+    """Return the journal; raise `ConfigError` with its mistakes."""
+    blocks: list[Block] = []
+    problems: list[Problem] = []
+    header = Header()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            plain = _object(line)
+            if "header" in plain:
+                header = _header(plain["header"])
+                continue
+            t = _after(blocks, plain.get("t"))
+            block = Block(number, t, _sample(plain, "stable"), _sample(plain, "new"), header)
+        except ValueError as error:
+            problems.append(Problem("", str(error), name, number, 1))
+            if len(problems) == MOST_PROBLEMS:
+                break
+        else:
+            blocks.append(block)
+    if not blocks and not problems:
+        problems.append(
+            Problem("", 'has no blocks: lines such as {"t": 1, "new": {"requests": 20, "bad": 0}}', name, 1, 1)
+        )
+    if problems:
+        raise ConfigError(problems)
+    return Recording(name, tuple(blocks), header.block_s or _usual(blocks))
+
+
+class Reader:
+    """Turns the blocks of a journal into what judges count, for these limits.
+
+    `columns` say for which latencies. Raises `ConfigError` where the journal does not hold what a limit needs.
+    """
+
+    def __init__(self, recording: Recording, limits: Sequence[Limit]) -> None:
+        self._recording = recording
+        self._hists = any(block.new.hist is not None for block in recording.blocks)
+        self._edges = {
+            first: tuple(
+                sorted({edge for limit in limits if limit.first_byte is first and (edge := limit.threshold_us)})
+            )
+            for first in (False, True)
+        }
+        self._metrics = {
+            (limit.first_byte, limit.threshold_us): limit.metric for limit in limits if limit.threshold_us is not None
+        }
+        self.columns = Columns(self._edges[False], self._edges[True])
+        problems = [found for limit in limits if (found := self._missing(limit))]
+        if problems:
+            raise ConfigError(problems)
+
+    def __iter__(self) -> Iterator[tuple[Block, Judged, Judged]]:
+        """Yield every block with what was counted in it of stable and of new."""
+        for block in self._recording.blocks:
+            yield block, self._judged(block, block.stable), self._judged(block, block.new)
+
+    def _judged(self, block: Block, sample: Sample) -> Judged:
+        slow, fast = self._counts(block, sample, first_byte=False)
+        ttfb_slow, ttfb_fast = self._counts(block, sample, first_byte=True)
+        return Judged(
+            ended=sample.requests,
+            bad=sample.bad,
+            client_errors=sample.client_errors or 0,
+            slow=slow,
+            fast=fast,
+            ttfb_slow=ttfb_slow,
+            ttfb_fast=ttfb_fast,
+        )
+
+    def _counts(self, block: Block, sample: Sample, *, first_byte: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        slow, fast = [], []
+        for edge in self._edges[first_byte]:
+            over = self._over(block.header, sample, edge, first_byte=first_byte)
+            if over is not None or sample.hist is None or first_byte:
+                slow.append(over or 0)
+                # What hangs is over before it has ended: it is no request yet.
+                fast.append(max(0, sample.requests - (over or 0)))
+            else:
+                within = hdr.within(sample.hist, edge)
+                slow.append(sum(sample.hist.values()) - within)
+                fast.append(within)
+        return tuple(slow), tuple(fast)
+
+    def _over(self, header: Header, sample: Sample, edge: int, *, first_byte: bool) -> int | None:
+        for called, limit_ms in header.limits.items():
+            metric = metric_of(called)
+            if metric in LATENCIES and (metric in FIRST_BYTE) is first_byte and round(limit_ms * 1000) == edge:
+                return sample.over.get(called)
+        if not header.limits and sample.hist is None:
+            return sample.over.get(self._metrics[first_byte, edge])
+        return None
+
+    def _missing(self, limit: Limit) -> Problem | None:
+        """Return why a limit cannot be judged by this journal."""
+        name, blocks = self._recording.name, [one for one in self._recording.blocks if one.new.requests]
+        if limit.metric == "client_error_rate":
+            if all(block.new.client_errors is not None for block in blocks):
+                return None
+            return Problem(limit.metric, "client errors are not in the journal", name, blocks[0].line, 1)
+        if limit.metric not in (*SHARES, *LATENCIES):
+            return Problem(limit.metric, "is not in the journal: it is no share or latency of every service")
+        edge = limit.threshold_us
+        if edge is None or (self._hists and not limit.first_byte):
+            return None
+        for block in blocks:
+            if self._over(block.header, block.new, edge, first_byte=limit.first_byte) is None:
+                return Problem(limit.metric, self._cure(limit, block), name, block.line, 1)
+        return None
+
+    def _cure(self, limit: Limit, block: Block) -> str:
+        recorded = [
+            f"{called.partition('>')[0]}={limit_ms:g}ms"
+            for called, limit_ms in block.header.limits.items()
+            if metric_of(called) in LATENCIES and called in block.new.over
+        ]
+        there = f"recorded: {', '.join(recorded)}" if recorded else "no count of slow responses is recorded"
+        what = "no histograms" if not limit.first_byte else "no histograms of first bytes"
+        return f"the journal has {what}, so that only a latency limit that was recorded can be judged again ({there})"
+
+
+def metric_of(called: str) -> str:
+    """Return the metric of a limit's name in a journal."""
+    return called.partition(">")[0]
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        plain = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    if not isinstance(plain, dict):
+        raise ValueError("is not a JSON object")  # noqa: TRY004  # all mistakes of a line are ValueErrors
+    return plain
+
+
+def _header(plain: Any) -> Header:
+    if not isinstance(plain, dict):
+        raise ValueError("header: is not an object")  # noqa: TRY004
+    block_s = plain.get("block_s")
+    if block_s is not None and (not _is_number(block_s) or block_s <= 0):
+        raise ValueError("header.block_s: is not a number of seconds above 0")
+    scale = plain.get("hdr")
+    if isinstance(scale, dict) and any(key in scale and scale[key] != value for key, value in _SCALE.items()):
+        raise ValueError(f"header.hdr: histograms of another scale cannot be read; ours is {json.dumps(_SCALE)}")
+    return Header(block_s, _limits(plain.get("limits") or {}))
+
+
+def _limits(plain: Any) -> dict[str, float]:
+    if isinstance(plain, list):
+        # A list of limits as in the config.
+        pairs = [(one.get("metric"), one.get("max")) if isinstance(one, dict) else (None, None) for one in plain]
+    elif isinstance(plain, dict):
+        pairs = list(plain.items())
+    else:
+        pairs = [(None, None)]
+    found = {}
+    for metric, bound in pairs:
+        match = _TEXT.fullmatch(bound) if isinstance(bound, str) else None
+        number = float(match[1]) * _FACTORS[match[2]] if match else bound
+        if not isinstance(metric, str) or not _is_number(number):
+            raise ValueError('header.limits: must be an object such as {"error_rate": 0.01, "p99": 200} (ms)')
+        found[metric] = round(float(number), 9)
+    return found
+
+
+def _after(blocks: Sequence[Block], t: Any) -> float:
+    if not _is_number(t):
+        raise ValueError("t: must be the block's end in seconds")
+    if blocks and t <= blocks[-1].t:
+        raise ValueError(f"t: is not after that of line {blocks[-1].line}: blocks stand in the order of time")
+    return float(t)
+
+
+def _sample(plain: Mapping[str, Any], version: str) -> Sample:
+    found = plain.get(version)
+    if found is None:
+        return Sample()
+    if not isinstance(found, dict):
+        raise ValueError(f"{version}: must be an object")  # noqa: TRY004
+    requests, bad = (_count(found.get(key, 0), f"{version}.{key}") for key in ("requests", "bad"))
+    if bad > requests + 1:  # counters are read without any order between them: one may be seen too early
+        raise ValueError(f"{version}.bad: is more than requests")
+    client_errors = found.get("client_errors")
+    return Sample(
+        requests=requests,
+        bad=bad,
+        client_errors=None if client_errors is None else _count(client_errors, f"{version}.client_errors"),
+        over={key: _count(value, f"{version}.over.{key}") for key, value in _mapping(found, "over", version).items()},
+        hist=_hist(found, version),
+    )
+
+
+def _hist(found: Mapping[str, Any], version: str) -> dict[int, int] | None:
+    if found.get("hist") is None:
+        return None
+    hist = {}
+    for index, count in _mapping(found, "hist", version).items():
+        if not index.isdecimal() or int(index) > hdr.OVERFLOW:
+            raise ValueError(f"{version}.hist: {index!r} is no index of the scale (0 to {hdr.OVERFLOW})")
+        hist[int(index)] = _count(count, f"{version}.hist.{index}")
+    return hist
+
+
+def _mapping(found: Mapping[str, Any], key: str, version: str) -> Mapping[str, Any]:
+    plain = found.get(key) or {}
+    if not isinstance(plain, dict):
+        raise ValueError(f"{version}.{key}: must be an object")  # noqa: TRY004
+    return plain
+
+
+def _count(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{key}: must be a whole number of at least 0")
+    return value
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _usual(blocks: Sequence[Block]) -> float:
+    steps = [after.t - before.t for before, after in pairwise(blocks)]
+    return median(steps) if steps else BLOCK_S

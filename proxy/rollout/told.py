@@ -1,0 +1,169 @@
+"""Events in sentences: what was decided, by whom, and by which numbers.
+
+Takes the objects of `GET /api/v1/events` as they are. Every number in a sentence comes from the event: nothing is
+looked up, so that an old event says the same for ever. What is not known here is said by its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from proxy.rollout.event import CONTROLLER
+
+Json = Mapping[str, Any]
+
+PROGRESS = "ProgressReport"
+STARTED = "RolloutStarted"
+# What events say that one did not move anything and is worth knowing after the last move.
+REMARKABLE = frozenset(
+    {
+        "RollbackVerified",
+        "RollbackIneffective",
+        "NoStable",
+        "StableReady",
+        "HookFailed",
+        "LimitFailed",
+        "SharedFault",
+        "ControllerSilent",
+        "WorkerLost",
+    }
+)
+_REASONS = {
+    "HoldOver": "the hold is over and every limit is PASS",
+    "Proven": "every limit is proven before the hold is over",
+    "OperatorRollback": "a person wanted it",
+    "OperatorPause": "a person wanted it",
+    "NoHealthyEndpoint": "no endpoint of new could be reached",
+    "MaxHoldOver": "the stage waited longer than max_hold",
+    "SharedFault": "stable is over the same limit, so that it is not the fault of new alone",
+    "CheckUnreadable": "a check could not be read three times in a row",
+    "HookFailed": "a hook did not say go",
+    "TakenOver": "a person set the weight",
+    "PlanChanged": "the plan was changed in the config",
+    "TtlOver": "the time that it was given for is over",
+}
+
+
+def moves(event: Json) -> bool:
+    """Tell whether an event changed phase, stage or weight."""
+    before, after = event.get("before") or {}, event.get("after") or {}
+    return any(before.get(key) != after.get(key) for key in ("phase", "stage", "new", "plan"))
+
+
+def last_move(events: Iterable[Json]) -> Json | None:
+    """Return the newest event that moved something, of events in order."""
+    found = None
+    for event in events:
+        if moves(event):
+            found = event
+    return found
+
+
+def sentence(event: Json) -> str:
+    """Return what happened, with its numbers, as one sentence without the time's day if there is none."""
+    parts = [f"{event.get('service') or 'tidegate'} {_what(event)} at {moment(event['time'])}"]
+    if event.get("actor") not in (None, "", CONTROLLER):
+        parts[0] += f" by {event['actor']}"
+    because = _because(event)
+    return f"{parts[0]}: {because}" if because else parts[0]
+
+
+def numbers(evidence: Json) -> str:
+    """Return the numbers of a verdict: value, limit, counts; "" if there are none."""
+    if evidence.get("metric") is None:
+        return ""
+    unit = evidence.get("unit")
+    told = f"{evidence['metric']} of {evidence.get('version', 'new')}"
+    told += " could not be measured" if evidence.get("value") is None else f" was {amount(evidence['value'], unit)}"
+    if evidence.get("limit") is not None:
+        told += f" (limit {amount(evidence['limit'], unit)})"
+    since = evidence.get("since_breach")
+    word = next((word for word in ("bad", "slower", "good") if evidence.get(word) is not None), None)
+    if isinstance(since, Mapping) and since.get("n"):
+        what = "slower" if word == "slower" else "bad"
+        return f"{told}: {since['bad']:,} of the last {since['n']:,} requests {what}, in {since['blocks']:,} blocks"
+    if word is not None and evidence.get("n"):
+        told += f": {evidence[word]:,} of {evidence['n']:,} requests {word}"
+    if evidence.get("window_s"):
+        told += f" in {duration(evidence['window_s'])}"
+    return told
+
+
+def amount(value: float, unit: str | None) -> str:
+    """Return a value in the unit of a limit."""
+    if unit == "ratio":
+        return f"{_digits(100 * value)} %"
+    if unit == "ms":
+        return f"{_digits(value)} ms"
+    return f"{_digits(value)} times stable's" if unit == "times" else _digits(value)
+
+
+def moment(time: float) -> str:
+    """Return seconds since 1970 as UTC to the second."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in their two largest units, such as `2h 3m`; short ones with a digit."""
+    if seconds < 60:
+        return f"{_digits(seconds)} s"
+    rest, parts = round(seconds), []
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])
+
+
+def _what(event: Json) -> str:
+    before, after, kind = event.get("before") or {}, event.get("after") or {}, event["type"]
+    weight, was = f"{after.get('new')} %", f"{before.get('new')} %"
+    said = {
+        "RolledBack": f"was rolled back from {was}",
+        "DrillShut": f"was shut from {was} by a drill",
+        "DrillOver": f"is open again after a drill, at {weight}",
+        STARTED: f"began the rollout {after.get('plan')!r} at {weight} (stage {after.get('stage')})",
+        "StageEntered": f"went from {was} to {weight} (stage {after.get('stage')})",
+        "RolloutPaused": f"was paused at {weight} in stage {after.get('stage')}",
+        "RolloutResumed": f"went on at {weight} in stage {after.get('stage')}",
+        "RolloutCompleted": f"completed the rollout {after.get('plan')!r} at {weight}",
+        "RolloutFinished": f"finished: {after.get('stable') or 'the new version'} is stable",
+        "PlanKept": "kept the plan that its rollout was started with",
+        "PlanRestarted": f"began a changed plan anew, at {weight}",
+        "WeightsSet": f"was set from {was} to {weight}",
+        "NewChanged": f"got {after.get('label') or 'another version'} as its new version, at 0 %",
+        "NewRemoved": "has no new version any more",
+        "NoStable": f"stays at {weight} although it should be rolled back: stable has no ready endpoint",
+        "StableReady": "has a ready endpoint of stable again",
+        "RollbackVerified": "was seen to be back: nobody is sent to new, and stable is within the limits",
+        "RollbackIneffective": "was rolled back without effect",
+        "LimitFailed": "broke a limit that moves nothing",
+        "LimitWouldFail": "would have broken a limit (dry run)",
+        "SharedFault": "broke a limit that stable breaks too",
+        "ControllerSilent": "was not judged for longer than the watchdog allows",
+        "WorkerLost": "lost a worker",
+        PROGRESS: f"reported its progress in stage {event.get('reason')}",
+    }
+    return said.get(kind, f"says {kind}")
+
+
+def _because(event: Json) -> str:
+    evidence, reason = event.get("evidence") or {}, event.get("reason") or ""
+    if event["type"] == PROGRESS:
+        return ""
+    told = [part for part in (_REASONS.get(reason, reason), numbers(evidence)) if part]
+    if evidence.get("also"):
+        told.append(f"also {', '.join(evidence['also'])}")
+    if evidence.get("metric") is None and evidence.get("requests") is not None:
+        told.append(f"{evidence['requests']:,} requests to new in {duration(evidence.get('elapsed_s', 0))}")
+    told += [f"it waited for {', '.join(evidence['open'])}"] if evidence.get("open") else []
+    told += [str(evidence[key]) for key in ("why", "body", "output", "warning") if evidence.get(key)]
+    return "; ".join(told)
+
+
+def _digits(number: float) -> str:
+    """Return a number with at most three significant digits behind its whole part."""
+    shown = f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+    return f"{number:.6f}".rstrip("0") if "e" in shown else shown

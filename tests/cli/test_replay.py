@@ -1,0 +1,113 @@
+import json
+
+import pytest
+
+from proxy.controlplane.blocks import Blocks
+from proxy.metrics.snapshot import Judged, ServiceCounts, VersionCounts
+from proxy.rollout.plan import Limit
+from tests.cli.conftest import tidegate
+
+
+def write(path, bad_from=1500, blocks=1510, header=None):
+    lines = [json.dumps({"header": header})] if header else []
+    for number in range(blocks):
+        new = {"requests": 20, "bad": 20 * (number >= bad_from), "over": {"p99": 0}}
+        lines.append(json.dumps({"t": 1_700_000_000 + number / 4, "stable": {"requests": 180, "bad": 0}, "new": new}))
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_it_says_when_it_would_have_been_and_by_which_numbers(tmp_path):
+    result = tidegate("replay", write(tmp_path / "j.jsonl"), "--limits", "error_rate=1%,p99=200ms")
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
+        "rolled back at 2023-11-14 22:19:36.000Z: ErrorRateAboveLimit (by error_rate > 1%, p99 > 200ms)",
+        "  100 of 30,100 requests bad; the evidence is 100 of the last 100, in 5 blocks",
+        "  1,510 blocks, 30,200 requests to new, 200 of them bad",
+    ]
+
+
+def test_json_is_the_object_of_the_contract(tmp_path):
+    journal = write(tmp_path / "j.jsonl")
+    found = json.loads(tidegate("replay", journal, "--limits", "error_rate=1%,p99=200ms", "-o", "json").output)
+    assert list(found) == ["rolled_back_at", "reason", "blocks", "decisions"]
+    assert found["rolled_back_at"] == 1_700_000_376.0
+    assert (found["reason"], found["blocks"]) == ("ErrorRateAboveLimit", 1510)
+    assert found["decisions"][0]["evidence"]["bad"] == 100
+
+
+def test_a_limit_that_holds_is_shown_with_its_numbers(tmp_path):
+    result = tidegate(
+        "replay", write(tmp_path / "j.jsonl", bad_from=9999), "--limits", "error_rate=1%,availability=99%"
+    )
+    assert result.output.splitlines() == [
+        "not rolled back by error_rate > 1%, availability < 99%: 1,510 blocks, 30,200 requests to new, 0 of them bad",
+        "  PASS error_rate > 1%: 0 of 30,200 bad",
+        "  PASS availability < 99%: 30,200 of 30,200 good",
+    ]
+
+
+def test_several_files_are_one_journal_and_their_limits_are_taken_when_none_are_given(tmp_path):
+    first = write(tmp_path / "a.jsonl", header={"block_s": 0.25, "limits": {"error_rate": 0.01}})
+    second = tmp_path / "b.jsonl"
+    second.write_text(json.dumps({"t": 1_800_000_000, "new": {"requests": 1, "bad": 0}}))
+    result = tidegate("replay", first, second, "-o", "json")
+    assert json.loads(result.output)["blocks"] == 1511
+    assert json.loads(result.output)["reason"] == "ErrorRateAboveLimit"
+    result = tidegate("replay", second)
+    assert result.exit_code == 2
+    assert "the journal names no limits (give some with --limits" in result.output
+
+
+def test_a_latency_limit_that_was_not_recorded_is_refused_with_the_one_that_was(tmp_path):
+    journal = write(tmp_path / "j.jsonl", header={"limits": {"p99": 200}})
+    assert tidegate("replay", journal, "--limits", "p99=200ms").exit_code == 0
+    result = tidegate("replay", journal, "--limits", "p99=150ms")
+    assert result.exit_code == 2
+    assert "no histograms" in result.output
+    assert "recorded: p99=200ms" in result.output
+
+
+@pytest.mark.parametrize(
+    "limits, said",
+    [
+        ("error_rat=1%", "did you mean error_rate"),
+        ("error_rate", "is not METRIC=LIMIT"),
+        ("error_rate=1", "write 1%"),
+        ("p99=200", "write 200s"),
+        ("p99=200%", "unit"),
+        ("p99=200ms,p99=1s", "has p99 twice"),
+        ("", "is not METRIC=LIMIT"),
+    ],
+)
+def test_limits_that_cannot_be_meant_are_a_usage_error(tmp_path, limits, said):
+    result = tidegate("replay", write(tmp_path / "j.jsonl"), "--limits", limits)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+
+
+def test_a_journal_that_is_not_there_is_a_usage_error(tmp_path):
+    result = tidegate("replay", tmp_path / "none.jsonl", "--limits", "error_rate=1%")
+    assert result.exit_code == 2
+    assert "cannot be read: no such file or directory" in result.output
+
+
+def test_what_the_controller_writes_can_be_replayed(tmp_path):
+    def counts(stable, new):
+        versions = (
+            VersionCounts("stable", "1", 1, stable),
+            VersionCounts("new", "2", 1, new),
+        )
+        return ServiceCounts("web", (200_000,), versions)
+
+    blocks = Blocks(tmp_path)
+    limits = (Limit("error_rate", max=0.01), Limit("p99", max=200.0))
+    for number in range(41):
+        bad = max(0, number - 30) * 20
+        stable = Judged(ended=180 * number, slow=(0,), fast=(180 * number,))
+        new = Judged(ended=20 * number, bad=bad, slow=(0,), fast=(20 * number,))
+        blocks.add(counts(stable, new), limits, 0.25, 1_700_000_000 + number / 4)
+    blocks.close()
+    found = json.loads(tidegate("replay", blocks.path("web"), "-o", "json").output)
+    assert (found["reason"], found["blocks"]) == ("ErrorRateAboveLimit", 40)
+    assert found["rolled_back_at"] == 1_700_000_000 + 35 / 4

@@ -1,0 +1,140 @@
+import json
+
+import pytest
+
+from proxy.cli import status as view
+from tests.cli.conftest import tidegate
+
+STAGE = {"index": 1, "of": 3, "name": "ramp", "weight": 10, "elapsed_s": 3600.0, "hold_s": 14400.0, "requests": 812}
+STAGE |= {"min_requests": 5000, "needed": 4188, "advance": "auto", "open": ["p99 INCONCLUSIVE"], "plan": "default"}
+STAGE |= {"max_hold_s": None}
+STAGE["stages"] = [
+    {"name": "canary", "weight": 1, "hold_s": 7200.0},
+    {"name": "ramp", "weight": 10, "hold_s": 14400.0},
+    {"name": "full", "weight": 100, "hold_s": 172800.0},
+]
+
+
+def test_the_verbs_of_a_rollout(admin):
+    def phase():
+        return admin.operations.phase["web"]
+
+    result = tidegate("rollout", "start", "--reason", "2.3.0", "--admin", admin.url)
+    assert result.exit_code == 0
+    assert result.output.startswith("web: progressing, revision 2\n")
+    assert (admin.operations.plan, admin.operations.orders[-1].reason) == (None, "2.3.0")
+    for verb, found in (("pause", "paused"), ("resume", "progressing"), ("promote", "progressing")):
+        assert tidegate("rollout", verb, "--admin", admin.url).exit_code == 0
+        assert phase() == found
+    assert tidegate("rollout", "promote", "--full", "--admin", admin.url).exit_code == 0
+    assert admin.operations.full is True
+    admin.operations.phase["web"] = "completed"
+    assert tidegate("rollout", "finish", "--admin", admin.url).exit_code == 0
+    assert phase() == "idle"
+
+
+def test_json_is_the_apis_object(admin):
+    result = tidegate("rollout", "start", "careful", "-o", "json", "--admin", admin.url)
+    assert json.loads(result.output) == admin.operations.service("web")
+    assert admin.operations.plan == "careful"
+    result = tidegate("rollout", "status", "-o", "json", "--admin", admin.url)
+    assert json.loads(result.output) == admin.operations.service("web")
+
+
+def test_the_wrong_phase_fails_and_says_why(admin):
+    result = tidegate("rollout", "resume", "--admin", admin.url)
+    assert result.exit_code == 1
+    assert "is not possible in phase idle" in result.output
+    assert tidegate("rollout", "start", "--if-match", "7", "--admin", admin.url).exit_code == 1
+    assert admin.operations.phase["web"] == "idle"
+
+
+def test_a_file_is_sent_as_an_inline_plan(admin, tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text("stages: [{name: all, weight: 100%, hold: 1h, limits: [{metric: memory, max: 1.0e9}]}]\n")
+    assert tidegate("rollout", "start", path, "--admin", admin.url).exit_code == 0
+    limits = [{"metric": "memory", "max": 1e9}]
+    assert admin.operations.plan == {"stages": [{"name": "all", "weight": "100%", "hold": "1h", "limits": limits}]}
+
+
+@pytest.mark.parametrize(
+    "text, said", [("a: [", "plan.yaml:1:"), ("plans: {}", "is not one plan"), ("5", "is not one")]
+)
+def test_a_file_that_is_no_plan_is_a_usage_error(admin, tmp_path, text, said):
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    result = tidegate("rollout", "start", path, "--admin", admin.url)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert tidegate("rollout", "start", tmp_path / "none.yaml", "--admin", admin.url).exit_code == 2
+    assert admin.operations.orders == []
+
+
+def test_a_dry_run_says_go_or_fails_with_no_go(admin):
+    result = tidegate("rollout", "start", "--dry-run", "--admin", admin.url)
+    assert result.exit_code == 0
+    assert result.output.splitlines() == ["go: default", "  ok  state  can be written"]
+    admin.operations.go = False
+    result = tidegate("rollout", "start", "--dry-run", "--admin", admin.url)
+    assert result.exit_code == 1
+    assert result.output.splitlines()[0] == "no-go: default"
+    assert (
+        json.loads(tidegate("rollout", "start", "--dry-run", "-o", "json", "--admin", admin.url).output)["go"] is False
+    )
+
+
+def test_a_drill_says_what_it_took_and_fails_when_it_failed(admin):
+    result = tidegate("rollout", "drill", "--admin", admin.url)
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
+        "drill passed",
+        "  decided 750 ms after the first failure, by P99AboveLimit",
+        "  weight 0 in every worker 12 ms after that",
+        "  latch: shut",
+        "  everything is as before",
+    ]
+    admin.operations.drilled = {"drill": "failed", "why": "something else was decided", "restored": False}
+    result = tidegate("rollout", "drill", "--admin", admin.url)
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        "drill failed: something else was decided",
+        "  everything is NOT as before: see `tidegate status`",
+    ]
+
+
+def test_what_was_not_stored_is_said(admin):
+    admin.operations.durable = False
+    assert "not stored" in tidegate("rollout", "start", "--admin", admin.url).output
+
+
+def test_the_ladder_shows_where_the_rollout_is_and_what_it_waits_for(admin):
+    admin.operations.stage = STAGE
+    admin.operations.phase["web"] = "progressing"
+    lines = tidegate("rollout", "status", "--admin", admin.url).output.splitlines()
+    assert lines[1:6] == [
+        "  stage 2 of 3: ramp, 10%, 1h of 4h, 812 of 5,000 requests",
+        "  [x]  canary  1%    ####################  2h",
+        "  [>]  ramp    10%   #####...............  1h of 4h",
+        "  [ ]  full    100%  ....................  2d",
+        "  waits for: p99 INCONCLUSIVE",
+    ]
+
+
+def test_the_ladder_of_what_is_over(admin):
+    def marks(phase, stage=STAGE):
+        item = admin.operations.service("web") | {"phase": phase, "stage": stage}
+        return [line.split("]")[0] for line in view.of_service("web", item) if line.startswith("  [")]
+
+    assert marks("rolled_back") == ["  [x", "  [!", "  [ "]
+    assert marks("completed", STAGE | {"index": 2}) == ["  [x", "  [x", "  [x"]
+    assert marks("paused", STAGE | {"hold_s": 0}) == ["  [x", "  [>", "  [ "]
+
+
+def test_limits_are_shown_with_what_they_are_compared_with(admin):
+    limit = {"metric": "error_rate", "version": "new", "max": None, "max_ratio": 2.0, "unit": "times", "value": 1.25}
+    limit |= {"verdict": "PASS", "proven": True, "samples": 400, "needed": 0, "action": "rollback"}
+    check = limit | {"metric": "memory", "max_ratio": None, "max": 1e9, "unit": "number", "value": 5e8, "samples": 1}
+    lines = view.of_service("web", admin.operations.service("web") | {"limits": [limit, check]})
+    text = " ".join(" ".join(lines).split())
+    assert "PASS, proven error_rate of new <= 2 times stable's is 1.25 times over 400 requests" in text
+    assert "memory of new <= 1,000,000,000 is 500,000,000" in text

@@ -1,0 +1,102 @@
+"""Hooks: go, no, silence and rubbish; a command that hangs leaves nothing behind."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from proxy.controlplane.hooks import call
+from proxy.rollout.plan import Hook
+
+
+def run(hook, **about):
+    return asyncio.run(call(hook, "before_stage", {"service": "web", **about}))
+
+
+def test_a_command_gets_what_it_is_about_and_its_exit_code_decides(tmp_path):
+    good = run(Hook(run=("sh", "-c", "cat; pwd"), cwd=str(tmp_path)))
+    assert good.ok
+    told, where = good.said["output"].rsplit("}", 1)
+    assert json.loads(told + "}") == {"hook": "before_stage", "service": "web"}
+    assert where.strip() == str(tmp_path)
+    bad = run(Hook(run=("sh", "-c", "echo no >&2; exit 7")))
+    assert (bad.ok, bad.said["exit"], bad.said["output"]) == (False, 7, "no\n")
+
+
+def test_a_command_that_cannot_be_started_is_a_no():
+    found = run(Hook(run=("/no/such/command",)))
+    assert not found.ok
+    assert "cannot be started" in found.said["why"]
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path):
+    pid = tmp_path / "pid"
+    found = run(Hook(run=("sh", "-c", f"sleep 600 & echo $! > {pid}; echo began; wait"), timeout_s=0.5))
+    assert (found.ok, found.said["output"]) == (False, "began\n")
+    assert "did not end within 0.5 s" in found.said["why"]
+    child = int(pid.read_text())
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_a_command_that_reads_nothing_and_says_much_is_no_trouble():
+    found = run(Hook(run=("sh", "-c", "exec 0<&-; head -c 1000000 /dev/zero | tr '\\0' x")), rest="y" * 200_000)
+    assert found.ok
+    assert len(found.said["output"]) == 4000
+
+
+@pytest.mark.parametrize("status,ok", [(200, True), (204, True), (302, False), (503, False)])
+def test_an_url_gets_a_post_and_its_status_decides(status, ok):
+    seen = []
+
+    async def answer(request):
+        seen.append(await request.json())
+        return web.Response(status=status, text="maybe" if status != 204 else None)
+
+    async def whole():
+        app = web.Application()
+        app.router.add_post("/", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = site._server.sockets[0].getsockname()[1]
+        found = await call(Hook(url=f"http://127.0.0.1:{port}/"), "before_start", {"stage": "canary"})
+        await runner.cleanup()
+        return found
+
+    found = asyncio.run(whole())
+    assert (found.ok, found.said["status"]) == (ok, status)
+    assert seen == [{"hook": "before_start", "stage": "canary"}]
+
+
+def test_an_url_that_never_answers_or_is_not_there_is_a_no():
+    async def silent(reader, writer):
+        await reader.read()
+        writer.close()
+
+    async def whole():
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        hung = await call(Hook(url=f"http://127.0.0.1:{port}/", timeout_s=0.2), "x", {})
+        server.close()
+        await server.wait_closed()
+        gone = await call(Hook(url=f"http://127.0.0.1:{port}/"), "x", {})
+        return hung, gone
+
+    hung, gone = asyncio.run(whole())
+    assert (hung.ok, hung.said["why"]) == (False, "no answer within 0.2 s")
+    assert (gone.ok, "cannot be reached" in gone.said["why"]) == (False, True)
+
+
+def test_no_descriptor_is_left_behind():
+    def descriptors():
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    run(Hook(run=("true",)))
+    before = descriptors()
+    for _ in range(3):
+        run(Hook(run=("true",)))
+    assert descriptors() == before

@@ -1,0 +1,520 @@
+"""Rollouts in a real controller: shared memory, SQLite and latch are real; time and one worker's hand are played."""
+
+import asyncio
+import json
+from dataclasses import replace
+
+import pytest
+
+from proxy.controlplane.blocks import Blocks
+from proxy.controlplane.operations import Order
+from proxy.errors import Refused
+from proxy.ipc import layout
+from proxy.rollout.analysis import Reading
+from proxy.rollout.plan import CHECK, HOLD, Check, Hook, Hooks, Limit, Plan, ServicePlan, Stage
+from proxy.rollout.state import COMPLETED, IDLE, PAUSED, PROGRESSING, ROLLED_BACK
+from proxy.routing.split import seed_of
+from proxy.routing.table import NEW, STABLE
+from tests.controlplane.regions import B, C, service, table, version
+from tests.controlplane.ruled import ANN
+from tests.controlplane.test_controller import running, until
+
+ERRORS = Limit("error_rate", max=0.01)
+SLOW = Limit("p99", max=200)
+PLAN = Plan(
+    "default", (Stage("canary", 100, 10.0, 100), Stage("half", 5000, 10.0, 100), Stage("full", 10_000, 20.0, 100))
+)
+SERVICE = ServicePlan("web", limits=(ERRORS, SLOW), rollouts=(PLAN,))
+PLANS = (SERVICE,)
+TABLE = table()
+
+
+def planned(**more):
+    return (replace(SERVICE, rollouts=(replace(PLAN, **more),)),)
+
+
+async def flow(world, seconds, *, new=10, stable=10, bad=0):
+    """Let blocks pass with so many responses of each version per block."""
+    for _ in range(round(seconds / 0.25)):
+        world.good(stable, version=STABLE)
+        if world.word():
+            world.good(new)
+            world.bad(bad)
+        await world.tick()
+        await world.settle()
+
+
+def last(world, kind):
+    return next(event for event in reversed(world.controller._journal._tail) if event["type"] == kind)
+
+
+def reasons(world, kind):
+    return [event["reason"] for event in world.controller._journal._tail if event["type"] == kind]
+
+
+@running
+async def test_a_rollout_opens_stage_after_stage_and_completes(start):
+    world = await start(PLANS)
+    answer = await world.controller.rollouts.start("web", None, ANN)
+    assert (answer["phase"], answer["weights"]["new"], answer["stage"]["name"]) == ("progressing", 1, "canary")
+    seen = []
+    for _ in range(50):
+        await flow(world, 1)
+        seen.append(world.word())
+    assert list(dict.fromkeys(seen)) == [100, 5000, 10_000]
+    assert seen.index(5000) == 9  # the tenth second
+    assert world.state().phase == COMPLETED
+    shown = world.controller.service_status("web")
+    assert (shown["phase"], shown["stage"]["name"]) == ("completed", "full")
+    assert reasons(world, "StageEntered") == ["HoldOver", "HoldOver"]
+    # A silent controller takes nobody away from what is everybody's now.
+    word = world.generations.current.control.words[world.generations.current.control_layout.services[0]]
+    assert word & layout.FLAG_WATCHDOG_OFF
+    assert world.controller.words()["web"].flags == layout.FLAG_WATCHDOG_OFF
+
+
+@running
+async def test_a_failing_version_is_rolled_back_by_evidence_and_the_rollback_is_verified(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", "default", ANN)
+    await flow(world, 12)
+    assert world.word() == 5000
+    blocks = 0
+    while world.word():
+        world.good(10, version=STABLE)
+        world.bad(10)
+        await world.tick()
+        blocks += 1
+    assert blocks <= 5
+    await world.settle()
+    event = last(world, "RolledBack")
+    assert event["reason"] == "ErrorRateAboveLimit"
+    assert event["before"]["stage"] == "half"
+    assert event["evidence"]["evidence"] >= event["evidence"]["alarm_at"]
+    assert event["evidence"]["interval"][1] <= 1
+    assert world.latch.read("web").reason == "ErrorRateAboveLimit"
+    await flow(world, 4)
+    assert last(world, "RollbackVerified")["evidence"]["stable"]["over"] == []
+    status = world.controller.service_status("web")
+    assert (status["phase"], status["reason"], status["stage"]["name"]) == (
+        "rolled_back",
+        "ErrorRateAboveLimit",
+        "half",
+    )
+
+
+@running
+async def test_a_rollback_that_does_not_help_is_said_to_be_ineffective(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await world.controller.rollback("web", ANN)
+    for _ in range(125):
+        world.hand.end(STABLE, status=500, kind="status", times=10)
+        await world.tick()
+    await world.settle()
+    event = last(world, "RollbackIneffective")
+    assert event["evidence"]["stable"]["over"] == ["error_rate"]
+    assert "RollbackVerified" not in [one["type"] for one in world.controller._journal._tail]
+
+
+@running
+async def test_no_traffic_for_any_time_neither_advances_nor_rolls_back(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    for _ in range(500):
+        await world.tick(3600.0)
+    assert (world.state().phase, world.word()) == (PROGRESSING, 100)
+    assert world.controller.service_status("web")["stage"]["needed"] == 100
+
+
+@running
+async def test_when_stable_fails_too_the_ramp_freezes_and_nobody_is_rolled_back(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 12)
+    for _ in range(40):
+        world.hand.end(STABLE, status=500, kind="status", times=10)
+        world.bad(10)
+        await world.tick()
+    await world.settle()
+    assert (world.state().phase, world.state().reason, world.word()) == (PAUSED, "SharedFault", 5000)
+    # Stable is well again and new is not: now it is its own fault.
+    await flow(world, 40, new=0, bad=10)
+    assert world.state().phase == ROLLED_BACK
+
+
+@running
+async def test_pause_resume_and_promote(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 5)
+    assert (await world.controller.rollouts.pause("web", ANN))["phase"] == "paused"
+    await flow(world, 60)
+    assert world.word() == 100
+    await world.controller.rollouts.resume("web", ANN)
+    await flow(world, 4)
+    assert world.word() == 100
+    await flow(world, 2)
+    assert world.word() == 5000
+    await world.controller.rollouts.promote("web", ANN, full=True)
+    assert world.word() == 10_000
+    with pytest.raises(Refused) as refused:
+        await world.controller.rollouts.resume("web", ANN)
+    assert refused.value.extra["allowed"] == ["pause", "promote", "weights", "rollback", "versions/new"]
+    with pytest.raises(Refused) as refused:
+        await world.controller.rollouts.start("web", "nope", ANN)
+    assert (refused.value.status, refused.value.title) == (404, "NoSuchPlan")
+
+
+@running
+async def test_weights_by_hand_pause_a_rollout_when_they_take_over(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    with pytest.raises(Refused) as refused:
+        await world.controller.set_weights("web", 3000, ANN)
+    assert refused.value.title == "RolloutProgressing"
+    await world.controller.set_weights("web", 3000, Order("ann", take_over=True))
+    assert (world.word(), world.state().phase) == (3000, PAUSED)
+    await world.controller.set_weights("web", 10, ANN)
+    await world.controller.rollouts.resume("web", ANN)
+    assert (world.word(), world.state().phase) == (100, PROGRESSING)
+
+
+@running
+async def test_kill_9_keeps_stage_and_elapsed_time_and_begins_the_windows_anew(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 17)
+    assert world.word() == 5000
+    salt = world.state().salt
+    world.close()
+    again = await start(PLANS)
+    state = again.state()
+    assert (state.phase, state.weight_bp, state.salt, again.word()) == (PROGRESSING, 5000, salt, 5000)
+    elapsed_s = state.rollout.elapsed_s(again.clock.ns / 1e9)
+    assert 2.0 <= elapsed_s <= 7.5
+    assert again.controller.service_status("web")["stage"]["requests"] == 0
+    await flow(again, 10)
+    assert again.word() == 10_000
+
+
+@running
+async def test_what_gives_more_is_stored_first_and_asked_for_again_when_that_fails(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 9)
+    world.break_store()
+    await flow(world, 5)
+    assert (world.word(), world.state().rollout.stage) == (100, 0)
+    world.mend_store()
+    await flow(world, 3)
+    assert world.word() == 5000
+    assert world.store.load().rows["web"].weight_bp == 5000
+
+
+@running
+async def test_v1_to_v2_to_v3_and_v3_gets_nobody_before_its_own_first_stage(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    first_salt = world.state().salt
+    await flow(world, 60)
+    assert world.state().phase == COMPLETED
+    with pytest.raises(Refused):
+        await world.controller.rollouts.start("web", None, ANN)
+    words = []
+    world.on_switch = lambda: words.append([world.word(generation=one) for one in range(len(world.generations.live))])
+    done = await world.controller.rollouts.finish("web", ANN)
+    # The old generation keeps its word: whoever is still there goes on to v2, which is stable in the new one.
+    assert words == [[10_000, 0]]
+    assert (done["phase"], done["weights"]["new"], done["stage"]) == ("idle", 0, None)
+    assert done["versions"]["stable"]["label"] == "2"
+    assert "new" not in done["versions"]
+    assert world.state().salt != first_salt
+    with pytest.raises(Refused) as refused:
+        await world.controller.rollouts.start("web", None, ANN)
+    assert refused.value.title == "NoNewVersion"
+    world.on_switch = lambda: None
+    await world.controller.put_new("web", "3", [C.url], ANN)
+    assert [service.new.label for service in world.controller.table.services] == ["3"]
+    assert world.word() == 0
+    await flow(world, 30)
+    assert world.word() == 0
+    await world.controller.rollouts.start("web", None, ANN)
+    assert all(world.word(generation=one) == 0 for one in range(len(world.generations.live) - 1))
+    assert (world.word(), world.seed()) == (100, seed_of(world.state().salt))
+    await flow(world, 60)
+    assert world.state().phase == COMPLETED
+    await world.controller.rollouts.finish("web", ANN)
+    world.close()
+    # The config still says 1 and 2: what was finished stands until it says something else.
+    again = await start(PLANS)
+    only = again.controller.table.services[0]
+    assert (only.stable.label, only.new.endpoints, again.state().phase) == ("3", (), IDLE)
+    again.close()
+    edited = await start(PLANS, table(service(stable=version("3", C), new=version("4", B))))
+    only = edited.controller.table.services[0]
+    assert (only.stable.label, only.new.label, edited.word()) == ("3", "4", 0)
+
+
+@running
+async def test_a_finish_that_workers_refuse_leaves_everybody_where_they_are(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 60)
+
+    def refuse():
+        world.on_switch = lambda: None
+        raise Refused(500, "TableRefused", "no")
+
+    world.on_switch = refuse
+    with pytest.raises(Refused):
+        await world.controller.rollouts.finish("web", ANN)
+    assert (world.state().phase, world.state().weight_bp, world.state().has_new) == (COMPLETED, 10_000, True)
+    assert world.controller.table.services[0].stable.label == "1"
+
+
+@running
+async def test_a_record_of_stable_is_what_100_percent_is_compared_with(start):
+    ratio = Limit("error_rate", max_ratio=2.0, floor=0.001)
+    stages = tuple(replace(stage, limits=(ratio,)) for stage in PLAN.stages)
+    world = await start(planned(stages=stages))
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 12)
+    for _ in range(60):
+        world.hand.end(STABLE, status=500, kind="status", times=1)
+        world.good(199, version=STABLE)
+        world.good(50)
+        await world.tick()
+        await world.settle()
+    assert world.word() == 10_000
+    state = world.state()
+    assert (state.rollout.record_of, set(state.rollout.record)) == ("half", {"error_rate"})
+    for _ in range(4):
+        world.good(50)
+        await world.tick()
+    found = next(one for one in world.controller.service_status("web")["limits"] if "max_ratio" in one)
+    assert found["record"]["stage"] == "half"
+    assert found["verdict"] == "PASS"
+    for _ in range(20):
+        world.bad(30)
+        world.good(70)
+        await world.tick()
+    assert world.state().phase == ROLLED_BACK
+
+
+@running
+async def test_a_requirement_that_is_not_met_holds_the_stage(start):
+    wanted = Limit("p99", max=200, action=HOLD)
+    world = await start(planned(stages=(replace(PLAN.stages[0], require=(wanted,)), *PLAN.stages[1:]), max_hold_s=10.0))
+    await world.controller.rollouts.start("web", None, ANN)
+    world.hand.end(NEW, 300_000, times=8)  # 2 % of the stage's, and no alarm by itself
+    await flow(world, 12)
+    assert world.word() == 100
+    assert "p99 FAIL" in world.controller.service_status("web")["stage"]["open"]
+    await flow(world, 12)
+    assert (world.state().phase, world.state().reason) in {(PAUSED, "MaxHoldOver"), (PROGRESSING, "")}
+
+
+class FakeChecks:
+    def __init__(self):
+        self.last = {}
+
+    def readings(self, _service):
+        return self.last
+
+    def watch(self, plans):
+        pass
+
+    async def close(self):
+        pass
+
+
+@running
+async def test_a_check_that_cannot_be_read_pauses_after_three_readings(start):
+    memory = Limit("memory_bytes", max=1e9, source=CHECK)
+    checked = replace(
+        planned(stages=(replace(PLAN.stages[0], limits=(memory,)),))[0], checks=(Check("memory_bytes", file="/x"),)
+    )
+    world = await start((checked,))
+    world.controller._checks = checks = FakeChecks()
+    checks.last["memory_bytes"] = Reading(1, 5e8)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 3)
+    for number in (2, 3):
+        checks.last["memory_bytes"] = Reading(number, None, "refused")
+        await flow(world, 3)
+        assert world.state().phase == PROGRESSING
+    checks.last["memory_bytes"] = Reading(4, None, "refused")
+    await flow(world, 1)
+    assert (world.state().phase, world.state().reason) == (PAUSED, "CheckUnreadable")
+    checks.last["memory_bytes"] = Reading(5, 2e9)
+    await flow(world, 1)
+    assert (world.state().phase, world.state().reason) == (ROLLED_BACK, "MemoryBytesAboveLimit")
+
+
+@running
+async def test_a_hook_that_says_no_refuses_a_start_and_shows_what_it_said(start):
+    hook = Hook(run=("sh", "-c", "echo not on fridays; exit 3"))
+    world = await start(planned(hooks=Hooks(before_start=hook)))
+    with pytest.raises(Refused) as refused:
+        await world.controller.rollouts.start("web", None, ANN)
+    assert (refused.value.status, refused.value.title) == (409, "HookFailed")
+    assert (refused.value.extra["exit"], refused.value.extra["output"]) == (3, "not on fridays\n")
+    assert (world.word(), world.state().phase, world.state().revision) == (0, IDLE, 1)
+
+
+@running
+async def test_a_hook_between_stages_is_asked_and_a_hanging_one_pauses(start):
+    hook = Hook(run=("sh", "-c", "sleep 600"), timeout_s=0.2)
+    ran = Hook(run=("sh", "-c", "cat"))
+    world = await start(planned(hooks=Hooks(before_stage=ran, after_rollback=ran)))
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 11)
+    while world.word() == 100:
+        await world.tick()
+        await world.settle()
+    assert world.word() == 5000
+    told = json.loads(last(world, "StageEntered")["evidence"]["hook"]["output"])
+    assert (told["service"], told["stage"], told["hook"]) == ("web", "half", "before_stage")
+    state = world.controller.entry("web").state
+    slow = replace(state.rollout, plan=replace(state.rollout.plan, hooks=Hooks(before_stage=hook, after_rollback=ran)))
+    world.controller.entry("web").state = replace(state, rollout=slow)
+    await flow(world, 11)
+    await until(lambda: world.state().phase == PAUSED)
+    assert (world.word(), world.state().reason) == (5000, "HookFailed")
+    assert "did not end" in last(world, "RolloutPaused")["evidence"]["why"]
+    await world.controller.rollback("web", ANN)
+    await world.settle()
+    assert last(world, "HookCalled")["reason"] == "after_rollback"
+
+
+@running
+async def test_a_dry_run_is_the_pre_flight(start):
+    world = await start(planned(hooks=Hooks(before_start=Hook(run=("no-such-command",)))))
+    await flow(world, 10)
+    found = await world.controller.rollouts.start("web", None, Order("ann", dry_run=True))
+    by_check = {finding["check"]: finding["finding"] for finding in found["findings"]}
+    assert found["go"] is False
+    assert by_check["hook before_start"] == "no-go"
+    assert by_check["phase"] == by_check["stable measured"] == by_check["new endpoints"] == by_check["state"] == "ok"
+    assert by_check["stage canary"] == "warning"
+    assert world.word() == 0
+    clean = await start(PLANS)
+    assert (await clean.controller.rollouts.start("web", None, Order("ann", dry_run=True)))["go"] is True
+
+
+@running
+async def test_a_plan_in_a_request_is_counted_by_the_workers_before_it_begins(start):
+    world = await start(PLANS)
+    inline = {"stages": [{"name": "one", "weight": "5%", "hold": "10s", "limits": {"p95": "120ms"}}]}
+    await world.controller.rollouts.start("web", inline, ANN)
+    assert world.controller.table.services[0].thresholds_us == (120_000, 200_000)
+    assert (world.word(), world.state().rollout.plan.name) == (500, "(inline)")
+    await flow(world, 1)
+    verdicts = {one["metric"]: one["verdict"] for one in world.controller.service_status("web")["limits"]}
+    assert verdicts == {"error_rate": "PASS", "p99": "PASS", "p95": "PASS"}
+    # A reload knows nothing of it and leaves it alone.
+    await world.controller.reload(PLANS, TABLE, ANN)
+    assert world.controller.table.services[0].thresholds_us == (120_000, 200_000)
+    with pytest.raises(Refused) as refused:
+        await world.controller.rollouts.start("web", {"stages": [], "hooks": {}}, ANN)
+    assert refused.value.status == 400
+    assert refused.value.problems
+
+
+@running
+async def test_a_reload_with_another_plan_is_refused_unless_somebody_says_what_to_do(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 12)
+    other = planned(stages=(Stage("careful", 50, 60.0), *PLAN.stages[1:]))
+    with pytest.raises(Refused) as refused:
+        await world.controller.reload(other, TABLE, ANN)
+    assert (refused.value.status, refused.value.title) == (409, "PlanChanged")
+    await world.controller.reload(other, TABLE, Order("ann", running_plan="keep"))
+    assert (world.word(), world.state().rollout.plan) == (5000, PLAN)
+    await world.controller.reload(other, TABLE, Order("ann", running_plan="restart"))
+    assert (world.word(), world.state().rollout.now_at.name) == (50, "careful")
+
+
+@running
+async def test_a_changed_plan_at_a_restart_is_kept_and_said(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await world.settle()
+    world.close()
+    again = await start(planned(stages=PLAN.stages[:1]))
+    assert again.state().rollout.plan == PLAN
+    assert reasons(again, "PlanKept") == ["PlanChanged"]
+
+
+@running
+async def test_a_drill_shuts_the_gate_by_the_very_limits_and_restores_everything(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 12)
+    before = world.state()
+    asked = []
+    world.controller._reached = lambda service, ns: asked.append((service, ns)) or len(asked) > 1
+    seen = []
+    drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
+    while not drill.done():
+        world.good(10)
+        await world.tick()
+        seen.append((world.word(), world.latch.read("web") is not None))
+        await asyncio.sleep(0.005)
+    found = await drill
+    assert (found["drill"], found["limit"], found["restored"]) == ("passed", "ErrorRateAboveLimit", True)
+    assert (0, True) in seen
+    assert found["latched"]
+    state = world.state()
+    assert (state.phase, state.weight_bp, state.salt, world.word()) == (PROGRESSING, 5000, before.salt, 5000)
+    assert world.latch.read("web") is None
+    assert world.controller.entry("web").rollbacks["ErrorRateAboveLimit"] == 0
+    # Nothing of it is left in what is judged or shown.
+    await flow(world, 5)
+    status = world.controller.service_status("web")
+    assert status["versions"]["new"]["bad"] == 0
+    assert all(one["verdict"] == "PASS" for one in status["limits"])
+
+
+@running
+async def test_a_drill_needs_a_gate_to_shut(start):
+    world = await start(PLANS)
+    with pytest.raises(Refused) as refused:
+        await world.controller.rollouts.drill("web", ANN)
+    assert refused.value.title == "NothingToShut"
+
+
+@running
+async def test_progress_is_reported_as_often_as_the_plan_says(start):
+    world = await start(planned(progress_report_s=3.0))
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 9.5)
+    assert len(reasons(world, "ProgressReport")) == 3
+    assert last(world, "ProgressReport")["evidence"]["stage"]["requests"] > 0
+
+
+@running
+async def test_a_lost_worker_is_told_and_changes_nothing(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    world.controller.worker_lost(1, "was ended by signal 9")
+    await world.settle()
+    assert last(world, "WorkerLost")["evidence"] == {"slot": 1}
+    assert world.state().phase == PROGRESSING
+
+
+@running
+async def test_every_judged_block_is_in_the_journal(start):
+    world = await start(PLANS)
+    directory = world.store.path.with_name("blocks")
+    world.controller._blocks = blocks = Blocks(directory)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 5)
+    blocks.close()
+    lines = [json.loads(line) for line in blocks.path("web").read_text().splitlines()]
+    assert lines[0]["header"]["limits"] == {"error_rate": 0.01, "p99": 200}
+    assert len(lines) == 20
+    assert lines[1]["new"] == {"requests": 10, "bad": 0, "over": {"p99": 0}}
+    assert lines[2]["t"] - lines[1]["t"] == pytest.approx(0.25, abs=1e-3)

@@ -1,0 +1,63 @@
+"""A whole rollout by the command line, on the product as it runs: from the pre-flight to the report and the replay."""
+
+import json
+
+from proxy.cli.demo.backend import ERRORS
+from tests.cli.conftest import tidegate
+from tests.controlplane.waiting import until_now
+from tests.e2e.product import CONFIG
+
+PLAN = """rollouts:
+      default:
+        stages:
+          - {name: canary, weight: 10%, hold: 3s, min_requests: 20, limits: {error_rate: 1%, p99: 500ms}}
+          - {name: half, weight: 50%, hold: 1h, limits: {error_rate: 1%}}
+"""
+UNLIMITED = CONFIG.replace(
+    """    limits:
+      - {{metric: error_rate, max: 1%, window: 10s}}
+      - {{metric: p99, max: 200ms, window: 10s}}
+""",
+    "",
+)
+
+
+def test_a_rollout_from_pre_flight_to_replay(tmp_path, product, backends):
+    product = product(PLAN, config=UNLIMITED)
+    url = ("--admin", f"http://127.0.0.1:{product.admin}")
+
+    def verb(*args, code=0):
+        result = tidegate(*args, *url)
+        assert result.exit_code == code, result.output
+        return result.output
+
+    product.start()
+    with backends.load(product.port, 200):
+        until_now(lambda: product.web()["versions"]["stable"]["requests"] > 50)
+        assert verb("rollout", "start", "--dry-run").startswith("go: default")
+        assert verb("rollout", "start", "--reason", "2.0").startswith("web: progressing, revision ")
+        assert "[>]  canary" in verb("rollout", "status")
+        verb("rollout", "start", code=1)
+        drill = json.loads(verb("rollout", "drill", "-o", "json"))
+        assert (drill["drill"], drill["latched"], drill["restored"]) == ("passed", True, True)
+        until_now(lambda: product.web()["stage"]["index"] == 1, 30)
+        assert "[>]  half" in verb("status")
+        verb("rollout", "pause")
+        assert verb("rollout", "resume").startswith("web: progressing")
+        until_now(lambda: product.web()["stage"]["requests"] > 100, 30)
+        backends.new.fail(ERRORS)
+        verb("status", "--wait", "--timeout", "30s", code=3)
+        said = verb("why")
+        assert "web was rolled back from 50 % at " in said
+        assert "error_rate of new was " in said
+        report = json.loads(verb("report", "-o", "json"))
+        assert (report["plan"], report["phase"]) == ("default", "rolled_back")
+        assert [stage["state"] for stage in report["stages"]] == ["done", "failed"]
+        verb("report", "--html", tmp_path / "report.html")
+        assert "rolled back" in (tmp_path / "report.html").read_text()
+    assert product.end() == 0
+    # Its journal of blocks is one that replay reads; 90 % bad is less than what there was, over the whole stage.
+    journal = tmp_path / "tidegate.db.blocks" / "web.jsonl"
+    found = json.loads(tidegate("replay", journal, "--limits", "error_rate=90%", "-o", "json").output)
+    assert found["rolled_back_at"] is None
+    assert found["blocks"] > 3

@@ -1,0 +1,231 @@
+"""Journals that are read, journals that are refused, and what the judge says of them afterwards."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.errors import ConfigError
+from proxy.metrics import hdr
+from proxy.rollout.evidence import ShareEvidence
+from proxy.rollout.judges import budget
+from proxy.rollout.plan import Limit, ServicePlan
+from proxy.rollout.recording import Reader, metric_of, read
+from proxy.rollout.replay import replay
+
+ERRORS = Limit("error_rate", max=0.01)
+P99 = Limit("p99", max=200.0)
+
+
+def sample(requests=20, bad=0, over=None, **more):
+    return {"requests": requests, "bad": bad, "over": over or {}, **more}
+
+
+def journal(blocks, header=None, begin=1000.0, step=0.25):
+    """Lines of a journal; a block is what `new` got, or (stable, new)."""
+    lines = [] if header is None else [json.dumps({"header": header})]
+    for number, block in enumerate(blocks, 1):
+        stable, new = block if isinstance(block, tuple) else (sample(180), block)
+        lines.append(json.dumps({"t": begin + number * step, "stable": stable, "new": new}))
+    return lines
+
+
+def problems(lines, limits=(ERRORS,)):
+    with pytest.raises(ConfigError) as caught:
+        replay(read(lines, "j"), limits)
+    return [str(problem) for problem in caught.value.problems]
+
+
+# --- decisions -----------------------------------------------------------------------------------------------------
+
+
+def test_total_failure_is_rolled_back_in_its_fifth_block_and_the_rest_is_only_counted():
+    found = replay(read(journal([sample()] * 400 + [sample(bad=20)] * 50)), [ERRORS])
+    assert found.rollback.t == 1000 + 405 * 0.25
+    assert found.rollback.reason == "ErrorRateAboveLimit"
+    assert found.rollback.evidence["since_breach"] == {"blocks": 5, "n": 100, "bad": 100}
+    assert (found.blocks, found.requests, found.bad) == (450, 9000, 1000)
+    assert found.plain() == {
+        "rolled_back_at": found.rollback.t,
+        "reason": "ErrorRateAboveLimit",
+        "blocks": 450,
+        "decisions": [
+            {
+                "t": found.rollback.t,
+                "action": "rollback",
+                "reason": "ErrorRateAboveLimit",
+                "evidence": found.rollback.evidence,
+            }
+        ],
+    }
+
+
+def test_a_healthy_run_and_one_without_traffic_are_never_rolled_back():
+    for blocks in ([sample()] * 500, [sample(requests=0)] * 500):
+        assert replay(read(journal(blocks)), [ERRORS]).plain() == {
+            "rolled_back_at": None,
+            "reason": None,
+            "blocks": 500,
+            "decisions": [],
+        }
+
+
+def test_one_failing_request_of_three_is_no_reason():
+    assert replay(read(journal([sample(3, 1)])), [ERRORS]).rollback is None
+
+
+def test_a_fault_of_both_is_told_and_nobodys_rollback():
+    both = (sample(180, 180), sample(20, 20))
+    found = replay(read(journal([(sample(180), sample())] * 50 + [both] * 50)), [ERRORS])
+    assert found.rollback is None
+    assert [(one.action, one.reason) for one in found.decisions] == [("alert", "SharedFault")]
+
+
+def test_a_window_is_judged_by_its_value():
+    limit = Limit("error_rate", max=0.5, window_s=1.0, window_given=True)
+    found = replay(read(journal([sample()] * 40 + [sample(bad=20)] * 10)), [limit])
+    # Three of the four blocks are more than half.
+    assert found.rollback.t == 1000 + 43 * 0.25
+    assert found.rollback.evidence["judge"] == "window"
+
+
+def test_availability_is_a_minimum():
+    found = replay(read(journal([sample()] * 100 + [sample(bad=20)] * 9)), [Limit("availability", min=0.99)])
+    assert found.rollback.reason == "AvailabilityBelowLimit"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.02, 0.2, 1.0]))
+def test_it_decides_in_the_block_in_which_the_judge_alarms(seed, share):
+    chance = random.Random(seed)
+    blocks = [
+        sample(n, sum(chance.random() < share for _ in range(n))) for n in (chance.randrange(40) for _ in "x" * 120)
+    ]
+    judge = ShareEvidence(0.01, budget(ServicePlan("x", (ERRORS,)), None))
+    alarm = None
+    for number, block in enumerate(blocks, 1):
+        judge.look(block["requests"], block["bad"])
+        if alarm is None and judge.alarm:
+            alarm = 1000 + number * 0.25
+    found = replay(read(journal([(sample(0), block) for block in blocks])), [ERRORS])
+    assert found.plain()["rolled_back_at"] == alarm
+
+
+# --- latency -------------------------------------------------------------------------------------------------------
+
+
+def test_the_recorded_limit_needs_no_histogram_and_another_one_is_refused():
+    slow = journal([sample(over={"p99": 0})] * 40 + [sample(over={"p99": 20})] * 9, {"limits": {"p99": 200}})
+    assert replay(read(slow), [P99]).rollback.reason == "P99AboveLimit"
+    # The count is one of latencies, whatever share of them is allowed.
+    assert replay(read(slow), [Limit("p90", max=200.0)]).rollback
+    (said,) = problems(slow, [Limit("p99", max=100.0)])
+    assert said.startswith("j:2:1: p99: the journal has no histograms")
+    assert "recorded: p99=200ms" in said
+
+
+def test_a_second_limit_on_a_metric_has_its_bound_in_its_name():
+    lines = journal([sample(over={"p99": 0, "p99>150": 20})] * 9, {"limits": {"p99": 200, "p99>150": 150.0}})
+    assert metric_of("p99>150") == "p99"
+    assert replay(read(lines), [P99]).rollback is None
+    assert replay(read(lines), [Limit("p99", max=150.0)]).rollback
+
+
+def test_without_a_header_the_count_of_the_metric_is_taken_at_its_word():
+    lines = journal([sample(over={"p99": 20})] * 9)
+    assert replay(read(lines), [P99]).rollback
+    assert "no count of slow responses is recorded" in problems(journal([sample()] * 9), [P99])[0]
+
+
+def test_histograms_answer_for_every_latency_and_give_the_percentile():
+    blocks = [sample(hist={str(hdr.index(150_000)): 20})] * 20
+    recording = read(journal(blocks, {"limits": {"p99": 200}, "hdr": {"unit": "us", "highest_s": 60, "digits": 2}}))
+    assert replay(recording, [P99]).rollback is None
+    found = replay(recording, [Limit("p99", max=100.0)]).rollback
+    assert found.evidence["slower"] == found.evidence["n"]
+    assert 149 < found.evidence["value"] < 152
+
+
+def test_what_hangs_counts_before_it_is_a_request():
+    lines = journal([sample()] * 40 + [sample(0, over={"p99": 20})] * 9, {"limits": {"p99": 200}})
+    lines[1:41] = journal([sample(over={"p99": 0})] * 40)
+    assert replay(read(lines), [P99]).rollback.evidence["since_breach"] == {"blocks": 5, "n": 100, "bad": 100}
+
+
+def test_first_bytes_are_never_taken_from_histograms_of_whole_responses():
+    lines = journal([sample(hist={"5": 20})] * 9)
+    assert "no histograms of first bytes" in problems(lines, [Limit("ttfb_p99", max=100.0)])[0]
+
+
+def test_client_errors_need_to_be_there():
+    limit = Limit("client_error_rate", max=0.05)
+    assert "client errors are not in the journal" in problems(journal([sample()]), [limit])[0]
+    assert replay(read(journal([sample(client_errors=20)] * 9)), [limit]).rollback
+
+
+def test_signals_are_not_in_a_journal():
+    assert (
+        "is not in the journal" in problems(journal([sample()]), [Limit("cache_hit_rate", min=0.5, source="signal")])[0]
+    )
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not a JSON object"),
+        ('{"new": {}}', "t: must be"),
+        ('{"t": "x"}', "t: must be"),
+        ('{"t": NaN}', "t: must be"),
+        ('{"t": 900}', "t: is not after that of line 1"),
+        ('{"t": 2000, "new": 3}', "new: must be an object"),
+        ('{"t": 2000, "new": {"requests": -1}}', "new.requests: must be a whole number"),
+        ('{"t": 2000, "new": {"requests": 1.5}}', "new.requests: must be a whole number"),
+        ('{"t": 2000, "new": {"requests": true}}', "new.requests: must be a whole number"),
+        ('{"t": 2000, "new": {"requests": 3, "bad": 5}}', "new.bad: is more than requests"),
+        ('{"t": 2000, "stable": {"over": 7}}', "stable.over: must be an object"),
+        ('{"t": 2000, "new": {"hist": {"2561": 1}}}', "is no index of the scale"),
+        ('{"t": 2000, "new": {"hist": {"x": 1}}}', "is no index of the scale"),
+        ('{"header": 5}', "header: is not an object"),
+        ('{"header": {"block_s": 0}}', "header.block_s"),
+        ('{"header": {"limits": {"p99": "fast"}}}', "header.limits"),
+        ('{"header": {"hdr": {"digits": 3}}}', "header.hdr"),
+    ],
+)
+def test_a_mistake_has_its_line(line, said):
+    found = problems([*journal([sample()]), line])
+    assert len(found) == 1
+    assert found[0].startswith("j:2:1: ")
+    assert said in found[0]
+
+
+def test_all_mistakes_are_said_up_to_twenty_and_an_empty_journal_is_one():
+    assert len(problems(["{"] * 3)) == 3
+    assert len(problems(["{"] * 300)) == 20
+    assert "has no blocks" in problems([])[0]
+
+
+def test_a_header_takes_numbers_texts_and_lists_and_may_come_again():
+    for limits in ({"p99": 200, "error_rate": 0.01}, {"p99": "200ms", "error_rate": "1%"}):
+        assert read(journal([sample()], {"limits": limits})).limits == {"p99": 200.0, "error_rate": 0.01}
+    listed = [{"metric": "p99", "max": "0.2s"}]
+    assert read(journal([sample()], {"limits": listed})).limits == {"p99": 200.0}
+    lines = journal([sample()], {"limits": {"p99": 100}}) + journal([sample()], {"limits": {"p99": 300}}, begin=2000.0)
+    assert read(lines).limits == {"p99": 300.0}
+
+
+def test_blocks_are_as_long_as_the_header_says_or_as_they_follow_each_other():
+    assert read(journal([sample()] * 9, {"block_s": 0.5})).block_s == 0.5
+    assert read(journal([sample()] * 9, step=2.0)).block_s == 2.0
+    assert read(journal([sample()])).block_s == 0.25
+
+
+def test_blank_lines_and_unknown_keys_are_left_alone():
+    lines = ["", *journal([sample(note="x")]), " \n"]
+    ((block, stable, new),) = Reader(read(lines), [ERRORS])
+    assert (block.line, stable.ended, new.ended) == (2, 180, 20)

@@ -1,0 +1,297 @@
+"""The report as an object, as Markdown and as a page: complete, escaped, and without anything from elsewhere."""
+
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.rollout import told
+from proxy.rollout.report import _scale, build, html, markdown
+
+T0 = 1_790_000_000.0
+EVIL = "<script>alert(1)</script>|`x`"
+
+
+def event(seq, kind, before, after, *, t=None, actor="controller", reason="", evidence=None, service="web"):
+    time = T0 + seq * 100 if t is None else t
+    found = {"seq": seq, "time": time, "service": service, "type": kind, "actor": actor, "reason": reason}
+    return found | {"before": before, "after": after, "evidence": evidence or {}}
+
+
+FAILED = {"metric": "error_rate", "version": "new", "value": 0.041, "limit": 0.01, "unit": "ratio", "n": 902, "bad": 37}
+IDLE = {"new": 0, "phase": "idle", "revision": 1}
+CANARY = {"new": 1, "phase": "progressing", "revision": 2, "plan": "default", "stage": "canary"}
+RAMP = CANARY | {"new": 10, "revision": 3, "stage": "ramp"}
+BACK = RAMP | {"new": 0, "phase": "rolled_back", "revision": 4}
+EVENTS = [
+    event(1, "WeightsSet", IDLE, IDLE | {"new": 5}, actor="bob", reason="before"),
+    event(2, "RolloutStarted", IDLE, CANARY, actor="ann", reason="2.3.0"),
+    event(3, "ProgressReport", {}, {}, reason="canary"),
+    event(4, "StageEntered", CANARY, RAMP, reason="HoldOver", evidence={"requests": 5012, "elapsed_s": 7200.0}),
+    event(5, "RolledBack", CANARY, BACK, service="other"),
+    event(6, "RolledBack", RAMP, BACK, reason="ErrorRateAboveLimit", evidence=FAILED),
+    event(7, "RollbackVerified", {}, {}, reason="ErrorRateAboveLimit"),
+]
+STAGES = [
+    {"name": "canary", "weight": 1, "hold_s": 7200.0},
+    {"name": "ramp", "weight": 10, "hold_s": 14400.0},
+    {"name": "full", "weight": 100, "hold_s": 172800.0},
+]
+LIMITS = [
+    {"metric": "error_rate", "version": "new", "max": 0.01, "value": 0.041, "unit": "ratio", "verdict": "FAIL"},
+    {"metric": "p99", "version": "new", "max": 200.0, "value": 88.0, "unit": "ms", "verdict": "PASS", "proven": True},
+    {"metric": "p95", "version": "new", "max": None, "max_ratio": 1.5, "value": None, "unit": "times", "needed": 900},
+]
+LIMITS = [{"verdict": "INCONCLUSIVE", "samples": 10, "action": "rollback", "judge": "evidence"} | one for one in LIMITS]
+
+
+def item(**more):
+    versions = {"stable": {"label": "2.2.0"}, "new": {"label": "2.3.0"}}
+    found = {"phase": "rolled_back", "reason": "ErrorRateAboveLimit", "weights": {"stable": 100, "new": 0}}
+    return found | {"versions": versions, "stage": {"index": 1, "of": 3, "stages": STAGES}, "limits": LIMITS} | more
+
+
+def points(many=20, begin=T0 + 200):
+    def part(requests, bad):
+        return {"requests": requests, "bad": bad, "p50_ms": 4.0, "p95_ms": 20.0, "p99_ms": 80.5}
+
+    return [
+        {"t": begin + 25 * at, "seconds": 25.0, "weight": 1, "stable": part(2475, 0), "new": part(25, at // 15)}
+        for at in range(many)
+    ]
+
+
+def made(**more):
+    return build("web", item(**more), EVENTS, points(), T0 + 1000)
+
+
+# --- the object ----------------------------------------------------------------------------------------------------
+
+
+def test_it_is_of_the_last_rollout_of_this_service_without_progress_reports():
+    found = made()
+    kinds = [one["type"] for one in found["decisions"]]
+    assert kinds == ["RolloutStarted", "StageEntered", "RolledBack", "RollbackVerified"]
+    assert [one["number"] for one in found["decisions"]] == [1, 2, 3, 4]
+    assert (found["plan"], found["started"], found["ended"]) == ("default", T0 + 200, T0 + 600)
+    assert [(one["name"], one["state"], one["entered"]) for one in found["stages"]] == [
+        ("canary", "done", T0 + 200),
+        ("ramp", "failed", T0 + 400),
+        ("full", "open", None),
+    ]
+    assert found["decisions"][2]["evidence"] == FAILED
+    assert found["headline"] == told.sentence(EVENTS[5])
+
+
+def test_points_become_rates_and_shares_and_their_sums_are_exact():
+    found = made()
+    assert found["points"][0]["new"] == {"rate": 1.0, "error_rate": 0.0, "p50_ms": 4.0, "p95_ms": 20.0, "p99_ms": 80.5}
+    assert found["versions"]["new"] == {"requests": 500, "bad": 5, "error_rate": 0.01}
+    early = build("web", item(), EVENTS, points(begin=T0), T0 + 1000)
+    assert all(point["t"] >= T0 + 200 for point in early["points"])
+
+
+@pytest.mark.parametrize(
+    "phase, states",
+    [
+        ("progressing", ["done", "current", "open"]),
+        ("paused", ["done", "paused", "open"]),
+        ("completed", ["done", "done", "done"]),
+    ],
+)
+def test_stages_are_where_the_phase_says(phase, states):
+    found = build("web", item(phase=phase), EVENTS[:4], points(), T0 + 1000)
+    assert [one["state"] for one in found["stages"]] == states
+    assert found["ended"] is None
+    assert "still running" in markdown(found)
+
+
+def test_without_a_rollout_it_is_of_what_was_done():
+    found = build("web", item(phase="idle", stage=None, reason=""), EVENTS[:1], [], T0 + 1000)
+    assert (found["plan"], found["started"], found["stages"], found["points"]) == (None, None, [], [])
+    assert found["headline"].startswith("web was set from 0 % to 5 % at 2026-")
+    assert "There are no points to plot" in html(found)
+    nothing = build("web", item(phase="idle", stage=None), [], [], T0)
+    assert nothing["headline"] == "web: nothing was decided yet"
+    assert markdown(nothing).startswith("# web: idle\n")
+
+
+# --- shown ---------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """What a browser would see; complains about what is not closed."""
+
+    VOID = ("meta",)
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.tags, self.texts, self.attributes = [], [], [], []
+        self.feed(text)
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def svgs(text):
+    return [
+        ET.fromstring(part.partition("</svg>")[0] + "</svg>")
+        for part in ("<svg" + rest for rest in text.split("<svg")[1:])
+    ]
+
+
+def test_the_page_is_well_formed_needs_nothing_and_runs_nothing():
+    page = Page(html(made()))
+    assert page.tags.count("svg") == 4
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not [one for one in page.attributes if one[1].startswith("on") or one[1] == "src"]
+    assert {one[2][0] for one in page.attributes if one[1] == "href"} == {"#"}
+    assert "url(" not in html(made())
+    assert "http" not in html(made()).replace("http-equiv", "")
+    said = " ".join(page.texts)
+    assert "Rollout default of web: rolled back" in said
+    assert "37 of 902 requests bad" in said
+
+
+def test_plots_show_both_versions_the_limits_and_the_decisions():
+    weight, rate, errors, latency = svgs(html(made()))
+    for plot, lines in ((weight, 1), (rate, 2), (errors, 2), (latency, 6)):
+        assert len(plot.findall("path")) == lines
+        # The rollback and its proof came after the last point.
+        assert len([group for group in plot.findall("g") if group.get("class") == "mark"]) == 3
+    assert [plot.find("text").text for plot in (weight, rate)] == ["Weight of new, %", "Requests per second"]
+    assert [line for line in errors.findall("line") if line.get("class") == "limit"]
+    assert "limit 200" in "".join(latency.itertext())
+    for plot in (weight, rate, errors, latency):
+        for path in plot.findall("path"):
+            numbers = path.get("d").replace("M", " ").replace("L", " ").replace("h1", " ").split()
+            assert all(0 <= float(x) <= 960 for x in numbers[::2])
+            assert all(22 <= float(y) <= 166 for y in numbers[1::2])
+
+
+def test_where_nothing_was_measured_the_line_has_a_gap():
+    rows = points()
+    for row in rows[5:8]:
+        row["new"] = {"requests": 0, "bad": 0, "p50_ms": None, "p95_ms": None, "p99_ms": None}
+    del rows[12]["new"]
+    errors = svgs(html(build("web", item(), EVENTS, rows, T0)))[2]
+    assert len([path for path in errors.findall("path") if "new" in path.get("class")]) == 3
+
+
+def test_whatever_comes_from_elsewhere_is_escaped():
+    events = [*EVENTS[:3], event(9, "RolledBack", RAMP, BACK | {"stage": EVIL}, actor=EVIL, reason=EVIL)]
+    events[1] = events[1] | {"after": CANARY | {"plan": EVIL, "stage": EVIL}}
+    stages = [STAGES[0] | {"name": EVIL}]
+    rows = points()
+    found = build(
+        EVIL,
+        item(stage={"index": 0, "of": 1, "stages": stages}, limits=[LIMITS[0] | {"metric": EVIL}]),
+        [one | {"service": EVIL} for one in events],
+        rows,
+        T0 + 1000,
+    )
+    found["labels"]["new"] = EVIL
+    page = html(found)
+    assert "<script" not in page
+    assert Page(page).tags.count("svg") == 4
+    assert svgs(page)
+    for line in markdown(found).splitlines():
+        assert "<script" not in line
+        if line.startswith("|"):
+            assert line.replace("\\|", "").count("|") in {5, 6, 10}
+
+
+def test_markdown_has_the_same_tables_as_the_page():
+    text = markdown(made())
+    for title in ("## Stages", "## Limits", "## Decisions"):
+        assert title in text
+        assert f"<h2>{title[3:]}</h2>" in html(made())
+    assert "| p99 | new | ≤ 200 ms | 88 ms | PASS, proven | 10 |" in text
+    assert "| p95 | new | ≤ 1.5 times stable's | - | INCONCLUSIVE | 10 | 900 more |" in text
+
+
+@given(st.floats(1e-6, 1e9))
+def test_a_scale_has_a_few_round_steps_that_reach_to_the_top(highest):
+    step, top = _scale(highest)
+    assert top >= highest * (1 - 1e-9)
+    assert 2 <= round(top / step) <= 6
+
+
+# --- sentences -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "which, said",
+    [
+        (EVENTS[1], "web began the rollout 'default' at 1 % (stage canary) at 2026-09-21 14:16:40Z by ann: 2.3.0"),
+        (
+            EVENTS[3],
+            (
+                "web went from 1 % to 10 % (stage ramp) at 2026-09-21 14:20:00Z: "
+                "the hold is over and every limit is PASS; 5,012 requests to new in 2h"
+            ),
+        ),
+        (
+            EVENTS[5],
+            (
+                "web was rolled back from 10 % at 2026-09-21 14:23:20Z: "
+                "ErrorRateAboveLimit; error_rate of new was 4.1 % (limit 1 %): 37 of 902 requests bad"
+            ),
+        ),
+        (
+            event(1, "RolledBack", RAMP, BACK, reason="OperatorRollback", actor="ann"),
+            "web was rolled back from 10 % at 2026-09-21 14:15:00Z by ann: a person wanted it",
+        ),
+        (
+            event(1, "RolloutPaused", RAMP, RAMP, reason="HookFailed", evidence={"body": "not on Fridays"}),
+            "web was paused at 10 % in stage ramp at 2026-09-21 14:15:00Z: a hook did not say go; not on Fridays",
+        ),
+        (event(1, "SomethingElse", {}, {}), "web says SomethingElse at 2026-09-21 14:15:00Z"),
+    ],
+)
+def test_a_sentence_says_who_what_when_and_by_which_numbers(which, said):
+    assert told.sentence(which) == said
+
+
+def test_numbers_of_evidence_name_what_is_new_since_the_breach():
+    found = FAILED | {"since_breach": {"blocks": 5, "n": 100, "bad": 36}, "also": ["P99AboveLimit"]}
+    assert told.numbers(found).endswith("36 of the last 100 requests bad, in 5 blocks")
+    back = event(1, "RolledBack", RAMP, BACK, reason="X", evidence=found)
+    assert told.sentence(back).endswith("; also P99AboveLimit")
+    slow = {"metric": "p99", "value": 512.0, "limit": 200.0, "unit": "ms", "n": 300, "slower": 9, "window_s": 10.0}
+    assert told.numbers(slow) == "p99 of new was 512 ms (limit 200 ms): 9 of 300 requests slower in 10 s"
+    check = {"metric": "memory", "value": 1.5e9, "limit": 1e9, "unit": "number"}
+    assert told.numbers(check) == "memory of new was 1,500,000,000 (limit 1,000,000,000)"
+    assert told.numbers({"metric": "p95", "value": None, "limit": 1.5, "unit": "times"}) == (
+        "p95 of new could not be measured (limit 1.5 times stable's)"
+    )
+    assert told.numbers({}) == ""
+
+
+def test_moves_are_changes_of_phase_stage_or_weight():
+    assert told.last_move(EVENTS)["seq"] == 6
+    assert told.last_move(EVENTS[2:3]) is None
+    assert not told.moves(event(1, "NoStable", RAMP, RAMP))
+
+
+@pytest.mark.parametrize(
+    "seconds, said", [(0.0123, "0.0123 s"), (59.9, "59.9 s"), (61, "1m 1s"), (7200, "2h"), (90061, "1d 1h")]
+)
+def test_durations(seconds, said):
+    assert told.duration(seconds) == said
