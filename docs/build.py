@@ -169,6 +169,8 @@ def main(argv: list[str]) -> int:
     wrong += [f"dead link: {link}" for link in broken_links()]
     for complaint in wrong:
         print(complaint, file=sys.stderr)
+    if not wrong:
+        print("the generated pages are up to date and every link leads somewhere")
     return 1 if wrong else 0
 
 

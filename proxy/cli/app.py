@@ -82,6 +82,7 @@ def _command(name: str, target: Any) -> Any:
         target.command(name)(function)
     command = typer.main.get_command(target)
     command.name = name
+    command.short_help = (command.help or "").split("\n")[0]  # whole; without it the list of verbs cuts them short
     return command
 
 

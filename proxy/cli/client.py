@@ -35,6 +35,10 @@ class Unreachable(TidegateError):
     """No admin API answers there."""
 
 
+class NoToken(TidegateError):
+    """The admin API wants a token, and there is none."""
+
+
 class ApiError(TidegateError):
     """The admin API refused. `status` is the HTTP status, `title` its stable word."""
 
@@ -127,6 +131,8 @@ class Client:
             value = json.loads(raw) if is_json else raw.decode("utf-8", "replace")
         except ValueError:
             raise Unreachable("the answer is no JSON", where=self.admin, cure="is this the admin API?") from None
+        if response.status == 401 and not self._token:
+            raise NoToken("a token is required", cure="put it into TIDEGATE_ADMIN_TOKEN or name a --token-file")
         if response.status >= 400:
             raise ApiError(response.status, value if isinstance(value, dict) else {}, self.admin)
         return Answer(response.status, value, response.headers.get("ETag", ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ import typer
 
 from proxy.cli.client import UsageError
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LOG_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
+LOG_TIME = "%Y-%m-%d %H:%M:%S"  # UTC, as in `tidegate events`
 
 
 def run(
@@ -49,6 +51,8 @@ def run(
         raise UsageError(f"--config and {names} exclude each other", cure="put it into the file")
     if config is None and not stable:
         raise UsageError("nothing to run", cure="give --config FILE, or --stable URL")
+    if weight is not None and not new:
+        raise UsageError("--weight is that of new, and there is none", cure="add --new URL, or leave --weight out")
     from proxy.config.compile import compile_file, compile_flags
 
     if config is not None:
@@ -58,11 +62,19 @@ def run(
         typer.echo(f"# the same as a config file:\n{equivalent.rstrip()}\n")
     for note in compiled.notes:
         typer.echo(f"note: {note}")
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT)
+    _log_to_stderr()
     from proxy.admin.app import runner
     from proxy.controlplane.supervisor import run as supervise
 
     raise typer.Exit(supervise(compiled, announce=_announce, admin=runner))
+
+
+def _log_to_stderr() -> None:
+    formatter = logging.Formatter(LOG_FORMAT, LOG_TIME)
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def _announce(line: str) -> None:

@@ -57,7 +57,7 @@ def _print(status: dict[str, Any], service: str | None, output: Format) -> None:
     if output is Format.JSON:
         typer.echo(json.dumps(status if service is None else status["services"][service]))
     else:
-        typer.echo("\n".join(render(status, service)))
+        typer.echo("\n".join(text.wrapped(render(status, service))))
 
 
 def _watch(client: Client, service: str | None, output: Format) -> None:
@@ -116,6 +116,9 @@ def of_service(name: str, item: dict[str, Any]) -> list[str]:
     head = f"{name}: {text.word(item['phase'])}{reason}, revision {weights['revision']}"
     if weights.get("expires_in_s") is not None:
         head += f", this weight ends in {text.duration(weights['expires_in_s'])}"
+    windows = [(counts.get("window") or {}).get("seconds") for counts in item["versions"].values() if counts]
+    if any(windows):
+        head += f"; rates and times of the last {text.duration(max(filter(None, windows)))}"
     return [
         head,
         *_stage(item.get("stage"), item["phase"]),
@@ -154,7 +157,7 @@ def _rung(number: int, rung: dict[str, Any], stage: dict[str, Any], phase: str) 
 
 
 def _versions(item: dict[str, Any]) -> list[str]:
-    rows = [["VERSION", "LABEL", "WEIGHT", "REQUESTS", "BAD", "IN FLIGHT", "RATE/S", "ERRORS", "P50", "P99", "WINDOW"]]
+    rows = [["VERSION", "WEIGHT", "REQUESTS", "BAD", "IN FLIGHT", "RATE/S", "ERRORS", "P50", "P99"]]
     for version in ("stable", "new"):
         counts = item["versions"].get(version)
         if not counts:
@@ -163,8 +166,7 @@ def _versions(item: dict[str, Any]) -> list[str]:
         seconds, requests = window.get("seconds"), window.get("requests")
         rows.append(
             [
-                version,
-                text.printable(counts.get("label") or "-"),
+                text.printable(f"{version} {counts.get('label') or ''}".rstrip()),
                 text.number(item["weights"].get(version), 2, "%"),
                 text.number(counts.get("requests"), 0),
                 text.number(counts.get("bad"), 0),
@@ -173,10 +175,9 @@ def _versions(item: dict[str, Any]) -> list[str]:
                 text.percent(window.get("error_rate")),
                 text.number(window.get("p50_ms"), 1, "ms"),
                 text.number(window.get("p99_ms"), 1, "ms"),
-                text.duration(seconds),
             ]
         )
-    return text.table(rows, right=frozenset(range(2, 11)))
+    return text.table(rows, right=frozenset(range(1, 9)))
 
 
 def _endpoints(item: dict[str, Any]) -> list[str]:

@@ -6,9 +6,11 @@ Colour is an addition, never the only carrier of meaning; NO_COLOR (https://no-c
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from textwrap import wrap
 from typing import Any
 
 import typer
@@ -72,6 +74,20 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(),
         ]
         lines.append((indent + "  ".join(cells)).rstrip())
     return lines
+
+
+def wrapped(lines: Sequence[str]) -> list[str]:
+    """Return the lines, those wider than the terminal broken between words; elsewhere the lines as they are."""
+    if not sys.stdout.isatty():
+        return list(lines)
+    width = shutil.get_terminal_size().columns
+    return [
+        part
+        for line in lines
+        for part in (
+            wrap(line, width, subsequent_indent="    ", break_long_words=False) if len(line) > width else [line]
+        )
+    ]
 
 
 def printable(text: Any) -> str:

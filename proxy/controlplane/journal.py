@@ -107,7 +107,18 @@ class Journal:
             if event is not None:
                 self._tail.append(event)
                 self._last[event["service"]] = event
-                told = {key: event[key] for key in ("actor", "reason", "before", "after", "evidence") if event[key]}
-                log.info("%s: %s %s", event["service"], event["type"], told)
+                log.info("%s", _line(event))
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _line(event: Json) -> str:
+    """Return an event as a line of the log: what changed, why, and the evidence as name=value."""
+    before, after = event["before"], event["after"]
+    changed = [key for key in after if key not in before or after[key] != before[key]]
+    changes = [f"{key} {before[key]} -> {after[key]}" if key in before else f"{key} {after[key]}" for key in changed]
+    parts = [f"{event['service']}: {event['type']} by {event['actor']}", ", ".join(changes)]
+    parts += [f"({event['reason']})" if event["reason"] else ""]
+    parts += [f"{key}={value}" for key, value in event["evidence"].items()]
+    # What people typed must not begin a line of its own.
+    return "".join(char if char.isprintable() else " " for char in " ".join(part for part in parts if part))

@@ -200,6 +200,7 @@ class Supervisor:
             await self._drain()
         finally:
             await self._leave(runner)
+        log.info("ended")
         return 0
 
     async def _start(self, runner: web.AppRunner, admin_sock: socket.socket) -> None:
@@ -302,7 +303,11 @@ class Supervisor:
         if self._workers is None:
             return
         drain = self._generations.current.table.drain
-        log.info("draining: accepting for %g s more, then finishing for up to %g s", drain.delay_s, drain.timeout_s)
+        log.info(
+            "draining: accepting for %g s more, then finishing for up to %g s; a second signal ends it now",
+            drain.delay_s,
+            drain.timeout_s,
+        )
         self._workers.drain(drain.delay_s, drain.timeout_s)
         # From here on the workers alone hold the sockets: when the last one closes them, nobody waits in vain.
         self._close_listeners()

@@ -37,7 +37,7 @@ _LINGER_TICKS = 40  # 2 s
 _LINGER_BYTES = 64 * 1024 * 1024
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 _TCP_ESTABLISHED = 1
-_TCP_CLOSE_WAIT = 8  # FIN received
+_TCP_CLOSE = 7
 _PEEK_TICKS = 10  # how often a connection that is not read from is asked whether its client left: 0.5 s
 
 
@@ -133,11 +133,14 @@ class Downstream(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Take the client's FIN: it left, unless `half_close: allow` or a tunnel says otherwise."""
+        half_open = False
         try:
-            return self._client_ended()
+            half_open = self._client_ended()
+            if half_open and self.exchange is not None:
+                self._arm_peek()
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
             self._broken(error)
-            return False
+        return half_open
 
     def _client_ended(self) -> bool:
         """Return whether the connection goes on half open."""
@@ -393,11 +396,11 @@ class Downstream(asyncio.Protocol):
         try:
             exchange = self.exchange
             if exchange is not None:
-                if self.reading_paused and self._client_left():
+                if (self.reading_paused or self.ended) and self._client_left():
                     self.abort()
                     return
                 exchange.expire(now)
-                if self.reading_paused and self.exchange is not None:
+                if (self.reading_paused or self.ended) and self.exchange is not None:
                     self._arm_peek()
             elif self.closing or self.writing_paused:
                 self._expire_writing()
@@ -435,14 +438,15 @@ class Downstream(asyncio.Protocol):
         return wheel.tick - self._taken_tick
 
     def _client_left(self) -> bool:
-        """Ask the kernel: uvloop sees neither FIN nor RST while reading is paused."""
+        """Ask the kernel: uvloop sees neither FIN nor RST while reading is paused, nor RST after FIN."""
         descriptor = self.transport.get_extra_info("socket").fileno()
         with socket.socket(fileno=socket.dup(descriptor)) as peek:
             if peek.family == socket.AF_UNIX:
                 return False
             state = peek.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        if state == _TCP_CLOSE_WAIT and (self.worker.half_close or isinstance(self.exchange, Tunnel)):
-            return False
+            if self.worker.half_close or isinstance(self.exchange, Tunnel):
+                # FINs, theirs and ours, say nothing here; both together lead to the same state as RST.
+                return state == _TCP_CLOSE and peek.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
         return state != _TCP_ESTABLISHED
 
     # ---------------------------------------------------------------- who the client is

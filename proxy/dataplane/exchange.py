@@ -45,6 +45,9 @@ KEPT_BODY = 64 * 1024
 # While a connection is being made, reading from the client stops when this much of the body waits.
 SMALL_WRITE = 16 * 1024
 
+# What the interim responses of an exchange may add up to: a flood of them would hold up everybody else's requests.
+_INTERIMS_MAX = 64 * 1024
+
 BAD_STATUS, BAD_CONNECT, BAD_RESET, BAD_TIMEOUT, BAD_PROTOCOL, BAD_DIVERTED = range(6)
 _CAUSE = ("5xx", "connect", "reset", "timeout", "protocol", "diverted")
 BY_HASH, BY_MINT, AT_RANDOM, BY_OVERRIDE, BY_FAILOVER, DIVERTED = range(6)
@@ -406,17 +409,20 @@ class Exchange:
         if self._early:
             data = self._early + data
             self._early = b""
+        start = 0
         parser = self.service.response_parser
         head = parser.parse(data, 0, self.head.method)
         while head is not None and not isinstance(head, Refusal) and head.status < 200:
             if head.status == 101:
                 self._switch_protocols(head, data)
                 return
-            self._pass_interim(head)
-            data = data[head.end :]
-            head = parser.parse(data, 0, self.head.method) if data else None
+            if self._pass_interim(head, head.end - start) > _INTERIMS_MAX:
+                self._attempt_failed(BAD_PROTOCOL, 502, "protocol", "The endpoint sends too many interim responses.")
+                return
+            start = head.end
+            head = parser.parse(data, start, self.head.method) if start < len(data) else None
         if head is None:
-            self._early = data
+            self._early = data[start:] if start else data
             return
         if isinstance(head, Refusal):
             self._attempt_failed(BAD_PROTOCOL, 502, "protocol", f"The endpoint's answer is malformed: {head.detail}")
@@ -432,12 +438,17 @@ class Exchange:
             return
         self._pass_head(head, data, now)
 
-    def _pass_interim(self, head: ResponseHead) -> None:
-        """Pass an interim response on (RFC 9110 §15.2: not to HTTP/1.0 clients)."""
-        assert self.upstream is not None
-        self.upstream.reused = False  # the request has arrived: an end from here on is no keep-alive race
+    def _pass_interim(self, head: ResponseHead, size: int) -> int:
+        """Pass an interim response on (RFC 9110 §15.2: not to HTTP/1.0 clients); return the size of all so far."""
+        upstream = self.upstream
+        assert upstream is not None
+        if upstream.reused:
+            upstream.reused = False  # the request has arrived: an end from here on is no keep-alive race
+            upstream.interims_size = 0
+        upstream.interims_size += size
         if not self.head.http10:
             self.downstream.transport.write(head.block + b"\r\n")
+        return upstream.interims_size
 
     def _switch_protocols(self, head: ResponseHead, data: bytes) -> None:
         if not self.head.upgrade or self.body_left:

@@ -34,6 +34,7 @@ class Upstream(asyncio.Protocol):
         "ended",
         "exchange",
         "filed",
+        "interims_size",
         "pool",
         "reusable",
         "reused",
@@ -50,6 +51,7 @@ class Upstream(asyncio.Protocol):
         self.exchange: Exchange | Tunnel | None = exchange
         self.reused = False
         self.reusable = True
+        self.interims_size = 0  # of the interim responses to the request in progress
         self.ended = False
         self.writing_paused = False
         self.due = 0

@@ -30,7 +30,7 @@ def test_token_from_a_file_or_the_environment(tmp_path, monkeypatch):
     with admin_server(tokens=TOKENS) as admin:
         result = tidegate("weights", "--admin", admin.url)
         assert result.exit_code == 1
-        assert "a token is required" in result.output
+        assert "a token is required (put it into TIDEGATE_ADMIN_TOKEN or name a --token-file)" in result.output
         assert tidegate("rollback", "--admin", admin.url, "--token-file", file).exit_code == 0
         assert admin.operations.orders[0].actor == "ops"
         monkeypatch.setenv("TIDEGATE_ADMIN_TOKEN", "eyes-only-1")

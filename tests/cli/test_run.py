@@ -96,8 +96,14 @@ def test_run_needs_a_file_or_an_endpoint_but_not_both(tmp_path, started):
     assert started == []
 
 
+def test_a_weight_without_new_is_refused(started):
+    result = tidegate("run", "--stable", "http://x", "--weight", "5%")
+    assert (result.exit_code, started) == (2, [])
+    assert "there is none (add --new URL" in result.stderr
+
+
 def test_bad_flags_are_named_as_flags(started):
-    result = tidegate("run", "--stable", "ftp://x", "--weight", "5", "--p99", "fast")
+    result = tidegate("run", "--stable", "ftp://x", "--new", "http://y", "--weight", "5", "--p99", "fast")
     assert result.exit_code == 2
     assert "--stable: " in result.stderr
     assert "--p99: " in result.stderr

@@ -49,6 +49,22 @@ async def test_events_are_told_in_the_order_of_their_numbers(store):
 
 
 @running
+async def test_the_log_says_it_in_one_line(store, caplog):
+    journal = Journal(store)
+    note = Note(
+        "RolledBack",
+        "ann",
+        "bad\nday",
+        {"new": 10, "phase": "idle", "revision": 1},
+        {"new": 0, "phase": "rolled_back", "revision": 1},
+        {"n": 1},
+    )
+    with caplog.at_level("INFO", "tidegate.events"):
+        journal.announce(journal.make("web", note, 1.0))
+    assert caplog.messages == ["web: RolledBack by ann new 10 -> 0, phase idle -> rolled_back (bad day) n=1"]
+
+
+@running
 async def test_older_events_come_from_the_store_page_by_page(store):
     journal = Journal(store)
     events = [journal.make("web", NOTE, float(number)) for number in range(KEPT + 50)]

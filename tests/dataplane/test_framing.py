@@ -280,6 +280,33 @@ def test_interim_responses_pass(gate):
     assert (answer.interims, answer.body) == ([], b"final")
 
 
+def test_a_flood_of_interim_responses_is_refused(gate):
+    hint = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+
+    def flood(peer):
+        peer.request()
+        with contextlib.suppress(OSError):
+            peer.send(hint * 100_000)
+        peer.drain()
+
+    gate.serve(gate.backend(flood))
+    answer = gate.client().request()
+    assert answer.status == 502
+    assert len(answer.interims) < 100_000
+    same(lambda: gate.bad(0), {"protocol": 1})
+
+
+def test_interim_responses_are_counted_for_each_request_alone(gate):
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: <" + b"a" * 30_000 + b">\r\n\r\n"
+    stable = gate.backend(answers(hint + response()))
+    gate.serve(stable)
+    client = gate.client()
+    for _ in range(4):
+        answer = client.request()
+        assert (answer.status, len(answer.interims)) == (200, 1)
+    assert len(stable.peers) == 1
+
+
 def test_a_100_by_the_endpoint_lets_the_body_come(gate):
     def script(peer):
         message = peer.head()

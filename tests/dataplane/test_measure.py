@@ -262,6 +262,31 @@ def test_half_close_between_two_answers(gate):
         assert client.end() == "eof"
 
 
+@pytest.mark.parametrize("tunnel", [False, True])
+def test_a_reset_behind_an_allowed_half_close_is_leaving(gate, release, tunnel):
+    """uvloop does not see it: it polls no connection from which there is nothing more to read."""
+
+    def script(peer):
+        peer.request()
+        if tunnel:
+            peer.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n")
+        peer.drain()
+        release.wait(10)
+
+    stable = gate.backend(script)
+    gate.serve(stable, half_close="allow")
+    client = gate.client()
+    client.send(request("GET", "/", *(("Connection: upgrade", "Upgrade: chat") if tunnel else ())))
+    eventually(lambda: stable.requests, "the head")
+    if tunnel:
+        assert client.head().status == 101
+    client.finish()
+    gate.sweeps(2)
+    client.reset()
+    gate.finished(0)
+    assert not release.is_set()
+
+
 def test_half_close_in_the_middle_of_a_body_is_leaving(gate):
     stable = gate.backend(lambda peer: (peer.head(), peer.drain()))
     gate.serve(stable, half_close="allow")

@@ -190,6 +190,34 @@ def test_a_client_that_breaks_off_while_the_endpoint_does_not_read(gate):
     go.set()
 
 
+def test_a_half_closed_tunnel_waits_for_an_endpoint_that_does_not_read(gate):
+    """The worker's own FIN is not the client's end."""
+    size = 12_000_000
+    go = threading.Event()
+    got = []
+
+    def script(peer):
+        peer.request()
+        peer.send(SWITCH)
+        peer.finish()
+        assert go.wait(10)
+        got.append(len(peer.rest()))
+
+    gate.serve(gate.backend(script))
+    client = gate.client()
+    client.send(request("GET", "/chat", *ASK))
+    assert client.response().status == 101
+    assert client.end() == "eof"
+    filled = gate.fill(client)
+    gate.sweeps(25)  # the client was looked at
+    sender = threading.Thread(target=lambda: (client.send(b"x" * (size - filled)), client.finish()))
+    sender.start()
+    go.set()
+    sender.join(10)
+    gate.finished(0)
+    assert got == [size]
+
+
 def test_the_end_of_either_side_ends_the_tunnel(gate):
     backend, client = open_tunnel(gate, echo, lambda peer: (peer.request(), peer.send(SWITCH), peer.reset()))
     client.reset()

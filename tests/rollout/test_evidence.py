@@ -247,6 +247,7 @@ def test_a_bound_without_anything_allowed_is_never_proven():
     assert bound.high > 0
 
 
+@pytest.mark.slow
 def test_ten_thousand_random_streams_never_proven_with_the_bound_above_the_limit():
     # And of those whose true share is above the limit, no more are ever proven than the doubt allows.
     chance = random.Random(20_26)

@@ -75,7 +75,7 @@ def picture(moment: Moment) -> RenderableType:
 
 def _versions(moment: Moment) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("version", "requests/s", "errors", "p50", "p99", "attempts", "backend counted"):
+    for heading in ("version", "requests/s", "errors", "p50", "p99", "attempts"):
         table.add_column(heading, justify="left" if heading == "version" else "right", header_style="dim")
     for name, version in moment.status["versions"].items():
         window = version["window"]
@@ -87,7 +87,6 @@ def _versions(moment: Moment) -> Table:
             _ms(window["p50_ms"]),
             _ms(window["p99_ms"]),
             f"{version['requests']:,}",
-            f"{moment.report['backends'][name]['requests']:,}" if moment.report else "",
         )
     return table
 
@@ -147,13 +146,13 @@ def story(result: Round) -> RenderableType:
         table.add_row("", Text(_evidence(result.evidence), style="dim"))
         table.add_row(
             f"{result.requests_to_new_after:,}",
-            f"requests that were sent after the decision reached new ({result.under_way} sent before were under way)",
+            f"requests sent after the decision reached new ({result.under_way} more were on their way already)",
         )
     else:
         table.add_row(Text("—", style="bold red"), Text("the gate did not shut", style="bold red"))
     table.add_row(
         f"{result.client_errors:,}",
-        f"of {result.client_requests:,} clients saw an error; stable answered {result.rescued:,} that new had failed",
+        f"of {result.client_requests:,} requests were errors for a client; stable answered {result.rescued:,} for new",
     )
     return Group(table, Text())
 
