@@ -143,6 +143,9 @@ class Controller:
 
     async def close(self) -> None:
         """Store what is to be kept, wait for what is being stored, and end those who follow events."""
+        for entry in self._entries.values():
+            entry.drilling = False
+        self._ticked.set()
         await self.commits.close(self._entries.values())
         self._journal.close()
         if self._checks is not None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.errors import StateError
-from proxy.rollout.state import LATCHED, NO_HEALTHY_ENDPOINT, OPERATOR_ROLLBACK
+from proxy.rollout.state import DRILL, LATCHED, MAX_HOLD_OVER, NO_HEALTHY_ENDPOINT, OPERATOR_ROLLBACK
 
 MAGIC = 0x5449_4445_4C41_5431  # "TIDELAT1"
 VERSION = 1
@@ -52,6 +52,19 @@ REASONS = (
     "P95AboveLimit",
     "P99AboveLimit",
     "P999AboveLimit",
+    MAX_HOLD_OVER,
+    DRILL,
+    "ErrorRateAboveStable",
+    "P50AboveStable",
+    "P90AboveStable",
+    "P95AboveStable",
+    "P99AboveStable",
+    "P999AboveStable",
+    "TtfbP50AboveLimit",
+    "TtfbP90AboveLimit",
+    "TtfbP95AboveLimit",
+    "TtfbP99AboveLimit",
+    "TtfbP999AboveLimit",
 )
 
 

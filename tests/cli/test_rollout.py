@@ -21,7 +21,7 @@ def test_the_verbs_of_a_rollout(admin):
 
     result = tidegate("rollout", "start", "--reason", "2.3.0", "--admin", admin.url)
     assert result.exit_code == 0
-    assert result.output.startswith("web: progressing, revision 2")
+    assert result.output.startswith("web: progressing, revision 2;")
     assert (admin.operations.plan, admin.operations.orders[-1].reason) == (None, "2.3.0")
     for verb, found in (("pause", "paused"), ("resume", "progressing"), ("promote", "progressing")):
         assert tidegate("rollout", verb, "--admin", admin.url).exit_code == 0

@@ -518,3 +518,25 @@ async def test_every_judged_block_is_in_the_journal(start):
     assert len(lines) == 20
     assert lines[1]["new"] == {"requests": 10, "bad": 0, "over": {"p99": 0}}
     assert lines[2]["t"] - lines[1]["t"] == pytest.approx(0.25, abs=1e-3)
+
+
+@running
+async def test_a_rollback_while_a_finish_is_being_stored_stands_and_stable_stays_what_it_was(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 60)
+    finish = asyncio.create_task(world.controller.rollouts.finish("web", ANN))
+    await until(lambda: world.controller.entry("web").pending is not None or finish.done())
+    await world.controller.rollback("web", ANN)
+    with pytest.raises(Refused) as refused:
+        await finish
+    assert refused.value.title == "Overtaken"
+    await world.settle()
+    state = world.state()
+    assert (state.phase, state.weight_bp, state.has_new, world.word()) == (ROLLED_BACK, 0, True, 0)
+    only = world.controller.table.services[0]
+    assert (only.stable.label, only.new.label) == ("1", "2")
+    world.close()
+    again = await start(PLANS)
+    only = again.controller.table.services[0]
+    assert (only.stable.label, only.new.label, again.state().phase) == ("1", "2", ROLLED_BACK)
