@@ -6,7 +6,7 @@ Everything here is a translation that cannot fail: what could be wrong was repor
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from proxy.config.cpus import usable_cpus
 from proxy.config.limits import LimitConfig
 from proxy.config.load import Loc
 from proxy.config.model import Config, ServiceConfig, VersionConfig
-from proxy.rollout.plan import ServicePlan, thresholds_us
+from proxy.rollout.plan import EVIDENCE, Limit, ServicePlan, thresholds_us
 from proxy.routing.table import (
     AccessLog,
     Drain,
@@ -167,7 +167,7 @@ def _plan(service: ServiceConfig, base: Path) -> ServicePlan:
     checks = (*plan_tables.checks(service.checks, base), *(check for plan in rollouts for check in plan.checks))
     return ServicePlan(
         name=service.name,
-        limits=tuple(plan_tables.limit(limit) for limit in service.limits),
+        limits=tuple(_limit(limit) for limit in service.limits),
         block_s=service.judge.block,
         initial_weight=service.split.new if service.new else 0,
         salt=service.split.salt,
@@ -177,6 +177,12 @@ def _plan(service: ServiceConfig, base: Path) -> ServicePlan:
         signals=tuple(dict.fromkeys(signals)),
         checks=tuple(dict.fromkeys(checks)),
     )
+
+
+def _limit(config: LimitConfig) -> Limit:
+    limit = plan_tables.limit(config)
+    by_default = limit.judge == EVIDENCE and limit.max_ratio is None and not later.EVIDENCE_JUDGES
+    return replace(limit, window_given=True) if by_default else limit
 
 
 def notes(config: Config, ready: Settings) -> Iterator[str]:
