@@ -252,8 +252,9 @@ def test_a_tunnel_does_not_make_the_worker_hold_much(gate):
         peer.send(SWITCH)
         peer.send(b"x" * size)
         go.wait(10)
-        assert peer.rest()
+        got.append(len(peer.rest()))
 
+    got = []
     _, client = open_tunnel(gate, script)
     before = gate.rss()
     sender = threading.Thread(target=client.send, args=(b"y" * 10_000_000,))
@@ -263,6 +264,9 @@ def test_a_tunnel_does_not_make_the_worker_hold_much(gate):
     assert len(client.exactly(size)) == size
     go.set()
     sender.join(10)
+    client.finish()
+    eventually(lambda: got, "the end at the endpoint")
+    assert got == [10_000_000]
 
 
 @pytest.mark.parametrize("status", [200, 400, 426])
