@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, cast
 from proxy.dataplane import record
 from proxy.dataplane.exchange import Exchange, local_message
 from proxy.dataplane.tunnel import Tunnel
-from proxy.http1.head import Refusal, RequestHead
+from proxy.http1.head import REMEMBERED_HEAD, Refusal, RequestHead
 from proxy.http1.reply import local_reply
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class Downstream(asyncio.Protocol):
             self.buffer = b""
             self._answer(head)
             return
-        self._last = head
+        self._last = head if head.end <= REMEMBERED_HEAD else None
         now = monotonic_ns()
         plane = worker.plane
         service = plane.only

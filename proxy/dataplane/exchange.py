@@ -23,7 +23,7 @@ from xxhash import xxh3_64_intdigest
 from proxy.dataplane import record
 from proxy.dataplane.tunnel import Tunnel
 from proxy.http1.body import LAST_CHUNK, ChunkedBody, chunk
-from proxy.http1.head import CHUNKED, UNTIL_CLOSE, Refusal, RequestHead, ResponseHead
+from proxy.http1.head import CHUNKED, REMEMBERED_HEAD, UNTIL_CLOSE, Refusal, RequestHead, ResponseHead
 from proxy.http1.reply import local_reply
 from proxy.ipc import layout
 from proxy.routing.balance import two_choices
@@ -411,7 +411,9 @@ class Exchange:
             self._early = b""
         start = 0
         parser = self.service.response_parser
-        head = parser.parse(data, 0, self.head.method)
+        upstream = self.upstream
+        assert upstream is not None
+        head = parser.parse(data, 0, self.head.method, upstream.last)
         while head is not None and not isinstance(head, Refusal) and head.status < 200:
             if head.status == 101:
                 self._switch_protocols(head, data)
@@ -427,6 +429,7 @@ class Exchange:
         if isinstance(head, Refusal):
             self._attempt_failed(BAD_PROTOCOL, 502, "protocol", f"The endpoint's answer is malformed: {head.detail}")
             return
+        upstream.last = head if head.end <= REMEMBERED_HEAD else None
         now = monotonic_ns()
         status = head.status
         if head.found is not None and self.judged:
@@ -485,7 +488,7 @@ class Exchange:
             upstream.reusable = False
         worker = self.worker
         fields = self.version.exposed
-        if b"\r\nDate:" not in head.block and b"\r\ndate:" not in head.block.lower():
+        if not head.dated:
             # > RFC 9110 §6.6.1: A recipient with a clock that receives a response message without a Date header field
             # > MUST record the time it was received and append a corresponding Date header field […] if it is cached
             # > or forwarded downstream.

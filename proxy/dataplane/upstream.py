@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proxy.dataplane.pool import Pool
     from proxy.dataplane.tunnel import Tunnel
     from proxy.dataplane.worker import Worker
+    from proxy.http1.head import ResponseHead
 
 
 _READ_BYTES = 256 * 1024
@@ -35,6 +36,7 @@ class Upstream(asyncio.Protocol):
         "exchange",
         "filed",
         "interims_size",
+        "last",
         "pool",
         "reusable",
         "reused",
@@ -52,6 +54,7 @@ class Upstream(asyncio.Protocol):
         self.reused = False
         self.reusable = True
         self.interims_size = 0  # of the interim responses to the request in progress
+        self.last: ResponseHead | None = None  # the head that came here before
         self.ended = False
         self.writing_paused = False
         self.due = 0

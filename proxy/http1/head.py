@@ -13,6 +13,7 @@ from __future__ import annotations
 CHUNKED = -1  # `length` of a body in chunked coding
 UNTIL_CLOSE = -2  # `length` of a response body that ends with the connection
 COOKIE_NAME = b"tidegate"  # the cookie that the proxy mints
+REMEMBERED_HEAD = 4096  # a larger head is not kept to be compared with the next one of its connection
 MINTED_SIZE = 22  # its value: 128 random bits in base64url
 
 
@@ -50,8 +51,9 @@ class RequestHead:
     the watched fields by lower-case name, the first value of a repeated one. `forwarded_…` come from trusted peers
     only. `host_line` is the Host line in `block`, CRLF included, or empty.
 
-    `fields` are the field lines as received, CRLF before and behind, and `forwarded_fields` what they became in
-    `block`; `fields` is empty when that depends on the start line. `parser` judged them.
+    `received` is the whole head as it came, `fields` its field lines, CRLF before and behind, and `forwarded_fields`
+    what they became in `block`; `fields` is empty when that depends on the start line. `parser` judged them. One head
+    may stand for several requests of a connection: nobody changes it.
 
     Not in `block`: hop-by-hop fields, Expect, X-Request-Id, X-Forwarded-For/-Proto/-Host, the minted cookie.
     """
@@ -76,6 +78,7 @@ class RequestHead:
         "minted",
         "parser",
         "path",
+        "received",
         "request_id",
         "target",
         "upgrade",
@@ -100,6 +103,7 @@ class RequestHead:
     forwarded_host: bytes
     block: bytes
     host_line: bytes
+    received: bytes
     fields: bytes
     forwarded_fields: bytes
     parser: object
@@ -111,18 +115,25 @@ class ResponseHead:
     `keep_alive`: the endpoint's connection may be used again once the message is complete. `length` is at least 0,
     `CHUNKED` or `UNTIL_CLOSE`; 0 wherever method or status forbid a body. `upgrade` is set for 101. `shared`: a cookie
     must not be minted on it (304, or `Cache-Control: public`). `found` has the watched fields that the client gets, by
-    lower-case name, the first value of a repeated one; `None` where there are none, and with 1xx. Not in `block`:
-    hop-by-hop fields, Transfer-Encoding.
+    lower-case name, the first value of a repeated one; `None` where there are none, and with 1xx. `dated`: it has a
+    Date. Not in `block`: hop-by-hop fields, Transfer-Encoding.
+
+    `received`, `bodiless` (the answer to a HEAD) and `parser` are what it was made from. One head may stand for several
+    responses: nobody changes it.
     """
 
     __slots__ = (
         "block",
+        "bodiless",
+        "dated",
         "end",
         "event_stream",
         "found",
         "http10",
         "keep_alive",
         "length",
+        "parser",
+        "received",
         "shared",
         "status",
         "upgrade",
@@ -138,3 +149,7 @@ class ResponseHead:
     event_stream: bool
     found: dict[bytes, bytes] | None
     block: bytes
+    dated: bool
+    received: bytes
+    bodiless: bool
+    parser: object

@@ -123,6 +123,8 @@ class RequestParser:
         if end < 0:
             return self._judge_unfinished(data, start)
         if last is not None and last.parser is self:
+            if end + 4 == last.end and data.startswith(last.received, start):
+                return last
             line_end = data.find(b"\r\n", start)
             if (
                 data[line_end : end + 2] == last.fields
@@ -134,7 +136,7 @@ class RequestParser:
                 if isinstance(judged, Refusal):
                     return judged
                 if judged[3] == last.http10 and not judged[4]:
-                    return _repeated(last, judged, end + 4)
+                    return _repeated(last, judged, end + 4, data[start : end + 4])
         block = data[start : end + 2]
         lines = block.split(b"\r\n")
         lines.pop()
@@ -262,6 +264,7 @@ class RequestParser:
         # The rest of the block is what these fields always become, unless the target named another host.
         head.fields = b"" if authority else data[start + len(lines[0]) : end + 2]
         head.forwarded_fields = block[len(start_line) :]
+        head.received = data[start : end + 4]
         head.parser = self
         return head
 
@@ -438,9 +441,10 @@ def _split_minted(value: bytes) -> tuple[bytes, bytes]:
     return b";".join(kept).strip(OWS), token
 
 
-def _repeated(last: RequestHead, begin: _Start, end: int) -> RequestHead:
+def _repeated(last: RequestHead, begin: _Start, end: int, received: bytes) -> RequestHead:
     """Return the head of a request whose fields are those of `last`, with another start line."""
     head = RequestHead()
+    head.received = received
     head.method, head.target, head.path, head.http10, _, start_line = begin
     head.end = end
     head.host = last.host
