@@ -149,7 +149,7 @@ def _stage_row(time: StageTime) -> list[str]:
 
 def _reaction_row(reaction: Reaction) -> list[str]:
     limit = reaction.limit
-    judged = limit.judge + (f" {format_duration(limit.window_s)}" if limit.window_given else "")
+    judged = limit.judge + ("" if limit.window_s is None else f" {format_duration(limit.window_s)}")
     if limit.for_s:
         judged += f" for {format_duration(limit.for_s)}"
     if limit.after_s:

@@ -14,11 +14,6 @@ from proxy.config.load import Document, Loc
 
 Path = tuple[str, ...]
 
-# What a service's limit without a window is judged by: `False` = over a default window, and `check` says so. The
-# limits of a rollout's stages are judged by evidence already; those of services follow when all of it is measured.
-EVIDENCE_JUDGES = False
-METRICS_NOT_YET: frozenset[str] = frozenset()
-METRIC_NOT_YET = "the time to the first byte is not judged in this version yet: limit the whole time, such as p99"
 NOT_YET: dict[Path, str] = {
     ("tls",): "give the address alone and end TLS in front of it",
     ("admin", "tls"): "give the address alone and end TLS in front of it",

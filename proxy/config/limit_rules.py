@@ -20,15 +20,13 @@ BOUNDS = ("max", "min", "max_ratio")
 class Around:
     """What limits are judged in. `edges`: the latency limits seen so far (first byte?, seconds).
 
-    `first_byte_s` and `block_s` are those of the service; `None` = not known. `evidence`: that is what judges limits
-    without a window.
+    `first_byte_s` and `block_s` are those of the service; `None` = not known.
     """
 
     what: str
     first_byte_s: float | None
     block_s: float | None
     edges: set[tuple[bool, float]] = field(default_factory=set)
-    evidence: bool = True
 
 
 def check(loc: Loc, section: dict[str, Any], key: str, around: Around) -> Iterator[Finding]:
@@ -42,7 +40,7 @@ def check(loc: Loc, section: dict[str, Any], key: str, around: Around) -> Iterat
             yield from _window(at, limit, around)
             if metric.source == CHECK:
                 yield from _reading(at, limit)
-            elif around.evidence and "window" not in limit and _lasts(limit):
+            elif "window" not in limit and _lasts(limit):
                 yield (*at, "for"), "belongs to a window: add window: 10s, or remove it (evidence takes its own time)"
             if metric.latency:
                 yield from _latency(at, limit, metric, around)

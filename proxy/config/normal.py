@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from proxy.config import later
 from proxy.config.limits import NAMED, Metric, metric
 from proxy.config.load import Document, Loc
 from proxy.rollout.plan import COUNTED, METRICS
@@ -27,12 +26,11 @@ def normalise(document: Document) -> None:
         data["listen"] = [data["listen"]]
         document.same(("listen", 0), ("listen",))
     counted = {name: metric(name) for name in METRICS}
-    running = {name: known for name, known in counted.items() if name not in later.METRICS_NOT_YET}
     services = data.get("services")
     for index, service in enumerate(services if isinstance(services, list) else []):
         if isinstance(service, dict):
             loc: Loc = ("services", index)
-            scope = running | named(service)
+            scope = counted | named(service)
             _limits(document, loc, service, "limits", scope)
             _plans(document, (*loc, "rollouts"), service.get("rollouts"), scope)
     if "services" not in data:

@@ -12,10 +12,8 @@ from proxy.config.limits import CheckConfig, LimitConfig, RequireConfig, SignalC
 from proxy.config.stages import HookConfig, PlanConfig, StageConfig
 from proxy.config.units import format_duration
 from proxy.config.values import parse_json_path
-from proxy.rollout.plan import HOLD, READING, ROLLBACK, WINDOW, Check, Hook, Hooks, Limit, Plan, Signal, Stage
+from proxy.rollout.plan import HOLD, READING, ROLLBACK, Check, Hook, Hooks, Limit, Plan, Signal, Stage
 from proxy.routing.table import VERSIONS
-
-DEFAULT_WINDOW_S = Limit("").window_s
 
 
 def plan(name: str, config: PlanConfig, base: Path) -> Plan:
@@ -56,14 +54,13 @@ def limit(config: LimitConfig) -> Limit:
         metric=str(config.metric),
         max=_in_ms(config, config.max),
         min=config.min,
-        window_s=DEFAULT_WINDOW_S if config.window is None else config.window,
+        window_s=config.window,
         for_s=config.for_,
         after_s=config.after,
         min_requests=config.min_requests,
         version=VERSIONS.index(config.version),
         action=config.action,
         dry_run=config.dry_run,
-        window_given=config.window is not None,
         max_ratio=config.max_ratio,
         floor=_in_ms(config, config.floor) or 0.0,
         source=config.metric.source,
@@ -120,7 +117,7 @@ def notes(name: str, config: PlanConfig) -> Iterator[str]:
     said: dict[str, list[str]] = {}
     for stage in config.stages:
         for each in stage.limits:
-            said.setdefault(f"{_bounded(each)} {_judged_by(each, evidence=True)}", []).append(stage.name)
+            said.setdefault(f"{_bounded(each)} {_judged_by(each)}", []).append(stage.name)
         for required in stage.require:
             after = f", without its first {format_duration(required.after)}" if required.after else ""
             said.setdefault(f"{_bounded(required)} is required over the whole stage{after}", []).append(stage.name)
@@ -131,9 +128,9 @@ def notes(name: str, config: PlanConfig) -> Iterator[str]:
         yield f"{name}: no limit of this plan rolls back: only those of the service do"
 
 
-def judged(config: LimitConfig, *, evidence: bool) -> str:
-    """Return how a limit is judged, in words; `evidence`: those without a window are judged by it."""
-    return f"{_metric(config)} {_judged_by(config, evidence=evidence)}"
+def judged(config: LimitConfig) -> str:
+    """Return how a limit is judged, in words."""
+    return f"{_bounded(config)} {_judged_by(config)}"
 
 
 def _metric(config: LimitConfig | RequireConfig) -> str:
@@ -149,13 +146,11 @@ def _bounded(config: LimitConfig | RequireConfig) -> str:
     return f"{_metric(config)} {' '.join(shown)}"
 
 
-def _judged_by(config: LimitConfig, *, evidence: bool) -> str:
-    ready = limit(config)
-    if ready.judge == READING:
+def _judged_by(config: LimitConfig) -> str:
+    if limit(config).judge == READING:
         text = "is judged by every reading"
-    elif ready.judge == WINDOW or not evidence:
-        window = format_duration(ready.window_s)
-        text = f"is judged over window {window} with at least {config.min_requests} requests"
+    elif config.window is not None:
+        text = f"is judged over window {format_duration(config.window)} with at least {config.min_requests} requests"
     else:
         text = f"is judged by evidence, with at least {config.min_requests} requests"
     if config.for_:
@@ -166,4 +161,4 @@ def _judged_by(config: LimitConfig, *, evidence: bool) -> str:
         text += ", reported only (dry_run)"
     elif config.action != ROLLBACK:
         text += f", then {config.action}"
-    return text + ("" if config.window or evidence else " (no window given)")
+    return text

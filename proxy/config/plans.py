@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.config import later, plan_tables, rules, schema
+from proxy.config import plan_tables, rules, schema
 from proxy.config.include import as_plans, is_plan, read_text
 from proxy.config.limit_rules import Around
 from proxy.config.limits import metric
@@ -67,7 +67,7 @@ def compile_plan_body(data: object, plan: ServicePlan, service: Service, *, name
             document.report(
                 (key,), f"come from files only: put the plan into a file and name it under rollouts of {plan.name}"
             )
-    scope = {known: metric(known) for known in METRICS if known not in later.METRICS_NOT_YET}
+    scope = {known: metric(known) for known in METRICS}
     scope |= {signal.name: metric(signal.name, SIGNAL) for signal in plan.signals}
     scope |= {check.name: metric(check.name, CHECK) for check in plan.checks}
     normalise_plan(document, (), body, scope)

@@ -155,8 +155,6 @@ def _section_markdown(section: type[Section], title: str, path: later.Path) -> I
         meaning = (field.description or "").replace("|", "\\|")
         yield f"| `{key}` | {_takes(field)} | {default} | {meaning} |"
     missing = later.keys(path)
-    if path == ("services", "limits"):
-        missing += sorted(later.METRICS_NOT_YET)
     if missing:
         yield "\nNot in this version yet, and refused with a sentence that says so: " + _words(missing) + "."
     yield ""

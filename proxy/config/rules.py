@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy.config import later, limit_rules, plan_rules
+from proxy.config import limit_rules, plan_rules
 from proxy.config.addresses import (
     UNIX_PATH_MAX,
     is_local,
@@ -207,9 +207,8 @@ def _block(service: dict[str, Any]) -> float | None:
 def _limits(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
     timeouts = mapping(service, "timeouts")
     first_byte = good(parse_duration, timeouts["first_byte"]) if "first_byte" in timeouts else Timeouts().first_byte_s
-    around = Around("this service", first_byte, _block(service), evidence=later.EVIDENCE_JUDGES)
+    around = Around("this service", first_byte, _block(service))
     yield from limit_rules.check(loc, service, "limits", around)
-    around.evidence = True
     for name, plan in mapping(service, "rollouts").items():
         if isinstance(plan, dict):
             yield from plan_rules.check((*loc, "rollouts", name), plan, around)

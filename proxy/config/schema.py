@@ -173,8 +173,6 @@ def _unknown_key(root: type[Section], loc: Loc) -> str:
 
 
 def _unknown_metric(value: object, shown: object, known: Sequence[str]) -> str:
-    if str(value) in later.METRICS_NOT_YET:
-        return later.METRIC_NOT_YET
     return f'"{shown}" is not a metric: {_choose(value, known)}'
 
 

@@ -6,7 +6,7 @@ Everything here is a translation that cannot fail: what could be wrong was repor
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from proxy.config.cpus import usable_cpus
 from proxy.config.limits import LimitConfig
 from proxy.config.load import Loc
 from proxy.config.model import Config, ServiceConfig, VersionConfig
-from proxy.rollout.plan import EVIDENCE, Limit, ServicePlan, thresholds_us
+from proxy.rollout.plan import ServicePlan, thresholds_us
 from proxy.routing.table import (
     AccessLog,
     Drain,
@@ -167,7 +167,7 @@ def _plan(service: ServiceConfig, base: Path) -> ServicePlan:
     checks = (*plan_tables.checks(service.checks, base), *(check for plan in rollouts for check in plan.checks))
     return ServicePlan(
         name=service.name,
-        limits=tuple(_limit(limit) for limit in service.limits),
+        limits=tuple(plan_tables.limit(limit) for limit in service.limits),
         block_s=service.judge.block,
         initial_weight=service.split.new if service.new else 0,
         salt=service.split.salt,
@@ -179,12 +179,6 @@ def _plan(service: ServiceConfig, base: Path) -> ServicePlan:
     )
 
 
-def _limit(config: LimitConfig) -> Limit:
-    limit = plan_tables.limit(config)
-    by_default = limit.judge == EVIDENCE and limit.max_ratio is None and not later.EVIDENCE_JUDGES
-    return replace(limit, window_given=True) if by_default else limit
-
-
 def notes(config: Config, ready: Settings) -> Iterator[str]:
     """Yield what `check` says about a config that is right: how it is judged, and what may surprise."""
     if ready.state is None:
@@ -193,7 +187,7 @@ def notes(config: Config, ready: Settings) -> Iterator[str]:
         yield f"admin: no operator token: whoever reaches {ready.admin.listen} on this machine may change weights"
     for service in config.services:
         for limit in service.limits:
-            yield f"{service.name}: {plan_tables.judged(limit, evidence=later.EVIDENCE_JUDGES)}"
+            yield f"{service.name}: {plan_tables.judged(limit)}"
         if service.new and not any(_acts(limit) for limit in service.limits):
             yield f"{service.name}: no limit rolls back: new stays until a person takes it out"
         if service.split.new and not service.new:

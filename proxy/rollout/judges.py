@@ -219,7 +219,7 @@ class WindowJudge:
         if not self._counter.readable:
             return Verdict(ERROR, limit, self.name, blocks=(block, block), detail=NOT_COUNTED)
         self._blame.look(*self._blocks.next(sight, now))
-        judged, seconds = sight.over(limit.version, min(limit.window_s, now - self._began))
+        judged, seconds = sight.over(limit.version, self._seconds(now))
         counted = self._counter(judged)
         enough = counted.n >= max(1, limit.min_requests)
         wrong = enough and breached(limit, counted)
@@ -247,8 +247,11 @@ class WindowJudge:
     def _stable_over(self, sight: Sight, now: float) -> bool:
         if self.limit.version == STABLE:
             return False
-        counted = self._counter(sight.over(STABLE, min(self.limit.window_s, now - self._began))[0])
+        counted = self._counter(sight.over(STABLE, self._seconds(now))[0])
         return counted.n >= max(1, self.limit.min_requests) and breached(self.limit, counted)
+
+    def _seconds(self, now: float) -> float:
+        return min(self.limit.window_s or 0.0, now - self._began)
 
 
 class StageJudge:
@@ -392,7 +395,7 @@ class PercentileJudge:
         quantile = limit.quantile or 0.5
         seconds = None
         if limit.action != HOLD:
-            seconds = min(limit.window_s if limit.window_given else TRAILING_S, now - self._began)
+            seconds = min(limit.window_s or TRAILING_S, now - self._began)
         mine = sight.histogram(NEW, seconds, first_byte=limit.first_byte)
         n = sum(mine.values())
         value_ms = _ms(hdr.percentile(mine, quantile))

@@ -40,8 +40,8 @@ class Limit:
 
     `for_s`: the breach must last this long without a break. `after_s`: shown but not acted on until the weight
     has been above 0 (in a stage: the stage has run) for this long; of a requirement: what came before it is left out.
-    `action`: rollback | pause | alert | hold. `window_given`: the config named the window; otherwise it is the
-    default that `check` mentions, until limits without a window are judged by evidence.
+    `action`: rollback | pause | alert | hold. `window_s`: it is judged by its value over this sliding window; `None` =
+    by evidence, block by block.
     `max_ratio`: at most so many times the value of stable, and no breach while the value is within `floor`.
     `source`: counted | signal | check.
     """
@@ -49,14 +49,13 @@ class Limit:
     metric: str
     max: float | None = None
     min: float | None = None
-    window_s: float = 10.0
+    window_s: float | None = None
     for_s: float = 0.0
     after_s: float = 0.0
     min_requests: int = 20
     version: int = NEW
     action: str = ROLLBACK
     dry_run: bool = False
-    window_given: bool = False
     max_ratio: float | None = None
     floor: float = 0.0
     source: str = COUNTED
@@ -83,7 +82,7 @@ class Limit:
             return STAGE
         if self.source == CHECK:
             return READING
-        return WINDOW if self.window_given else EVIDENCE
+        return EVIDENCE if self.window_s is None else WINDOW
 
     @property
     def acts(self) -> bool:

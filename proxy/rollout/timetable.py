@@ -32,7 +32,6 @@ from proxy.rollout.plan import (
     PROVEN,
     READING,
     ROLLBACK,
-    WINDOW,
     Check,
     Limit,
     Plan,
@@ -207,7 +206,7 @@ def _proof_s(stage: Stage, limit: Limit, world: _World) -> float | None:
 def _starved(stage: Stage, limit: Limit, world: _World) -> bool:
     """Tell whether a window never holds as many requests as its limit asks for."""
     rate = _rate(stage, limit.version, world)
-    return limit.judge == WINDOW and rate is not None and rate * limit.window_s < limit.min_requests
+    return limit.window_s is not None and rate is not None and rate * limit.window_s < limit.min_requests
 
 
 def _reaction(stage: Stage, limit: Limit, world: _World) -> Reaction:
@@ -217,7 +216,7 @@ def _reaction(stage: Stage, limit: Limit, world: _World) -> Reaction:
         seconds = every + limit.for_s + world.block_s
         return Reaction(stage, limit, seconds, seconds, estimated=False)
     hangs = (limit.max or 0.0) / 1000 if limit.quantile is not None else 0.0
-    if limit.judge == WINDOW:
+    if limit.window_s is not None:
         if _starved(stage, limit, world):
             return Reaction(stage, limit, None, None, estimated=False)
         late = limit.for_s + world.block_s + hangs
@@ -299,7 +298,7 @@ def _warnings(plan: Plan, stages: Sequence[StageTime], limits: Sequence[Limit], 
                 yield f"stage {stage.name}: before it has them, max_hold is over: {plan.on_max_hold}"
         for limit in _armed(stage, limits):
             rate = _rate(stage, limit.version, world)
-            if rate is not None and _starved(stage, limit, world):
+            if limit.window_s is not None and rate is not None and _starved(stage, limit, world):
                 end = ", and the stage never ends" if _counts(limit) else ""
                 yield (
                     f"stage {stage.name}: {limit.metric} is never judged: its window gets {rate * limit.window_s:.1f} "

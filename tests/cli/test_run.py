@@ -48,7 +48,7 @@ def test_check_says_ok_and_how_it_will_be_judged(tmp_path):
     result = tidegate("check", file)
     assert result.exit_code == 0
     assert result.output.splitlines()[0] == "ok"
-    assert "error_rate is judged over window 10s" in result.output
+    assert "error_rate max 1% is judged by evidence" in result.output
     assert json.loads(tidegate("check", file, "-o", "json").output)["valid"] is True
 
 

@@ -131,22 +131,22 @@ def test_plans(whole):
     (plan,) = whole.plans
     assert (plan.name, plan.block_s, plan.initial_weight, plan.salt, plan.watchdog_s) == ("web", 0.5, 1250, "fixed", 3)
     assert plan.limits == (
-        Limit("error_rate", max=0.005, window_given=True),
-        Limit("p99", max=290, window_s=30, for_s=5, after_s=60, min_requests=50, window_given=True),
-        Limit("p50", max=35, action="alert", dry_run=True, window_given=True),
-        Limit("p95", max=290, version=STABLE, action="pause", window_given=True),
-        Limit("availability", min=0.99, window_given=True),
+        Limit("error_rate", max=0.005),
+        Limit("p99", max=290, window_s=30, for_s=5, after_s=60, min_requests=50),
+        Limit("p50", max=35, action="alert", dry_run=True),
+        Limit("p95", max=290, version=STABLE, action="pause"),
+        Limit("availability", min=0.99),
     )
     assert {limit.threshold_us for limit in plan.limits} - {None} == {35_000, 290_000}
 
 
 def test_notes_say_how_every_limit_is_judged(whole):
     assert whole.notes == (
-        "web: error_rate is judged over window 10s with at least 20 requests (no window given)",
-        "web: p99 is judged over window 30s with at least 50 requests, in breach for 5s, after 1m",
-        "web: p50 is judged over window 10s with at least 20 requests, reported only (dry_run) (no window given)",
-        "web: p95 of stable is judged over window 10s with at least 20 requests, then pause (no window given)",
-        "web: availability is judged over window 10s with at least 20 requests (no window given)",
+        "web: error_rate max 0.5% is judged by evidence, with at least 20 requests",
+        "web: p99 max 290ms is judged over window 30s with at least 50 requests, in breach for 5s, after 1m",
+        "web: p50 max 35ms is judged by evidence, with at least 20 requests, reported only (dry_run)",
+        "web: p95 of stable max 290ms is judged by evidence, with at least 20 requests, then pause",
+        "web: availability min 99% is judged by evidence, with at least 20 requests",
     )
 
 
@@ -165,7 +165,7 @@ def test_notes_say_what_may_surprise():
         "state: none: weights, versions and events are in memory and end with the process",
         "admin: no operator token: whoever reaches 127.0.0.1:9900 on this machine may change weights",
         "a: split.new waits for a new version: the weight is 0% until there is one",
-        "b: p99 is judged over window 5s with at least 20 requests, reported only (dry_run)",
+        "b: p99 max 1s is judged over window 5s with at least 20 requests, reported only (dry_run)",
         "b: no limit rolls back: new stays until a person takes it out",
     )
     assert compiled.plans[0].initial_weight == 0
@@ -259,7 +259,7 @@ def test_flags_compile_as_the_yaml_that_is_shown():
     assert [endpoint.port for endpoint in service.stable.endpoints] == [9001, 9003]
     assert service.sticky == Sticky("header", "x-user")
     assert plan.initial_weight == 2500
-    assert plan.limits == (Limit("error_rate", max=0.02, window_given=True), Limit("p99", max=300.0, window_given=True))
+    assert plan.limits == (Limit("error_rate", max=0.02), Limit("p99", max=300.0))
     assert compiled.settings.state == Path("/tmp/state.db")
     assert compiled.settings.admin.tokens[0].token == "s3cret"
 

@@ -39,8 +39,6 @@ def plan(text):
 def everything_runs(monkeypatch):
     """Compile services as if nothing was left to be done: what `later` refuses is tested beside."""
     monkeypatch.setattr(later, "NOT_YET", {})
-    monkeypatch.setattr(later, "METRICS_NOT_YET", frozenset())
-    monkeypatch.setattr(later, "EVIDENCE_JUDGES", True)
 
 
 def test_the_smallest_plan_is_right():

@@ -79,7 +79,7 @@ def test_a_plan(tmp_path):
                 limits=(
                     Limit("error_rate", max_ratio=1.5, floor=0.001),
                     Limit("ttfb_p99", max_ratio=2.0, floor=5.0),
-                    Limit("p99", max=200.0, window_s=30.0, for_s=5.0, after_s=60.0, window_given=True),
+                    Limit("p99", max=200.0, window_s=30.0, for_s=5.0, after_s=60.0),
                     Limit("hits", min=0.6, dry_run=True, source="signal"),
                     Limit("rss", max=1.5 * 1024**3, for_s=60.0, action="pause", source="check"),
                     Limit("queue", max=-1.5, source="check"),

@@ -16,8 +16,8 @@ from proxy.routing.table import NEW, STABLE, Version
 from tests.controlplane.regions import B, C, service, table, version
 from tests.controlplane.ruled import ANN, FakeClock, World, begun
 
-ERRORS = Limit("error_rate", max=0.01, window_given=True)
-SLOW = Limit("p99", max=200, window_given=True)
+ERRORS = Limit("error_rate", max=0.01, window_s=10.0)
+SLOW = Limit("p99", max=200, window_s=10.0)
 PLAN = ServicePlan("web", limits=(ERRORS, SLOW), initial_weight=1000)
 PLANS = (PLAN,)
 TABLE = table()
@@ -169,9 +169,9 @@ async def test_limits_that_only_tell_do_so_once_per_breach(start):
         ServicePlan(
             "web",
             limits=(
-                Limit("error_rate", max=0.01, action="alert", window_s=1.0, window_given=True),
-                Limit("error_rate", max=0.01, dry_run=True, window_s=1.0, window_given=True),
-                Limit("error_rate", max=0.01, version=STABLE, action="pause", window_s=1.0, window_given=True),
+                Limit("error_rate", max=0.01, action="alert", window_s=1.0),
+                Limit("error_rate", max=0.01, dry_run=True, window_s=1.0),
+                Limit("error_rate", max=0.01, version=STABLE, action="pause", window_s=1.0),
             ),
             initial_weight=1000,
         ),
@@ -652,7 +652,7 @@ async def test_a_reload_that_changes_what_new_is_sets_its_weight_to_0_and_says_s
 async def test_a_reload_that_does_not_touch_new_keeps_its_weight_and_users(start):
     world = await start()
     seed = world.seed()
-    plans = (ServicePlan("web", limits=(Limit("p99", max=100, window_given=True),), initial_weight=1000),)
+    plans = (ServicePlan("web", limits=(Limit("p99", max=100, window_s=10.0),), initial_weight=1000),)
     made = table(service(new=version("2", B, C), thresholds=(100_000,)))
     assert await world.controller.reload(plans, made, ANN) == ()
     assert (world.word(), world.seed()) == (1000, seed)

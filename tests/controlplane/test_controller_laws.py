@@ -20,7 +20,7 @@ from tests.controlplane.regions import table
 from tests.controlplane.ruled import ANN, FakeClock, World, begun
 
 ROOT = Path(__file__).parents[2]
-LIMITS = (Limit("error_rate", max=0.01, window_given=True),)
+LIMITS = (Limit("error_rate", max=0.01, window_s=10.0),)
 STAGES = (Stage("few", 500, 1.0), Stage("half", 5000, 1.0), Stage("full", 10_000, 1.0))
 PLANS = (ServicePlan("web", limits=LIMITS, initial_weight=1000, rollouts=(Plan("default", STAGES),)),)
 TABLE = table()

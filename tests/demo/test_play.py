@@ -47,13 +47,13 @@ def test_the_story_has_the_numbers():
                 decided_s=8.25,
                 client_requests=4000,
                 rescued=12,
-                evidence={"bad": 8, "n": 400, "window_s": 6.5, "value": 0.02, "limit": 0.01},
+                evidence={"bad": 8, "n": 400, "limit": 0.01, "since_breach": {"bad": 8, "n": 12, "blocks": 4}},
             )
         )
     )
     for part in ("8.00 s", "8.25 s", "0.25 s later", "ErrorRate", "4,000", "12"):
         assert part in told
-    assert "8 of 400 attempts in 6.5 s were bad: 2 %, 1 % allowed" in told
+    assert "8 of the last 12 attempts, in 4 blocks, were bad; 1 % is allowed" in told
 
 
 def test_books_that_differ_are_shown_to_differ():

@@ -108,8 +108,8 @@ services:
     new: {{label: "2.0", endpoints: ["http://127.0.0.1:{new}"]}}
     split: {{new: 0%, sticky: {{by: cookie, name: session}}}}
     limits:
-      - {{metric: error_rate, max: 1%, window: 10s}}
-      - {{metric: p99, max: 200ms, window: 10s}}
+      - {{metric: error_rate, max: 1%}}
+      - {{metric: p99, max: 200ms}}
     {more}
 """
 

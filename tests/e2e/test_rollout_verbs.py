@@ -13,10 +13,11 @@ PLAN = """rollouts:
           - {name: canary, weight: 10%, hold: 3s, min_requests: 20, limits: {error_rate: 1%, p99: 500ms}}
           - {name: half, weight: 50%, hold: 1h, limits: {error_rate: 1%}}
 """
+BLOCK_S = 0.25
 UNLIMITED = CONFIG.replace(
     """    limits:
-      - {{metric: error_rate, max: 1%, window: 10s}}
-      - {{metric: p99, max: 200ms, window: 10s}}
+      - {{metric: error_rate, max: 1%}}
+      - {{metric: p99, max: 200ms}}
 """,
     "",
 )
@@ -56,8 +57,15 @@ def test_a_rollout_from_pre_flight_to_replay(tmp_path, product, backends):
         verb("report", "--html", tmp_path / "report.html")
         assert "rolled back" in (tmp_path / "report.html").read_text()
     assert product.end() == 0
-    # Its journal of blocks is one that replay reads; 90 % bad is less than what there was, over the whole stage.
+    # Its journal of blocks is one that replay reads: by the recorded limits it says what was decided, and when.
+    (event,) = [one for one in report["decisions"] if one["type"] == "RolledBack"]
     journal = tmp_path / "tidegate.db.blocks" / "web.jsonl"
-    found = json.loads(tidegate("replay", journal, "--limits", "error_rate=90%", "-o", "json").output)
-    assert found["rolled_back_at"] is None
-    assert found["blocks"] > 3
+    found = json.loads(tidegate("replay", journal, "-o", "json").output)
+    assert found["reason"] == event["reason"] == "ErrorRateAboveLimit"
+    assert abs(found["rolled_back_at"] - event["t"]) < BLOCK_S
+    assert found["decisions"][-1]["evidence"]["bad"] == event["evidence"]["bad"]
+    assert tidegate("replay", journal).output.startswith("rolled back at ")
+    # 90 % bad is less than what there was, and any latency can be asked for.
+    other = json.loads(tidegate("replay", journal, "--limits", "error_rate=90%,p99=450ms", "-o", "json").output)
+    assert (other["rolled_back_at"], other["decisions"]) == (None, [])
+    assert other["blocks"] == found["blocks"] > 3

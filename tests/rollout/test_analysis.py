@@ -22,7 +22,7 @@ class Stream:
     """Totals of one version, block after block, and a judge that looks at each."""
 
     def __init__(self, limit, began=0.0):
-        self.limit = replace(limit, window_given=True)
+        self.limit = replace(limit, window_s=limit.window_s or 10.0)
         self.judge = self.made(began)
         self.window = Window(Columns(THRESHOLDS))
         self.total = Judged(slow=(0, 0), fast=(0, 0))

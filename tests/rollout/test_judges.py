@@ -102,7 +102,7 @@ def test_when_stable_fails_as_much_it_is_shared_and_when_new_is_worse_it_is_not(
     for _ in range(400):
         found = worse.add(50, 25, 50, 2)
     assert (found.word, found.shared) == (FAIL, False)
-    window = Trial(replace(ERRORS, window_given=True))
+    window = Trial(replace(ERRORS, window_s=10.0))
     assert window.add(100, 50, 100, 50).shared
 
 
@@ -182,9 +182,7 @@ def test_what_may_be_spent_on_false_alarms_is_split_over_the_whole_plan():
     one = budget(SERVICE, plan)
     two = budget(replace(SERVICE, limits=(ERRORS,)), plan)
     assert two - one == pytest.approx(0.6931, abs=1e-3)
-    windowed = replace(
-        plan, stages=tuple(replace(s, limits=(replace(ERRORS, window_given=True),)) for s in plan.stages)
-    )
+    windowed = replace(plan, stages=tuple(replace(s, limits=(replace(ERRORS, window_s=10.0),)) for s in plan.stages))
     assert budget(SERVICE, windowed) < one
     assert budget(replace(SERVICE, false_alarms=0.001), plan) - one == pytest.approx(2.3026, abs=1e-3)
 

@@ -84,7 +84,7 @@ def test_a_fault_of_both_is_told_and_nobodys_rollback():
 
 
 def test_a_window_is_judged_by_its_value():
-    limit = Limit("error_rate", max=0.5, window_s=1.0, window_given=True)
+    limit = Limit("error_rate", max=0.5, window_s=1.0)
     found = replay(read(journal([sample()] * 40 + [sample(bad=20)] * 10)), [limit])
     # Three of the four blocks are more than half.
     assert found.rollback.t == 1000 + 43 * 0.25

@@ -10,7 +10,7 @@ from proxy.rollout.timetable import timetable
 from proxy.routing.table import STABLE
 
 ERRORS = Limit("error_rate", max=0.01)
-WINDOW = Limit("error_rate", max=0.02, window_s=60.0, for_s=300.0, window_given=True)
+WINDOW = Limit("error_rate", max=0.02, window_s=60.0, for_s=300.0)
 
 
 def one(*limits, weight=1000, hold=3600.0, advance="auto", min_requests=20, require=()):
@@ -84,9 +84,9 @@ def test_a_person_ends_a_manual_stage():
 def test_a_window_is_filled_before_it_is_judged():
     assert reaction(WINDOW) == (pytest.approx(0.02 * 60 + 300.25), pytest.approx(360.25))
     assert reaction(WINDOW, block_s=1.0)[1] == pytest.approx(361)
-    slow = Limit("p95", max=2000.0, window_s=60.0, window_given=True)
+    slow = Limit("p95", max=2000.0, window_s=60.0)
     assert reaction(slow) == (pytest.approx(0.05 * 60 + 2.25), pytest.approx(62.25))
-    hits = Limit("hits", min=0.4, window_s=60.0, window_given=True, source="signal")
+    hits = Limit("hits", min=0.4, window_s=60.0, source="signal")
     assert reaction(hits) == (pytest.approx(36.25), pytest.approx(60.25))
 
 
@@ -100,7 +100,7 @@ def test_a_window_that_never_holds_enough_never_acts():
             "and the stage never ends"
         ),
     )
-    shown = timetable(one(Limit("error_rate", max=0.1, window_given=True, action="alert")), rate=3)
+    shown = timetable(one(Limit("error_rate", max=0.1, window_s=10.0, action="alert")), rate=3)
     assert shown.least_s == 3600
     assert shown.warnings[0].endswith("of the 20 requests that it needs")
 
@@ -139,7 +139,7 @@ def test_the_limits_of_the_service_are_armed_too():
 
 
 def test_a_limit_on_stable_rests_where_stable_has_no_traffic():
-    stable = Limit("p95", max=500.0, window_s=60.0, window_given=True, version=STABLE, action="pause")
+    stable = Limit("p95", max=500.0, window_s=60.0, version=STABLE, action="pause")
     assert timetable(one(stable, weight=10_000), rate=1).least_s == 3600
     assert timetable(one(stable, weight=10_000), rate=1).reactions == ()
     assert timetable(one(stable, weight=9_900), rate=1).least_s is None
@@ -149,10 +149,9 @@ LIMITS = st.builds(
     Limit,
     metric=st.just("error_rate"),
     max=st.sampled_from([0.001, 0.01, 0.3]),
-    window_s=st.sampled_from([1.0, 10.0, 300.0]),
+    window_s=st.sampled_from([None, 1.0, 10.0, 300.0]),
     for_s=st.sampled_from([0.0, 30.0]),
     min_requests=st.integers(1, 1000),
-    window_given=st.booleans(),
     action=st.sampled_from(["rollback", "pause", "alert"]),
 )
 STAGES = st.builds(

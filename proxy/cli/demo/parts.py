@@ -123,8 +123,8 @@ services:
     new: {{label: "2.0", endpoints: ["http://127.0.0.1:{ports["new"]}"]}}
     split: {{new: {weight}%, sticky: {{by: cookie, name: session}}}}
     limits:
-      - {{metric: error_rate, max: 1%, window: 10s}}
-      - {{metric: p99, max: 200ms, window: 10s}}
+      - {{metric: error_rate, max: 1%}}
+      - {{metric: p99, max: 200ms}}
 """)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

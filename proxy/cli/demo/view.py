@@ -167,11 +167,11 @@ def books(found: Books) -> RenderableType:
 
 
 def _evidence(evidence: dict[str, Any]) -> str:
-    over = f"{evidence['n']:,} attempts in {evidence['window_s']:.1f} s"
+    since = evidence["since_breach"]
+    told = f"{since['bad']} of the last {since['n']:,} attempts, in {since['blocks']} blocks, were"
     if "slower" in evidence:
-        allowed, share = _share(evidence["slower_allowed"]), _share(evidence["slower_share"])
-        return f"{evidence['slower']} of {over} were slower than {_ms(evidence['limit'])}: {share}, {allowed} allowed"
-    return f"{evidence['bad']} of {over} were bad: {_share(evidence['value'])}, {_share(evidence['limit'])} allowed"
+        return f"{told} slower than {_ms(evidence['limit'])}; {_share(evidence['slower_allowed'])} is allowed"
+    return f"{told} bad; {_share(evidence['limit'])} is allowed"
 
 
 def _share(value: float | None) -> str:
