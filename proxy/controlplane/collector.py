@@ -46,7 +46,7 @@ ENDPOINT_STATES = {
     layout.ENDPOINT_DOWN: "down",
 }
 _NO_ENDPOINT = [0] * layout.ENDPOINT_HDR
-_PARTS = 4  # ticks in which all histograms are read once
+_PARTS = 4  # ticks in which the histograms of all versions are read once
 
 
 class Collector:
@@ -82,7 +82,7 @@ class Collector:
         over = self.history.slice_due(now_s)
         upto = _PARTS if over else min(_PARTS, self._part + 1)
         for part in range(self._part, upto):
-            scales.harvest(live, part, _PARTS)
+            scales.harvest_lately(live, part, _PARTS)
         self._part = 0 if over else upto
         if over:
             self.history.add_slice(now_s, scales.take())

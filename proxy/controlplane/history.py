@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from proxy.controlplane.scales import TOTAL, TTFB, Delta, Scale, Sparse
+from proxy.controlplane.scales import LATELY, TOTAL, TTFB, Delta, Scale, Sparse
 from proxy.metrics import hdr
 from proxy.metrics.snapshot import Columns, Judged, Snapshot, nothing
 from proxy.metrics.window import Ring, Window
@@ -99,6 +99,11 @@ class History:
         counts, covered = found
         return dict(counts), covered
 
+    @property
+    def newest_s(self) -> float | None:
+        """The end of the newest second of histograms (monotonic s), `None` before the first one begins."""
+        return self._latest
+
     def add(self, snapshot: Snapshot) -> None:
         """Add a block's snapshot to the windows."""
         for name, service in snapshot.services.items():
@@ -128,18 +133,17 @@ class History:
 
     def add_slice(self, now_s: float, deltas: Iterable[Delta]) -> None:
         """Add what was added to the scales since the last slice."""
-        parts: dict[Scale, list[Sparse]] = {}
+        added: dict[Scale, Sparse] = {}
         for scale, incarnation, counts in deltas:
-            if scale.kind in (TOTAL, TTFB) and self._lives.get((scale.service, scale.version)) == incarnation:
-                parts.setdefault(scale, []).append(counts)
-        added = {scale: hdr.merge(many) for scale, many in parts.items()}
+            if scale.kind in LATELY and self._lives.get((scale.service, scale.version)) == incarnation:
+                added[scale] = hdr.merge([added[scale], counts]) if scale in added else counts
         begin_s = now_s if self._latest is None else self._latest
         self._fine.append(Slice(begin_s, now_s, {scale: _pack(counts) for scale, counts in added.items()}))
         self._latest = now_s
         self._merged.clear()
         # A coarse slice grows by a fine one at a time, so that no single block has to merge ten.
         for scale, counts in added.items():
-            self._growing[scale] = hdr.merge([self._growing.get(scale, {}), counts])
+            hdr.add(self._growing.setdefault(scale, {}), counts)
         self._growing_slices += 1
         if self._growing_slices == FINE_PER_COARSE:
             begin_s = self._fine[-FINE_PER_COARSE].begin_s
@@ -176,9 +180,9 @@ class History:
             self._since[key] = now_s
         self._lives[key] = incarnation
         for one in (*self._fine, *self._coarse):
-            for kind in (TOTAL, TTFB):
+            for kind in LATELY:
                 one.parts.pop(Scale(kind, *key), None)
-        for kind in (TOTAL, TTFB):
+        for kind in LATELY:
             self._growing.pop(Scale(kind, *key), None)
         self._merged.clear()
         window = self._windows[key] = Window(columns)

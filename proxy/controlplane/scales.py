@@ -2,12 +2,16 @@
 
 A *scale* is one such block by name: the status codes or a histogram of a version, the user histogram of a service,
 the proxy's own overhead. For every block of every region the words as last seen are kept; a `harvest` takes what
-was added since, as sparse deltas (index → count). Cumulative sums of the deltas are the totals: they survive the
-region by themselves.
+was added since, as sparse deltas (index → count), one per scale for all workers together. Cumulative sums of the
+deltas are the totals: they survive the region by themselves.
 
-Cost: a block that did not change is found by one comparison in C (2 to 3 ns per word, each read by itself); in
-one that did, only the parts of 64 words that differ are unpacked. A block in which nothing was ever counted
-takes no memory. Histograms of endpoints are left out of this and are read on demand.
+Cost: a block that did not change is found by comparing bytes (1 ns per word); in one that did, only the parts of 64
+words that differ are unpacked, and they are looked for where something was counted before. A block in which nothing
+was ever counted takes no memory. Histograms of endpoints are left out of this and are read on demand.
+
+Bytes are only compared, never counted: copying them promises nothing about words (`proxy.controlplane.totals`). Where
+they differ from what was counted, the words are read, each by itself; a copy that was torn is looked at for nothing,
+or once more in the next harvest.
 
 Rule: a version's latency histograms are kept per set of thresholds that its table knew, because only there the exact
 counts of a threshold are complete (`within`). Sets are as many as latency limits were ever configured: few.
@@ -16,7 +20,7 @@ counts of a threshold are complete (`within`). Sets are as many as latency limit
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from proxy.controlplane.generation import Generation
@@ -27,11 +31,14 @@ from proxy.metrics import hdr
 from proxy.routing.table import NEW, STABLE
 
 CODES, TOTAL, TTFB, USER, OVERHEAD = "codes", "total", "ttfb", "user", "overhead"
+LATELY = (TOTAL, TTFB)  # those that the history keeps; the others are only shown since the start
 
 Sparse = dict[int, int]
 
 _PART = 64  # words that are compared at a time
+_PART_BYTES = _PART * layout.WORD
 _NOTHING = memoryview(array("Q", bytes(layout.WORD * layout.HDR_WORDS)))
+_ZEROS = bytes(layout.WORD * layout.HDR_WORDS)
 
 
 class Scale(NamedTuple):
@@ -53,11 +60,21 @@ class Block(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """What was added to a scale between two harvests by one region."""
+    """What was added to a scale since the last `take`."""
 
     scale: Scale
     incarnation: int
     counts: Sparse
+
+
+class _Seen:
+    """What was last seen of a block: its words, and the first and last byte (in parts) where anything was counted."""
+
+    __slots__ = ("begin", "end", "words")
+
+    def __init__(self, size: int) -> None:
+        self.words = array("Q", _ZEROS[:size])
+        self.begin, self.end = size, 0
 
 
 class Scales:
@@ -66,26 +83,40 @@ class Scales:
     __slots__ = ("_blocks", "_endpoints", "_pending", "_seen", "_totals")
 
     def __init__(self) -> None:
-        self._totals: dict[Scale, dict[tuple[int, ...], Sparse]] = {}  # per set of known thresholds
+        # Per set of known thresholds; what is pending is not in it.
+        self._totals: dict[Scale, dict[tuple[int, ...], Sparse]] = {}
         self._endpoints: dict[tuple[str, int, str], Sparse] = {}
         self._blocks: dict[int, list[Block]] = {}  # by generation
-        self._seen: dict[tuple[int, int], list[memoryview]] = {}  # (generation, slot) → per block
-        self._pending: list[Delta] = []
+        self._seen: dict[tuple[int, int], list[_Seen | None]] = {}  # (generation, slot) → per block
+        # What was harvested and not taken: scale → incarnation and known thresholds → what was added.
+        self._pending: dict[Scale, dict[tuple[int, tuple[int, ...]], Sparse]] = {}
 
-    def harvest(self, live: Sequence[Generation], part: int = 0, parts: int = 1) -> None:
-        """Read all living regions, or one of `parts` of their blocks; `take` returns what was added."""
+    def harvest(self, live: Sequence[Generation]) -> None:
+        """Read all living regions; `take` returns what was added."""
         for generation in live:
             for slot, region in generation.counters.items():
-                self._harvest(generation, slot, region, part, parts)
+                self._harvest(generation, slot, region, 0, 1)
+
+    def harvest_lately(self, live: Sequence[Generation], part: int, parts: int) -> None:
+        """Read one of `parts` of what the history keeps."""
+        for generation in live:
+            for slot, region in generation.counters.items():
+                self._harvest(generation, slot, region, part, parts, lately=True)
 
     def take(self) -> list[Delta]:
-        """Return the deltas of all harvests and folds since the last call."""
-        pending, self._pending = self._pending, []
-        return pending
+        """Return the deltas of all harvests and folds since the last call; they are the caller's to read only."""
+        pending, self._pending = self._pending, {}
+        deltas: list[Delta] = []
+        for scale, many in pending.items():
+            totals = self._totals.setdefault(scale, {})
+            for (incarnation, thresholds_us), counts in many.items():
+                hdr.add(totals.setdefault(thresholds_us, {}), counts)
+                deltas.append(Delta(scale, incarnation, counts))
+        return deltas
 
     def fold(self, generation: Generation, slot: int, region: Segment) -> None:
         """Read a region for the last time."""
-        self._harvest(generation, slot, region)
+        self._harvest(generation, slot, region, 0, 1)
         del self._seen[generation.number, slot]
         for index, version, at, endpoint in generation.table.endpoints():
             start = generation.counters_layout.endpoints[index][version][at] + layout.ENDPOINT_HDR
@@ -107,12 +138,11 @@ class Scales:
 
     def total(self, scale: Scale) -> Sparse:
         """Return all that was ever harvested of a scale."""
-        return hdr.merge(self._totals.get(scale, {}).values())
+        return hdr.merge(counts for _, counts in self._parts(scale))
 
     def total_without(self, scale: Scale, threshold_us: int) -> Sparse:
         """Return the part of `total` whose table did not know a threshold."""
-        sets = self._totals.get(scale, {})
-        return hdr.merge(counts for known, counts in sets.items() if threshold_us not in known)
+        return hdr.merge(counts for known, counts in self._parts(scale) if threshold_us not in known)
 
     def endpoint(self, live: Sequence[Generation], service: str, version: int, url: str) -> Sparse:
         """Return an endpoint's histogram since the start, read now."""
@@ -127,27 +157,39 @@ class Scales:
                     ]
         return hdr.merge(parts)
 
-    def _harvest(self, generation: Generation, slot: int, region: Segment, part: int = 0, parts: int = 1) -> None:
+    def _harvest(
+        self, generation: Generation, slot: int, region: Segment, part: int, parts: int, *, lately: bool = False
+    ) -> None:
         blocks = self._blocks.get(generation.number)
         if blocks is None:
             blocks = self._blocks[generation.number] = _blocks_of(generation)
-        seen = self._seen.setdefault((generation.number, slot), [_NOTHING] * len(blocks))
+        seen = self._seen.setdefault((generation.number, slot), [None] * len(blocks))
+        words = region.words
         for number in range(part, len(blocks), parts):
             block = blocks[number]
-            now = region.words[block.start : block.start + block.words]
+            if lately and block.scale.kind not in LATELY:
+                break  # they stand behind the others
+            now = words[block.start : block.start + block.words]
+            raw = bytes(now)
             before = seen[number]
-            if now == before[: block.words]:
-                continue
-            if before is _NOTHING:
-                before = seen[number] = memoryview(array("Q", bytes(layout.WORD * block.words)))
-            counts = _added(now, before)
-            total = self._totals.setdefault(block.scale, {}).setdefault(block.thresholds_us, {})
-            for at, added in counts.items():
-                total[at] = total.get(at, 0) + added
-            self._pending.append(Delta(block.scale, block.incarnation, counts))
+            if before is None:
+                if raw == _ZEROS[: len(raw)]:
+                    continue
+                before = seen[number] = _Seen(len(raw))
+            known = before.words.tobytes()
+            if raw != known:
+                pending = self._pending.setdefault(block.scale, {})
+                _grow(pending.setdefault((block.incarnation, block.thresholds_us), {}), now, before, raw, known)
+
+    def _parts(self, scale: Scale) -> Iterator[tuple[tuple[int, ...], Sparse]]:
+        """Yield all that was ever harvested of a scale, each part with the thresholds that its table knew."""
+        yield from self._totals.get(scale, {}).items()
+        for (_, thresholds_us), counts in self._pending.get(scale, {}).items():
+            yield thresholds_us, counts
 
 
 def _blocks_of(generation: Generation) -> list[Block]:
+    """Return the blocks of a generation, those that the history keeps first."""
     places = generation.counters_layout
     blocks = [Block(Scale(OVERHEAD), 0, (), places.process + layout.PROCESS_OVERHEAD_HDR, layout.HDR_WORDS)]
     for index, service in enumerate(generation.table.services):
@@ -163,25 +205,31 @@ def _blocks_of(generation: Generation) -> list[Block]:
                 Block(Scale(TOTAL, name, version), life, thresholds, at + layout.VERSION_TOTAL_HDR, layout.HDR_WORDS),
                 Block(Scale(TTFB, name, version), life, first, at + layout.VERSION_TTFB_HDR, layout.HDR_WORDS),
             ]
-    return blocks
+    return sorted(blocks, key=lambda block: block.scale.kind not in LATELY)
 
 
-def _added(now: memoryview, before: memoryview) -> Sparse:
-    """Return what the words of a block grew by, and bring `before` up to date."""
-    counts: Sparse = {}
-    for start in range(0, len(now), _PART):
-        part = now[start : start + _PART]
-        known = before[start : start + _PART]
-        if part == known:
+def _grow(counts: Sparse, now: memoryview, before: _Seen, raw: bytes, known: bytes) -> None:
+    """Add to `counts` what the words of a block grew by, and bring `before` up to date.
+
+    `raw` and `known` are the bytes of `now` and of `before`.
+    """
+    if raw[: before.begin] != known[: before.begin] or raw[before.end :] != known[before.end :]:
+        differ = [
+            at for at in range(0, len(raw), _PART_BYTES) if raw[at : at + _PART_BYTES] != known[at : at + _PART_BYTES]
+        ]
+        before.begin, before.end = min(before.begin, differ[0]), max(before.end, differ[-1] + _PART_BYTES)
+    words = before.words
+    for start in range(before.begin, before.end, _PART_BYTES):
+        if raw[start : start + _PART_BYTES] == known[start : start + _PART_BYTES]:
             continue
-        for at, (new, old) in enumerate(zip(part.tolist(), known.tolist(), strict=True)):
-            if new == old:
-                continue
-            if new < old:
-                raise CounterWentBack(f"word {start + at} of a block shrank from {old} to {new}")
-            counts[start + at] = new - old
-            known[at] = new
-    return counts
+        at = start // layout.WORD
+        for new, old in zip(now[at : at + _PART].tolist(), words[at : at + _PART].tolist(), strict=True):
+            if new != old:
+                if new < old:
+                    raise CounterWentBack(f"word {at} of a block shrank from {old} to {new}")
+                counts[at] = counts.get(at, 0) + new - old
+                words[at] = new
+            at += 1
 
 
 def _sparse(words: memoryview) -> Sparse:

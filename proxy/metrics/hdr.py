@@ -88,9 +88,14 @@ def merge(parts: Iterable[Mapping[int, int]]) -> dict[int, int]:
         if not total:
             total = dict(part)
             continue
-        for at, count in part.items():
-            total[at] = total.get(at, 0) + count
+        add(total, part)
     return total
+
+
+def add(total: dict[int, int], part: Mapping[int, int]) -> None:
+    """Add a sparse histogram to `total`."""
+    for at, count in part.items():
+        total[at] = total.get(at, 0) + count
 
 
 def sum_us(counts: Mapping[int, int]) -> int:
