@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -17,8 +18,8 @@ from proxy.cli.plan import described
 from proxy.config.units import parse_duration, parse_share
 from proxy.rollout.analysis import INCONCLUSIVE
 from proxy.rollout.plan import LATENCIES, METRICS, Limit
-from proxy.rollout.recording import Recording, metric_of, read
-from proxy.rollout.replay import Replay
+from proxy.rollout.recording import read_files
+from proxy.rollout.replay import Replay, limit_of
 from proxy.rollout.replay import replay as judge_again
 
 EPOCH_S = 1e9  # a journal whose times are larger counts from 1970
@@ -36,13 +37,15 @@ def replay(
 ) -> None:
     """Say when a recorded run would have been rolled back by these limits."""
     wanted = None if limits is None else checked(parse_limits, limits, "--limits")
-    recording = read(_lines(journal), str(journal[0]))
-    rules = wanted or recorded(recording)
-    found = judge_again(recording, rules)
+    recording = read_files((str(path), _lines(path)) for path in journal)
+    if wanted is None and not any(block.header.limits or block.header.judged for block in recording.blocks):
+        cure = "give some with --limits, such as --limits error_rate=1%,p99=200ms"
+        raise UsageError("the journal names no limits", where=recording.name, cure=cure)
+    found = judge_again(recording, wanted)
     if output is Format.JSON:
         typer.echo(json.dumps(found.plain()))
     else:
-        typer.echo("\n".join(_page(found, rules)))
+        typer.echo("\n".join(_page(found, wanted)))
 
 
 def parse_limits(given: str) -> tuple[Limit, ...]:
@@ -62,38 +65,22 @@ def parse_limits(given: str) -> tuple[Limit, ...]:
             number = parse_duration(bound) * 1000 if metric in LATENCIES else parse_share(bound)
         except ValueError as error:
             raise ValueError(f"has {metric}={bound}, which {error}") from None
-        found.append(_limit(metric, round(number, 9)))
+        found.append(limit_of(metric, round(number, 9)))
     return tuple(found)
 
 
-def recorded(recording: Recording) -> tuple[Limit, ...]:
-    """Return the limits that a journal's header names; `UsageError` if it names none."""
-    limits = [_limit(metric_of(called), bound) for called, bound in recording.limits.items()]
-    if not limits:
-        raise UsageError(
-            "the journal names no limits",
-            where=recording.name,
-            cure="give some with --limits, such as --limits error_rate=1%,p99=200ms",
-        )
-    return tuple(limits)
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8", errors="replace") as file:
+            yield from file
+    except (OSError, EOFError) as error:
+        why = (getattr(error, "strerror", None) or str(error)).lower()
+        raise UsageError(f"the journal cannot be read: {why}", where=str(path)) from None
 
 
-def _limit(metric: str, bound: float) -> Limit:
-    return Limit(metric, min=bound) if metric == "availability" else Limit(metric, max=bound)
-
-
-def _lines(paths: list[Path]) -> Iterator[str]:
-    for path in paths:
-        try:
-            with path.open(encoding="utf-8", errors="replace") as file:
-                yield from file
-        except OSError as error:
-            why = (error.strerror or "unreadable").lower()
-            raise UsageError(f"the journal cannot be read: {why}", where=str(path)) from None
-
-
-def _page(found: Replay, limits: tuple[Limit, ...]) -> Iterator[str]:
-    rules = ", ".join(described(limit) for limit in limits)
+def _page(found: Replay, limits: tuple[Limit, ...] | None) -> Iterator[str]:
+    rules = "the recorded limits" if limits is None else ", ".join(described(limit) for limit in limits)
     counted = f"{found.blocks:,} blocks, {found.requests:,} requests to new, {found.bad:,} of them bad"
     rollback = found.rollback
     if rollback is None:
@@ -105,6 +92,8 @@ def _page(found: Replay, limits: tuple[Limit, ...]) -> Iterator[str]:
     for decision in found.decisions:
         if decision is not rollback:
             yield f"  {_moment(decision.t)}: {decision.reason}, nothing moved; {_numbers(decision.evidence)}"
+    if found.left_out:
+        yield f"  not in a journal, left out: {', '.join(described(limit) for limit in found.left_out)}"
     if rollback is None:
         for verdict in found.verdicts:
             more = (

@@ -1,36 +1,82 @@
 """The block journal: what the judges saw, block after block, in files that `replay` reads (INTERFACE §3).
 
-One file per service beside the state: `STATE.blocks/SERVICE.jsonl`. Its first line is `{"header": {"block_s", "limits",
-"hdr"}}`, each other line a block: `{"t": seconds since the Unix epoch at its end, "stable": {"requests", "bad", "over":
-{"p99": n}}, "new": {…}}`. `over` counts responses slower than the limit of that name in the header; a second limit
-on the same metric is called "p99>150" there. Only blocks in which `new` has weight are written.
+One file per service beside the state: `STATE.blocks/SERVICE.jsonl`. A line is a *header* or a *block*:
 
-A file that has become too large or too old, or whose header no longer fits, is renamed to `SERVICE.N.jsonl` with the
-next number, and the oldest go. Lines are gathered and written once a second by a thread of its own; what a kill -9
-takes away is at most that second. A disk that fails is logged once, and the blocks are lost: the judge does not wait.
+* `{"header": {"block_s", "limits", "hdr", "judged"}}`: by what the blocks after it were judged. It stands first in
+  every file, and again wherever that changes (a stage begins, a person sets a weight, a supervisor starts), so that a
+  rollout is one row of lines and not a file per stage. `limits` are the fixed ones on `new` by name; `judged` has what
+  it takes to judge again: `since` (when the judges were made), `alarm_at`, `stage`, `weight` (percent) and `rules`;
+* `{"t": seconds since the Unix epoch at its end, "stable": {"requests", "bad", "client_errors", "over": {"p99": n},
+  "hist": {index: count}}, "new": {…}}`. `over` counts responses slower than the limit of that name in the header; a
+  second limit on the same metric is called "p99>150". `hist` stands in the block that ends a second and holds what
+  the version's histogram grew by since the block that had one before. `signals`, if any: name → [seen, matched].
+
+A simple reader takes the lines that have a "t". A line is written for every block that began with weight on `new`: the
+one in which a rollback was decided is the last.
+
+A file that has become too large or too old is packed as `SERVICE.N.jsonl.gz` with the next number, and the oldest go:
+together they hold 2 GiB of lines (a week at 3.3 kB/s), which take a sixth of that on the disk.
+Lines are gathered and written once a second by a thread of its own; what a kill -9 takes away is at most that second.
+A disk that fails is logged once, and the blocks are lost: the judge does not wait.
+
+Cost per block and service: 20 µs; 70 µs where it carries histograms of 150 different latencies per version. With these
+a second of lines has 3.3 kB, with 10 latencies 0.9 kB (`python -m loadtests.judge.journal`).
 """
 
 from __future__ import annotations
 
+import gzip
 import logging
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import orjson
 
-from proxy.metrics.snapshot import Judged, ServiceCounts
-from proxy.rollout.plan import Limit
+from proxy.controlplane.history import History
+from proxy.controlplane.scales import TOTAL
+from proxy.metrics.snapshot import Columns, Judged, ServiceCounts
+from proxy.rollout.judges import Court
+from proxy.rollout.plan import COUNTED, HOLD, SHARES, Limit
+from proxy.rollout.state import percent
 from proxy.routing.table import NEW, STABLE, VERSIONS
 
 MOST_BYTES = 64 * 1024 * 1024
 MOST_AGE_S = 7 * 86_400.0
-KEPT = 8  # files of a service, the present one included
+KEPT = 32  # files of a service, the present one included
+PACKED = 3  # how hard old ones are packed
 FLUSH_S = 1.0
 HDR = {"unit": "us", "highest_s": 60, "digits": 2}
+TAIL = 65_536  # bytes at the end of a file in which its last whole line is looked for
 
 log = logging.getLogger("tidegate.blocks")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """By what a block was judged: `limits` in the `court` of a stage, at the weight that `new` had."""
+
+    court: Court
+    limits: tuple[Limit, ...]
+    stage: str
+    weight_bp: int
+
+
+@dataclass(slots=True)
+class _Series:
+    """The blocks of a service that follow each other without a gap, as far as they were written."""
+
+    lives: tuple[object, ...]
+    totals: tuple[Judged, Judged]
+    slice_s: float | None  # the end of the newest second of histograms that was written
+    t: float = 0.0
+    rules: Rules | None = None
+    since: float = 0.0  # when the judges were made, s since the epoch
+    header: bytes = b""
+    over: tuple[tuple[str, bool, int], ...] = ()  # name, of first bytes, column
 
 
 class Blocks:
@@ -44,68 +90,99 @@ class Blocks:
         self._most_age_s = most_age_s
         self._kept = kept
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tidegate-blocks")
-        self._before: dict[str, tuple[object, tuple[Judged, Judged]]] = {}
-        self._lines: dict[str, list[bytes]] = {}
-        self._headers: dict[str, bytes] = {}
+        self._series: dict[str, _Series] = {}
+        self._lines: dict[str, list[tuple[bytes, bytes]]] = {}  # each with its header
+        self._written: dict[str, bytes] = {}  # the last header in the present file; the thread's own
         self._flushed = 0.0
         self._failing = False
 
-    def add(self, counts: ServiceCounts, limits: tuple[Limit, ...], block_s: float, wall: float) -> None:
-        """Add the block that ends at `wall` (s since the epoch); the first one of a series only begins it."""
-        name = counts.name
-        key = (counts.columns, tuple(one.incarnation for one in counts.versions))
+    def begin(self, counts: ServiceCounts, history: History) -> None:
+        """Take note that the next block begins with these totals."""
+        columns = counts.columns
+        lives = (columns, *(one.incarnation for one in counts.versions))
         stable, new = (one.judged for one in counts.versions)
-        before = self._before.get(name)
-        self._before[name] = (key, (stable, new))
-        if before is None or before[0] != key:
-            return
-        named = _named(limits)
-        parts = {STABLE: stable - before[1][STABLE], NEW: new - before[1][NEW]}
-        line: dict[str, Any] = {"t": round(wall, 3)}
-        for version, part in parts.items():
-            over = {
-                called: part.slow[counts.thresholds_us.index(us)]
-                for called, limit in named.items()
-                if (us := limit.threshold_us) in counts.thresholds_us and us is not None and not limit.first_byte
-            }
-            line[VERSIONS[version]] = {"requests": part.requests, "bad": part.bad, "over": over}
-        header = {"block_s": block_s, "limits": {called: limit.max for called, limit in named.items()}, "hdr": HDR}
-        self._headers[name] = orjson.dumps({"header": header})
-        self._lines.setdefault(name, []).append(orjson.dumps(line))
+        before = self._series.get(counts.name)
+        series = self._series[counts.name] = _Series(lives, (stable, new), history.newest_s)
+        if before is not None:
+            series.t = before.t
 
-    def skip(self, service: str) -> None:
-        """Take note that a block is not written: the next one only begins a series."""
-        self._before.pop(service, None)
+    def add(self, counts: ServiceCounts, history: History, rules: Rules, now: float, wall: float) -> None:
+        """Add the block that ends at `now` (monotonic s), which is `wall` (s since the epoch).
+
+        It holds what was counted since the last `begin` or `add`; without one, or when the service counts other things
+        or another version since then, it only begins a series.
+        """
+        series = self._series.get(counts.name)
+        if series is None or series.lives != (counts.columns, *(one.incarnation for one in counts.versions)):
+            self.begin(counts, history)
+            return
+        if rules != series.rules:
+            if series.rules is None or rules.court != series.rules.court:
+                series.since = round(wall - (now - rules.court.began), 3)
+            series.rules, series.header = rules, _header(rules, series.since)
+            series.over = _places(rules.limits, counts.columns)
+        stable, new = (one.judged for one in counts.versions)
+        parts = (stable - series.totals[STABLE], new - series.totals[NEW])
+        # A wall clock that is set back makes no disorder in a journal.
+        series.t = max(round(wall, 3), round(series.t + 0.001, 3))
+        line: dict[str, Any] = {"t": series.t}
+        for name, part in zip(VERSIONS, parts, strict=True):
+            line[name] = {
+                "requests": part.requests,
+                "bad": part.bad,
+                "client_errors": part.client_errors,
+                "over": {
+                    called: (part.ttfb_slow if first_byte else part.slow)[column]
+                    for called, first_byte, column in series.over
+                },
+            }
+            if part.signals:
+                line[name]["signals"] = {
+                    key.name: pair for key, pair in zip(counts.columns.signals, part.signals, strict=True)
+                }
+        self._add_histograms(line, series, counts.name, history)
+        series.totals = (stable, new)
+        found = orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS)
+        self._lines.setdefault(counts.name, []).append((series.header, found))
 
     def flush(self, now: float) -> None:
         """Give what was gathered to the thread, once a second; `now` is monotonic (s)."""
         if now - self._flushed >= FLUSH_S and self._lines:
             self._flushed = now
             lines, self._lines = self._lines, {}
-            self._thread.submit(self._write, lines, dict(self._headers))
+            self._thread.submit(self._write, lines)
 
     def close(self) -> None:
         """Write what there is."""
         if self._lines:
-            self._thread.submit(self._write, self._lines, self._headers)
+            self._thread.submit(self._write, self._lines)
             self._lines = {}
         self._thread.shutdown()
 
     def path(self, service: str) -> Path:
         """Return the present file of a service."""
-        return self._directory / f"{quote(service, safe='')}.jsonl"
+        # A dot stands only before the number of a file that was turned over.
+        return self._directory / f"{quote(service, safe='').replace('.', '%2E')}.jsonl"
 
-    def _write(self, lines: dict[str, list[bytes]], headers: dict[str, bytes]) -> None:
+    def files(self, service: str) -> list[Path]:
+        """Return the files of a service that there are, oldest first."""
+        path = self.path(service)
+        return [*_olds(path), *([path] if path.exists() else [])]
+
+    def _add_histograms(self, line: dict[str, Any], series: _Series, name: str, history: History) -> None:
+        newest_s, before_s = history.newest_s, series.slice_s
+        if newest_s is None or newest_s == before_s:
+            return
+        series.slice_s = newest_s
+        if before_s is not None:
+            for version in (STABLE, NEW):
+                line[VERSIONS[version]]["hist"] = history.histogram(name, version, TOTAL, newest_s - before_s)[0]
+
+    def _write(self, lines: dict[str, list[tuple[bytes, bytes]]]) -> None:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             for service, many in lines.items():
-                path = self.path(service)
-                if path.exists() and self._is_full(path, headers[service], many[-1]):
-                    self._rotate(path)
-                text = b"".join(line + b"\n" for line in many)
-                fresh = not path.exists()
-                with path.open("ab") as file:
-                    file.write(headers[service] + b"\n" + text if fresh else text)
+                self._append(service, many)
         except OSError as error:
             if not self._failing:
                 log.error("the block journal cannot be written: %s", error)  # noqa: TRY400  # the sentence says it all
@@ -113,42 +190,109 @@ class Blocks:
         else:
             self._failing = False
 
-    def _is_full(self, path: Path, header: bytes, newest: bytes) -> bool:
-        with path.open("rb") as file:
-            first, second = file.readline(), file.readline()
-        if first.rstrip(b"\n") != header or path.stat().st_size >= self._most_bytes:
+    def _append(self, service: str, many: list[tuple[bytes, bytes]]) -> None:
+        path = self.path(service)
+        if path.exists() and service not in self._written:
+            _cut(path)
+        if path.exists() and self._is_full(path, many[-1][1]):
+            self._rotate(path)
+        before = self._written.get(service) if path.exists() else None
+        text = []
+        for header, line in many:
+            text += [line] if header == before else [header, line]
+            before = header
+        with path.open("ab") as file:
+            file.write(b"\n".join([*text, b""]))
+        self._written[service] = before or b""
+
+    def _is_full(self, path: Path, newest: bytes) -> bool:
+        if path.stat().st_size >= self._most_bytes:
             return True
-        return bool(second) and orjson.loads(newest)["t"] - orjson.loads(second)["t"] >= self._most_age_s
+        with path.open("rb") as file:
+            oldest = next((line for line in file if line.startswith(b'{"t"')), newest)
+        return bool(orjson.loads(newest)["t"] - orjson.loads(oldest)["t"] >= self._most_age_s)
 
     def _rotate(self, path: Path) -> None:
-        def number(old: Path) -> int:
-            return int(old.name.removeprefix(f"{path.stem}.").removesuffix(".jsonl"))
-
-        olds = sorted(
-            (old for old in path.parent.glob("*.jsonl") if _is_old(old.name, path.stem)),
-            key=number,
-        )
-        path.rename(path.with_name(f"{path.stem}.{number(olds[-1]) + 1 if olds else 1}.jsonl"))
+        olds = _olds(path)
+        packed = path.with_name(f"{path.stem}.{_number(olds[-1]) + 1 if olds else 1}.jsonl.gz")
+        half = packed.with_suffix(".half")
+        with path.open("rb") as lines, gzip.open(half, "wb", compresslevel=PACKED) as file:
+            shutil.copyfileobj(lines, file)
+        half.rename(packed)
+        path.unlink()
         for old in olds[: max(0, len(olds) + 2 - self._kept)]:
             old.unlink()
 
 
-def _is_old(name: str, stem: str) -> bool:
-    rest = name.removeprefix(f"{stem}.").removesuffix(".jsonl")
-    return name.startswith(f"{stem}.") and rest.isdigit()
+def _olds(path: Path) -> list[Path]:
+    """Return the files that were turned over, oldest first."""
+    return sorted((old for old in path.parent.glob("*.jsonl.gz") if _stem(old) == path.stem), key=_number)
+
+
+def _stem(old: Path) -> str:
+    return old.name.split(".")[0]
+
+
+def _number(old: Path) -> int:
+    return int(old.name.split(".")[1])
+
+
+def _cut(path: Path) -> None:
+    """Take away what stands behind the last whole line: a machine that lost its power may leave half of one."""
+    with path.open("rb+") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - TAIL))
+        tail = file.read()
+        if tail and not tail.endswith(b"\n"):
+            file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
+
+
+def _header(rules: Rules, since: float) -> bytes:
+    limits = {called: limit.max if limit.min is None else limit.min for called, limit in _named(rules.limits).items()}
+    judged = {
+        "since": since,
+        "alarm_at": rules.court.alarm_at,
+        "stage": rules.stage or None,
+        "weight": percent(rules.weight_bp),
+        "rules": [_rule(limit) for limit in rules.limits if limit.action != HOLD],
+    }
+    return orjson.dumps(
+        {"header": {"block_s": rules.court.plan.block_s, "limits": limits, "hdr": HDR, "judged": judged}}
+    )
+
+
+def _rule(limit: Limit) -> dict[str, Any]:
+    """Return the fields of a limit that are not what they are by default."""
+    return {
+        one.name: value
+        for one in fields(limit)
+        if (value := getattr(limit, one.name)) != one.default or one.name == "metric"
+    }
+
+
+def _places(limits: tuple[Limit, ...], columns: Columns) -> tuple[tuple[str, bool, int], ...]:
+    """Return for each latency limit its name and the column that counts what is slower."""
+    found = []
+    for called, limit in _named(limits).items():
+        edges = columns.ttfb_thresholds_us if limit.first_byte else columns.thresholds_us
+        if limit.threshold_us in edges:
+            found.append((called, limit.first_byte, edges.index(limit.threshold_us)))
+    return tuple(found)
 
 
 def _named(limits: tuple[Limit, ...]) -> dict[str, Limit]:
     """Return the fixed limits on `new` by the names that they have in the journal."""
     named: dict[str, Limit] = {}
     for limit in limits:
-        if limit.version != NEW or limit.max is None or limit.max_ratio is not None or limit.action == "hold":
+        if limit.version != NEW or limit.max_ratio is not None or limit.action == HOLD or limit.source != COUNTED:
             continue
-        if limit.quantile is None and limit.metric != "error_rate":
+        # A bare name means what `replay --limits` takes it for: a minimum of availability, a maximum of all else.
+        least = limit.metric == "availability"
+        if (limit.min if least else limit.max) is None or (limit.quantile is None and limit.metric not in SHARES):
             continue
         taken = named.get(limit.metric)
         if taken is None:
             named[limit.metric] = limit
-        elif taken.max != limit.max:
-            named[f"{limit.metric}>{limit.max:g}"] = limit
+        elif (taken.max, taken.min) != (limit.max, limit.min):
+            named[f"{limit.metric}>{limit.max if limit.min is None else limit.min:g}"] = limit
     return named

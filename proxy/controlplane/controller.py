@@ -25,7 +25,7 @@ from secrets import token_hex
 from proxy.clock import Clock
 from proxy.config.addresses import parse_endpoint
 from proxy.controlplane import explain, registry, view
-from proxy.controlplane.blocks import Blocks
+from proxy.controlplane.blocks import Blocks, Rules
 from proxy.controlplane.checks import Checks
 from proxy.controlplane.collector import ENDPOINT_STATES, Collector
 from proxy.controlplane.commits import Commit, Commits, Versions, not_stored
@@ -40,11 +40,11 @@ from proxy.controlplane.operations import Json, Order
 from proxy.controlplane.rollouts import DRILL_BAD, Rollouts
 from proxy.controlplane.scales import Scale
 from proxy.controlplane.store import REGISTERED, Change, Store, Stored
-from proxy.controlplane.watch import compared_later, limits_of
+from proxy.controlplane.watch import compared_later
 from proxy.errors import Problem, Refused, StateError
 from proxy.ipc.layout import ENDPOINT_DOWN, ENDPOINT_READY, FLAG_WATCHDOG_OFF
 from proxy.metrics.expose import ServiceStanding
-from proxy.metrics.snapshot import ServiceCounts
+from proxy.metrics.snapshot import ServiceCounts, Snapshot
 from proxy.rollout.analysis import Reading, evidence, reason_of, value
 from proxy.rollout.effect import Note
 from proxy.rollout.event import Breach, Event, NewChanged, NewRemoved, Rollback, SetWeight, Tick, WorkerLost
@@ -176,6 +176,7 @@ class Controller:
         now = snapshot.time_s
         tick_s = self.tick_s
         self._say_silence(now)
+        judged = [(entry, entry.state) for entry in self._entries.values()]
         for name, entry in self._entries.items():
             watch, counts = entry.watch, snapshot.services[name]
             if entry.drilling:
@@ -197,11 +198,9 @@ class Controller:
             self._tell(entry)
             self._report(entry, now)
             self._verify(entry, counts, now)
-            self._keep_block(entry, counts)
         self.commits.store_again(self._entries.values(), now)
         self._collector.keep()
-        if self._blocks is not None:
-            self._blocks.flush(now)
+        self._keep_blocks(judged, snapshot)
         self._last_tick = now
         self._ticked.set()
         self._ticked = asyncio.Event()
@@ -603,13 +602,21 @@ class Controller:
             entry.verification = None
             self.commits.say(entry, kind, entry.state.reason, numbers)
 
-    def _keep_block(self, entry: Entry, counts: ServiceCounts) -> None:
-        if self._blocks is None:
+    def _keep_blocks(self, judged: Sequence[tuple[Entry, ServiceState]], snapshot: Snapshot) -> None:
+        """Write down the blocks that ended now, as they were judged: before what was decided on them."""
+        blocks, now = self._blocks, snapshot.time_s
+        if blocks is None:
             return
-        if entry.state.weight_bp:
-            self._blocks.add(counts, limits_of(entry.plan, entry.state), entry.plan.block_s, self._clock.wall())
-        else:
-            self._blocks.skip(entry.plan.name)
+        wall, history = self._clock.wall(), self._collector.history
+        for entry, state in judged:
+            watch, counts = entry.watch, snapshot.services[entry.plan.name]
+            if not state.weight_bp or watch.court is None:
+                blocks.begin(counts, history)
+            elif watch.judged:
+                at = state.rollout if state.phase != ROLLED_BACK else None
+                stage = "" if at is None else at.now_at.name
+                blocks.add(counts, history, Rules(watch.court, watch.limits, stage, state.weight_bp), now, wall)
+        blocks.flush(now)
 
     def worker_lost(self, slot: int, why: str) -> None:
         """Tell every service that has users on `new` that a worker has died."""

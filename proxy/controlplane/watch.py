@@ -45,6 +45,9 @@ class Watch:
         self.reach = (Reach(), Reach())
         self.stable_ready = True
         self.requests = 0  # to `new` since the judges were made
+        self.judged = False  # whether a block ended at the last look
+        self.court: Court | None = None  # of the judges, with the limits in force
+        self.limits: tuple[Limit, ...] = ()
         self._judges: list[Judge] = []
         self._block = 0  # the number of the last block that ended
         self._place: int | None = None  # where that is on the grid; `None`: the next tick ends a block
@@ -86,7 +89,8 @@ class Watch:
         if self._injected is not None:
             new += self._injected
         self._totals = (stable, new)
-        if not self._block_ends(plan.block_s, now, tick_s):
+        self.judged = self._block_ends(plan.block_s, now, tick_s)
+        if not self.judged:
             return
         self._block += 1
         sight = Sight(
@@ -248,7 +252,8 @@ class Watch:
         rollout = state.rollout if state.judged_since is not None else None
         weight_bp = state.weight_bp if rollout is None else rollout.now_at.weight_bp
         level = budget(plan, None if rollout is None else rollout.plan)
-        court = Court(plan, counts.columns, began, level, weight_bp)
+        court = self.court = Court(plan, counts.columns, began, level, weight_bp)
+        self.limits = limits
         self._judges = [
             judge_for(court if limit.version == NEW else replace(court, began=0.0), limit) for limit in limits
         ]

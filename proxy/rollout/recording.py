@@ -1,13 +1,15 @@
 """Reading a block journal: what was counted of both versions, block after block (INTERFACE §3).
 
-A journal is JSON lines. A `{"header": {"block_s", "limits", "hdr"}}` may come first (and again where a file was
-rotated); every other line is a block: `{"t": seconds at its end, "stable": {"requests", "bad", "over": {"p99": n},
-"hist": {index: count}}, "new": {…}}`. `over` counts what was slower than the limit of that name in the header (a
-second limit on p99 is "p99>150"); `hist` are HDR counts (`proxy.metrics.hdr`).
+A journal is JSON lines. A `{"header": {"block_s", "limits", "hdr"}}` may come first, and again wherever that changes;
+every other line is a block: `{"t": seconds at its end, "stable": {"requests", "bad", "over": {"p99": n}, "hist":
+{index: count}}, "new": {…}}`. `over` counts what was slower than the limit of that name in the header (a second limit
+on p99 is "p99>150"); `hist` are HDR counts (`proxy.metrics.hdr`) of all blocks since the one that had some before.
+What Tidegate itself writes (`proxy.controlplane.blocks`) also holds `client_errors`, `signals` (name → [seen, matched])
+and in the header `judged`, by which the very judges can be made again.
 
 What a latency limit needs to be judged again, in this order: an `over` that was recorded for the same latency (exact,
-hung requests included); histograms; without a header, the `over` of the same metric is taken at its word. Nothing of
-these: the journal cannot answer, and says so.
+hung requests included); histograms (0.8 % coarse, by the second, without what still hangs); without a header, the
+`over` of the same metric is taken at its word. Nothing of these: the journal cannot answer, and says so.
 
 Rules: a journal is checked line by line and as a whole; every mistake has its line (`ConfigError`). Unknown keys are
 left alone, so that a journal may hold more than is needed here.
@@ -18,15 +20,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from statistics import median
 from typing import Any, TypeGuard
 
 from proxy.errors import ConfigError, Problem
 from proxy.metrics import hdr
-from proxy.metrics.snapshot import Columns, Judged
-from proxy.rollout.plan import FIRST_BYTE, LATENCIES, SHARES, Limit
+from proxy.metrics.snapshot import Columns, Judged, SignalKey
+from proxy.rollout.plan import COUNTED, FIRST_BYTE, LATENCIES, SHARES, SIGNAL, Limit
+from proxy.routing.table import FULL
 
 BLOCK_S = 0.25  # of a journal that does not say it and has a single block
 MOST_PROBLEMS = 20
@@ -36,11 +39,23 @@ _FACTORS = {"%": 0.01, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
 
 @dataclass(frozen=True, slots=True)
+class Judging:
+    """How blocks were judged: since when (s), with which alarm (`proxy.rollout.judges.budget`), where, by what."""
+
+    since: float
+    alarm_at: float
+    stage: str
+    weight_bp: int
+    rules: tuple[Limit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What the journal says of itself. `limits`: by their names; shares 0…1, latencies in ms."""
 
     block_s: float | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+    judged: Judging | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +67,14 @@ class Sample:
     client_errors: int | None = None
     over: Mapping[str, int] = field(default_factory=dict)
     hist: Mapping[int, int] | None = None
+    signals: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block, by the number of its line; `t` is its end in seconds (since 1970, or since anything else)."""
+    """One block, by file and number of its line; `t` is its end in seconds (since 1970, or since anything else)."""
 
+    file: str
     line: int
     t: float
     stable: Sample
@@ -81,32 +98,41 @@ class Recording:
 
 def read(lines: Iterable[str], name: str = "journal") -> Recording:
     """Return the journal; raise `ConfigError` with its mistakes."""
+    return read_files([(name, lines)])
+
+
+def read_files(files: Iterable[tuple[str, Iterable[str]]]) -> Recording:
+    """Return the journal that files are together, oldest first, each with its name; `ConfigError` as `read`."""
     blocks: list[Block] = []
     problems: list[Problem] = []
-    header = Header()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            plain = _object(line)
-            if "header" in plain:
-                header = _header(plain["header"])
+    header, first = Header(), ""
+    for name, lines in files:
+        first = first or name
+        for number, line in enumerate(lines, 1):
+            if not line.strip() or len(problems) == MOST_PROBLEMS:
                 continue
-            t = _after(blocks, plain.get("t"))
-            block = Block(number, t, _sample(plain, "stable"), _sample(plain, "new"), header)
-        except ValueError as error:
-            problems.append(Problem("", str(error), name, number, 1))
-            if len(problems) == MOST_PROBLEMS:
-                break
-        else:
-            blocks.append(block)
+            try:
+                plain = _object(line)
+                if "header" in plain:
+                    header = _header(plain["header"])
+                else:
+                    blocks.append(_block(plain, name, number, header, blocks))
+            except ValueError as error:
+                problems.append(Problem("", str(error), name, number, 1))
     if not blocks and not problems:
         problems.append(
-            Problem("", 'has no blocks: lines such as {"t": 1, "new": {"requests": 20, "bad": 0}}', name, 1, 1)
+            Problem("", 'has no blocks: lines such as {"t": 1, "new": {"requests": 20, "bad": 0}}', first, 1, 1)
         )
     if problems:
         raise ConfigError(problems)
-    return Recording(name, tuple(blocks), header.block_s or _usual(blocks))
+    return Recording(first, tuple(blocks), header.block_s or _usual(blocks))
+
+
+def _block(plain: Mapping[str, Any], name: str, number: int, header: Header, blocks: Sequence[Block]) -> Block:
+    t = _after(blocks, plain.get("t"))
+    if "stable" not in plain and "new" not in plain:
+        raise ValueError('has neither "stable" nor "new": a block is {"t": 1, "new": {"requests": 20, "bad": 0}}')
+    return Block(name, number, t, _sample(plain, "stable"), _sample(plain, "new"), header)
 
 
 class Reader:
@@ -127,7 +153,10 @@ class Reader:
         self._metrics = {
             (limit.first_byte, limit.threshold_us): limit.metric for limit in limits if limit.threshold_us is not None
         }
-        self.columns = Columns(self._edges[False], self._edges[True])
+        signals = dict.fromkeys(limit.metric for limit in limits if limit.source == SIGNAL)
+        self.columns = Columns(
+            self._edges[False], self._edges[True], tuple(SignalKey(signal, "", "") for signal in signals)
+        )
         problems = [found for limit in limits if (found := self._missing(limit))]
         if problems:
             raise ConfigError(problems)
@@ -148,19 +177,22 @@ class Reader:
             fast=fast,
             ttfb_slow=ttfb_slow,
             ttfb_fast=ttfb_fast,
+            signals=tuple(sample.signals.get(signal.name, (0, 0)) for signal in self.columns.signals),
         )
 
     def _counts(self, block: Block, sample: Sample, *, first_byte: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
         slow, fast = [], []
         for edge in self._edges[first_byte]:
             over = self._over(block.header, sample, edge, first_byte=first_byte)
-            if over is not None or sample.hist is None or first_byte:
-                slow.append(over or 0)
+            if over is not None:
+                slow.append(over)
                 # What hangs is over before it has ended: it is no request yet.
-                fast.append(max(0, sample.requests - (over or 0)))
+                fast.append(max(0, sample.requests - over))
             else:
-                within = hdr.within(sample.hist, edge)
-                slow.append(sum(sample.hist.values()) - within)
+                # A block without a histogram is part of the next one that has one.
+                hist = sample.hist or {}
+                within = hdr.within(hist, edge)
+                slow.append(sum(hist.values()) - within)
                 fast.append(within)
         return tuple(slow), tuple(fast)
 
@@ -175,19 +207,20 @@ class Reader:
 
     def _missing(self, limit: Limit) -> Problem | None:
         """Return why a limit cannot be judged by this journal."""
-        name, blocks = self._recording.name, [one for one in self._recording.blocks if one.new.requests]
-        if limit.metric == "client_error_rate":
-            if all(block.new.client_errors is not None for block in blocks):
-                return None
-            return Problem(limit.metric, "client errors are not in the journal", name, blocks[0].line, 1)
-        if limit.metric not in (*SHARES, *LATENCIES):
+        blocks = [one for one in self._recording.blocks if one.new.requests]
+        if limit.source == SIGNAL and any(limit.metric in block.new.signals for block in blocks):
+            return None
+        if limit.source != COUNTED or limit.metric not in (*SHARES, *LATENCIES):
             return Problem(limit.metric, "is not in the journal: it is no share or latency of every service")
         edge = limit.threshold_us
-        if edge is None or (self._hists and not limit.first_byte):
-            return None
         for block in blocks:
+            if limit.metric == "client_error_rate" and block.new.client_errors is None:
+                what = 'client errors are not in the journal (a block has them as "client_errors")'
+                return Problem(limit.metric, what, block.file, block.line, 1)
+            if edge is None or (self._hists and not limit.first_byte):
+                continue
             if self._over(block.header, block.new, edge, first_byte=limit.first_byte) is None:
-                return Problem(limit.metric, self._cure(limit, block), name, block.line, 1)
+                return Problem(limit.metric, self._cure(limit, block), block.file, block.line, 1)
         return None
 
     def _cure(self, limit: Limit, block: Block) -> str:
@@ -198,7 +231,11 @@ class Reader:
         ]
         there = f"recorded: {', '.join(recorded)}" if recorded else "no count of slow responses is recorded"
         what = "no histograms" if not limit.first_byte else "no histograms of first bytes"
-        return f"the journal has {what}, so that only a latency limit that was recorded can be judged again ({there})"
+        cure = (
+            f"give that one with --limits, such as --limits {recorded[0]}" if recorded else "leave it out of --limits"
+        )
+        why = f"the journal has {what}, so that only a latency limit that was recorded can be judged again"
+        return f"{why} ({there}): {cure}"
 
 
 def metric_of(called: str) -> str:
@@ -225,7 +262,36 @@ def _header(plain: Any) -> Header:
     scale = plain.get("hdr")
     if isinstance(scale, dict) and any(key in scale and scale[key] != value for key, value in _SCALE.items()):
         raise ValueError(f"header.hdr: histograms of another scale cannot be read; ours is {json.dumps(_SCALE)}")
-    return Header(block_s, _limits(plain.get("limits") or {}))
+    judged = plain.get("judged")
+    return Header(block_s, _limits(plain.get("limits") or {}), None if judged is None else _judging(judged))
+
+
+def _judging(plain: Any) -> Judging:
+    if not isinstance(plain, dict):
+        raise ValueError("header.judged: is not an object")  # noqa: TRY004
+    since, alarm_at, weight = (plain.get(key) for key in ("since", "alarm_at", "weight"))
+    if not (_is_number(since) and _is_number(alarm_at) and _is_number(weight)):
+        raise ValueError("header.judged: since, alarm_at and weight must be numbers")
+    rules = plain.get("rules")
+    if not isinstance(rules, list):
+        raise ValueError("header.judged.rules: must be a list of limits")  # noqa: TRY004
+    found = tuple(_rule(rule, number) for number, rule in enumerate(rules))
+    return Judging(float(since), float(alarm_at), str(plain.get("stage") or ""), round(weight * FULL / 100), found)
+
+
+def _rule(plain: Any, number: int) -> Limit:
+    at = f"header.judged.rules.{number}"
+    if not isinstance(plain, dict) or not isinstance(plain.get("metric"), str):
+        raise ValueError(f'{at}: must be an object with a "metric"')  # noqa: TRY004
+    kinds = {one.name: one.default for one in fields(Limit)}
+    for key, value in plain.items():
+        if key not in kinds:
+            raise ValueError(f"{at}.{key}: is no field of a limit")
+        text = key == "metric" or isinstance(kinds[key], str)
+        fits = isinstance(value, str) if text else isinstance(value, bool) or _is_number(value) or value is None
+        if not fits:
+            raise ValueError(f"{at}.{key}: must be {'a text' if text else 'a number'}")
+    return Limit(**plain)
 
 
 def _limits(plain: Any) -> dict[str, float]:
@@ -264,13 +330,19 @@ def _sample(plain: Mapping[str, Any], version: str) -> Sample:
     if bad > requests + 1:  # counters are read without any order between them: one may be seen too early
         raise ValueError(f"{version}.bad: is more than requests")
     client_errors = found.get("client_errors")
-    return Sample(
+    sample = Sample(
         requests=requests,
         bad=bad,
         client_errors=None if client_errors is None else _count(client_errors, f"{version}.client_errors"),
         over={key: _count(value, f"{version}.over.{key}") for key, value in _mapping(found, "over", version).items()},
         hist=_hist(found, version),
+        signals={
+            key: _pair(value, f"{version}.signals.{key}") for key, value in _mapping(found, "signals", version).items()
+        },
     )
+    if found and "requests" not in found:
+        raise ValueError(f"{version}.requests: is missing")
+    return sample
 
 
 def _hist(found: Mapping[str, Any], version: str) -> dict[int, int] | None:
@@ -289,6 +361,12 @@ def _mapping(found: Mapping[str, Any], key: str, version: str) -> Mapping[str, A
     if not isinstance(plain, dict):
         raise ValueError(f"{version}.{key}: must be an object")  # noqa: TRY004
     return plain
+
+
+def _pair(value: Any, key: str) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{key}: must be [seen, matched]")
+    return _count(value[0], key), _count(value[1], key)
 
 
 def _count(value: Any, key: str) -> int:

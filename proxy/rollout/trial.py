@@ -38,14 +38,19 @@ class Trial:
         *,
         measure: Measure = lambda _: None,
         promotes: bool = False,
+        alarm_at: float | None = None,
     ) -> None:
-        """Take the plan and state. `promotes`: somebody promotes manual stages as soon as all is well."""
+        """Take the plan and state. `promotes`: somebody promotes manual stages as soon as all is well.
+
+        `alarm_at`: the evidence that makes an alarm, where it was given another time than by this plan.
+        """
         self.plan = plan
         self.state = state
         self.verdicts: tuple[Verdict, ...] = ()
         self._columns = columns
         self._measure = measure
         self._promotes = promotes
+        self._alarm_at = alarm_at
         empty = nothing(len(columns.thresholds_us), len(columns.ttfb_thresholds_us), len(columns.signals))
         self._totals = (empty, empty)
         self._windows = (Window(columns), Window(columns))
@@ -97,7 +102,7 @@ class Trial:
         self._told.clear()
         began = now if since is None else since
         weight_bp = self.state.weight_bp if rollout is None else rollout.now_at.weight_bp
-        level = budget(self.plan, None if rollout is None else rollout.plan)
+        level = self._alarm_at or budget(self.plan, None if rollout is None else rollout.plan)
         court = Court(self.plan, self._columns, began, level, weight_bp)
         self._judges = [judge_for(court, limit) for limit in limits]
         self._from = self._totals

@@ -1,10 +1,13 @@
+import gzip
 import json
 
 import pytest
 
-from proxy.controlplane.blocks import Blocks
-from proxy.metrics.snapshot import Judged, ServiceCounts, VersionCounts
-from proxy.rollout.plan import Limit
+from proxy.controlplane.blocks import Blocks, Rules
+from proxy.controlplane.history import History
+from proxy.metrics.snapshot import Columns, Judged, ServiceCounts, VersionCounts
+from proxy.rollout.judges import Court, budget
+from proxy.rollout.plan import Limit, ServicePlan
 from tests.cli.conftest import tidegate
 
 
@@ -54,6 +57,14 @@ def test_several_files_are_one_journal_and_their_limits_are_taken_when_none_are_
     result = tidegate("replay", first, second, "-o", "json")
     assert json.loads(result.output)["blocks"] == 1511
     assert json.loads(result.output)["reason"] == "ErrorRateAboveLimit"
+    packed = tmp_path / "a.1.jsonl.gz"
+    packed.write_bytes(gzip.compress(first.read_bytes()))
+    assert tidegate("replay", packed, second, "-o", "json").output == result.output
+    packed.write_bytes(b"no gzip")
+    assert "cannot be read: not a gzipped file" in tidegate("replay", packed).output
+    second.write_text(second.read_text() + "\n{")
+    assert f"{second}:2:1: is not JSON" in tidegate("replay", first, second).output
+    second.write_text(second.read_text()[:-2])
     result = tidegate("replay", second)
     assert result.exit_code == 2
     assert "the journal names no limits (give some with --limits" in result.output
@@ -102,11 +113,15 @@ def test_what_the_controller_writes_can_be_replayed(tmp_path):
 
     blocks = Blocks(tmp_path)
     limits = (Limit("error_rate", max=0.01), Limit("p99", max=200.0))
+    plan = ServicePlan("web", limits)
+    court = Court(plan, Columns((200_000,)), 0.0, budget(plan, None))
     for number in range(41):
         bad = max(0, number - 30) * 20
         stable = Judged(ended=180 * number, slow=(0,), fast=(180 * number,))
         new = Judged(ended=20 * number, bad=bad, slow=(0,), fast=(20 * number,))
-        blocks.add(counts(stable, new), limits, 0.25, 1_700_000_000 + number / 4)
+        blocks.add(
+            counts(stable, new), History(), Rules(court, limits, "", 1000), number / 4, 1_700_000_000 + number / 4
+        )
     blocks.close()
     found = json.loads(tidegate("replay", blocks.path("web"), "-o", "json").output)
     assert (found["reason"], found["blocks"]) == ("ErrorRateAboveLimit", 40)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.controlplane.blocks import Blocks
 from proxy.controlplane.operations import Order
 from proxy.errors import Refused
 from proxy.ipc import layout
@@ -503,21 +502,6 @@ async def test_a_lost_worker_is_told_and_changes_nothing(start):
     await world.settle()
     assert last(world, "WorkerLost")["evidence"] == {"slot": 1}
     assert world.state().phase == PROGRESSING
-
-
-@running
-async def test_every_judged_block_is_in_the_journal(start):
-    world = await start(PLANS)
-    directory = world.store.path.with_name("blocks")
-    world.controller._blocks = blocks = Blocks(directory)
-    await world.controller.rollouts.start("web", None, ANN)
-    await flow(world, 5)
-    blocks.close()
-    lines = [json.loads(line) for line in blocks.path("web").read_text().splitlines()]
-    assert lines[0]["header"]["limits"] == {"error_rate": 0.01, "p99": 200}
-    assert len(lines) == 20
-    assert lines[1]["new"] == {"requests": 10, "bad": 0, "over": {"p99": 0}}
-    assert lines[2]["t"] - lines[1]["t"] == pytest.approx(0.25, abs=1e-3)
 
 
 @running

@@ -1,0 +1,78 @@
+"""The block journal of a real controller: what is judged is written down, and judged again it says the same."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from proxy.controlplane.blocks import Blocks
+from proxy.rollout.recording import read
+from proxy.rollout.replay import replay
+from proxy.rollout.state import PROGRESSING
+from tests.controlplane.ruled import ANN
+from tests.controlplane.test_controller import running
+from tests.controlplane.test_rollouts import PLANS, flow, last
+
+
+def journalled(world):
+    world.controller._blocks = blocks = Blocks(world.store.path.with_name("blocks"))
+    return blocks
+
+
+def read_lines(blocks):
+    lines = [json.loads(line) for line in blocks.path("web").read_text().splitlines()]
+    return [line["header"] for line in lines if "header" in line], [line for line in lines if "t" in line]
+
+
+@running
+async def test_every_judged_block_is_in_the_journal(start):
+    world = await start(PLANS)
+    blocks = journalled(world)
+    await world.tick()
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 5)
+    blocks.close()
+    (header,), lines = read_lines(blocks)
+    assert header["limits"] == {"error_rate": 0.01, "p99": 200}
+    assert (header["judged"]["stage"], header["judged"]["weight"]) == ("canary", 1)
+    assert len(lines) == 20
+    assert lines[0]["new"] == {"requests": 10, "bad": 0, "client_errors": 0, "over": {"p99": 0}}
+    assert lines[1]["t"] - lines[0]["t"] == pytest.approx(0.25, abs=1e-3)
+    assert sum("hist" in line["new"] for line in lines) in (4, 5)
+
+
+@running
+async def test_the_block_that_rolled_back_is_the_last_one_and_is_judged_so_again(start):
+    world = await start(PLANS)
+    blocks = journalled(world)
+    await world.tick()
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 15)
+    while world.state().phase == PROGRESSING:
+        world.bad(10)
+        await world.tick()
+    await world.settle()
+    await flow(world, 5)
+    blocks.close()
+    headers, lines = read_lines(blocks)
+    assert len(headers) > 1
+    event = last(world, "RolledBack")
+    assert lines[-1]["t"] == pytest.approx(event["time"], abs=0.01)
+    with blocks.path("web").open() as file:
+        found = replay(read(file))
+    assert (found.rollback.t, found.rollback.reason) == (lines[-1]["t"], event["reason"])
+    for key in ("n", "bad", "limit", "judge", "since_breach", "alarm_at"):
+        assert found.rollback.evidence[key] == event["evidence"][key]
+
+
+@running
+async def test_a_line_is_a_block_however_often_the_controller_looks(start):
+    world = await start([replace(PLANS[0], block_s=1.0)])
+    blocks = journalled(world)
+    await world.tick()
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 10)
+    blocks.close()
+    _, lines = read_lines(blocks)
+    assert 10 <= len(lines) <= 11
+    assert {line["new"]["requests"] for line in lines[2:]} == {40}  # blocks lie on a grid
