@@ -10,7 +10,8 @@ Rules:
 * what does not is in force only once it is stored, when somebody ordered it (`risky`). If storing fails, nothing
   has changed. If something else is decided for the service meanwhile, that stands, and this is *overtaken*;
 * the instant of a decision (`decided_ns`) is read right after the store of the weight;
-* the store answers in the order in which it was asked, so that the last decision is what a restart finds.
+* the store answers in the order in which it was asked, so that the last decision is what a restart finds;
+* a hook that a decision owes is stored with it and forgotten with its answer: a restart calls it again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from proxy.controlplane.journal import Journal
 from proxy.controlplane.latch import Latch
 from proxy.controlplane.move import Move
 from proxy.controlplane.operations import Json
-from proxy.controlplane.store import Change, Store, to_row
+from proxy.controlplane.store import Change, Owed, Store, to_row
 from proxy.errors import Refused, StateError
 from proxy.ipc.layout import FLAG_WATCHDOG_OFF
 from proxy.rollout.effect import CallHook, ClearLatch, Note, Shut, StoreSalt, StoreWeight
@@ -39,7 +40,7 @@ from proxy.routing.split import seed_of
 from proxy.routing.table import Version
 
 RETRY_S = 1.0  # so often is tried to store what could not be stored
-KEEP_S = 5.0  # so often what is left of a `ttl` and what has passed of an `after` is stored
+KEEP_S = 1.0  # so often what is left of a `ttl` and what has passed of a stage or an `after` is stored
 
 log = logging.getLogger("tidegate.controller")
 
@@ -54,6 +55,7 @@ class Commit:
     moves: tuple[Move, ...]
     events: tuple[Json, ...]
     versions: Versions
+    owed: tuple[Owed, ...]
     entries: Mapping[str, Entry]
     future: Future[None]
     risky: bool
@@ -67,8 +69,9 @@ class Commit:
 class Commits:
     """Acts on words and latch, and gives to the store.
 
-    `versions`: what is stored of them, by (service, source); `tasks`: what is under way; `on_hook(service, hook)` is
-    told which hooks are to be called after a move that is in force.
+    `versions`: what is stored of them, by (service, source); `tasks`: what is under way. After a move that is in force
+    `on_hook(service, hook)` is told which hooks are to be asked, and `on_owed(owed)` which are to be called and paid;
+    `owes(move, hook)` says which those are (`None`: it is asked).
     """
 
     def __init__(self, generations: Generations, store: Store, latch: Latch, journal: Journal, clock: Clock) -> None:
@@ -81,8 +84,11 @@ class Commits:
         self._clock = clock
         self._unstored_events: list[Json] = []
         self._unstored_versions: dict[tuple[str, str], Version | None] = {}
+        self._unstored_owed: dict[tuple[str, str, int], Owed | None] = {}
         self._tried = self._kept = 0.0
         self.on_hook: Callable[[str, CallHook], None] = lambda _service, _hook: None
+        self.on_owed: Callable[[Owed], None] = lambda _owed: None
+        self.owes: Callable[[Move, CallHook], Owed | None] = lambda _made, _hook: None
 
     def begin(
         self,
@@ -113,8 +119,9 @@ class Commits:
         ]
         now = self._now()
         rows = {one.service: to_row(entries[one.service].latest, now) for one in moves if one.persists}
-        future = self._store.save(Change(rows, versions, events=tuple(events)))
-        return Commit(tuple(moves), tuple(events), versions, entries, future, risky)
+        owed = tuple(found for one in moves for hook in one.hooks if (found := self.owes(one, hook)) is not None)
+        future = self._store.save(Change(rows, versions, owed={one.key: one for one in owed}, events=tuple(events)))
+        return Commit(tuple(moves), tuple(events), versions, owed, entries, future, risky)
 
     async def stored(self, commit: Commit) -> bool:
         """Wait for the store; return False when what was done could not be stored, raise `Refused` if nothing was."""
@@ -132,6 +139,7 @@ class Commits:
                 commit.entries[one.service].dirty = True
             self._unstored_events += commit.events
             self._unstored_versions.update(commit.versions)
+            self._unstored_owed.update({one.key: one for one in commit.owed})
             self._tried = self._now()
             return False
         return True
@@ -156,12 +164,19 @@ class Commits:
         return bool(overtaken)
 
     def announce(self, commit: Commit) -> None:
-        """Tell its events, and which hooks are to be called."""
+        """Tell its events, and which hooks are to be asked or called."""
         for event in commit.events:
             self._journal.announce(event)
+        owed = {(one.service, one.revision): one for one in commit.owed}
         for one in commit.moves:
             # What was overtaken never came to be.
-            if one.hooks and commit.entries[one.service].state.revision >= one.after.revision:
+            came = commit.entries[one.service].state.revision >= one.after.revision
+            debt = owed.get((one.service, one.after.revision))
+            if debt is not None and came:
+                self.on_owed(debt)
+            elif debt is not None:
+                self.pay(debt)
+            elif came:
                 for hook in one.hooks:
                     self.on_hook(one.service, hook)
 
@@ -201,20 +216,37 @@ class Commits:
             self._latch.shut(service, effect.reason, self._clock.wall())
         return stored_ns
 
-    def say(self, entry: Entry, kind: str, reason: str, numbers: Json, *, actor: str = CONTROLLER) -> None:
-        """Tell something that changes no state."""
+    def pay(self, owed: Owed) -> None:
+        """Forget that a hook is owed."""
+        self._unstored_owed[owed.key] = None
+        self.save(())
+
+    def say(
+        self,
+        entry: Entry,
+        kind: str,
+        reason: str,
+        numbers: Json,
+        *,
+        actor: str = CONTROLLER,
+        pays: Owed | None = None,
+    ) -> None:
+        """Tell something that changes no state. `pays`: the hook that is not owed any more with this."""
         as_it_is = shown(entry.state)
         note = Note(kind, actor, reason, as_it_is, as_it_is, numbers)
         event = self._journal.make(entry.plan.name, note, self._clock.wall())
         self._unstored_events.append(event)
+        if pays is not None:
+            self._unstored_owed[pays.key] = None
         self.save(())
         self._journal.announce(event)
 
     def store_again(self, entries: Iterable[Entry], now: float) -> None:
-        """Store what could not be stored, every second; and what time has changed, every five."""
+        """Store what could not be stored, and what time has changed: both every second."""
         every = list(entries)
         dirty = [entry for entry in every if entry.dirty]
-        if (dirty or self._unstored_events or self._unstored_versions) and now - self._tried >= RETRY_S:
+        unstored = self._unstored_events or self._unstored_versions or self._unstored_owed
+        if (dirty or unstored) and now - self._tried >= RETRY_S:
             self.save(dirty)
         if now - self._kept >= KEEP_S:
             self._kept = now
@@ -228,29 +260,26 @@ class Commits:
         chosen = [entry for entry in entries if entry.pending is None]
         events, self._unstored_events = self._unstored_events, []
         kept, self._unstored_versions = {**self._unstored_versions, **(versions or {})}, {}
-        if not (chosen or events or kept):
+        owed, self._unstored_owed = self._unstored_owed, {}
+        if not (chosen or events or kept or owed):
             return
         now = self._tried = self._now()
         rows = {entry.plan.name: to_row(entry.state, now) for entry in chosen}
         for entry in chosen:
             entry.dirty = False
-        self.spawn(self._saved(chosen, events, kept, self._store.save(Change(rows, kept, events=tuple(events)))))
+        change = Change(rows, kept, owed=owed, events=tuple(events))
+        self.spawn(self._saved(chosen, change, self._store.save(change)))
 
-    async def _saved(
-        self,
-        entries: Sequence[Entry],
-        events: list[Json],
-        versions: dict[tuple[str, str], Version | None],
-        future: Future[None],
-    ) -> None:
+    async def _saved(self, entries: Sequence[Entry], change: Change, future: Future[None]) -> None:
         try:
             await asyncio.wrap_future(future)
         except StateError as error:
             log.error("%s", error)  # noqa: TRY400  # the sentence says it all
             for entry in entries:
                 entry.dirty = True
-            self._unstored_events = events + self._unstored_events
-            self._unstored_versions = versions | self._unstored_versions
+            self._unstored_events = [*change.events, *self._unstored_events]
+            self._unstored_versions = {**change.versions, **self._unstored_versions}
+            self._unstored_owed = {**change.owed, **self._unstored_owed}
 
     def remember(self, versions: Versions) -> None:
         """Take note of what is stored of versions."""

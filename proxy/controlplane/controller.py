@@ -128,6 +128,7 @@ class Controller:
         self._journal.begin(stored.last_seq)
         taken = self._take_in(self._plans, self.table, stored, Order("config"))
         self._latch.register(taken.begins)
+        self.table = taken.table
         entries = {plan.name: Entry(plan, taken.begins[plan.name]) for plan in self._plans}
         commit = self.commits.begin(taken.moves, taken.versions, entries, risky=False)
         await asyncio.wrap_future(commit.future)
@@ -136,6 +137,8 @@ class Controller:
         await self._switch(self.table, self.words())
         self._set_endpoints()
         self.commits.announce(commit)
+        for owed in stored.owed.values():
+            self.rollouts.call(owed)
         # Status and metrics know every limit from the beginning; what passes until workers run is no silence.
         await self.tick()
         self._last_tick = None

@@ -4,7 +4,9 @@ Rules beside those of the controller (`proxy.controlplane.controller`):
 
 * the hooks before a start or a promotion are called within the request, before anything is changed: one that fails
   refuses it (409 `HookFailed`) and shows what it said. When a stage would go on by itself the hook before the next one
-  is asked meanwhile, and a failure pauses the rollout; the hooks after a rollback and completion change nothing;
+  is asked meanwhile, and a failure pauses the rollout; killed in between, it is asked again. The hooks after a rollback
+  and completion change nothing; they are owed from the decision until they have answered, so that a kill in between
+  calls them once more, never less than once;
 * a plan in a request may need latencies that the workers do not count yet: then they get a table that has them first;
 * `finish` is a change of the table: until every worker has it, each goes on by the words of the generation it has.
 """
@@ -21,12 +23,12 @@ from proxy.controlplane import hooks, registry
 from proxy.controlplane.entry import Entry
 from proxy.controlplane.hooks import Answer
 from proxy.controlplane.intake import INLINE
-from proxy.controlplane.move import move
+from proxy.controlplane.move import Move, move
 from proxy.controlplane.operations import Json, Order
 from proxy.controlplane.preflight import preflight
-from proxy.controlplane.store import REGISTERED, STABLE_REGISTERED
+from proxy.controlplane.store import REGISTERED, STABLE_REGISTERED, Owed
 from proxy.errors import ConfigError, Refused
-from proxy.rollout.effect import AFTER_COMPLETE, AFTER_ROLLBACK, BEFORE_STAGE, CallHook
+from proxy.rollout.effect import BEFORE_STAGE, CallHook
 from proxy.rollout.event import Finish, HookAnswered, Pause, Promote, Restored, Resume, Start
 from proxy.rollout.plan import Hook, Plan
 from proxy.rollout.state import DRILL, PROGRESSING, ROLLED_BACK, ServiceState, shown
@@ -48,7 +50,9 @@ class Rollouts:
 
     def __init__(self, host: Controller) -> None:
         self._host = host
-        host.commits.on_hook = self._called
+        host.commits.on_hook = self._asked
+        host.commits.owes = self._owes
+        host.commits.on_owed = self.call
 
     # --- orders --------------------------------------------------------------------------------------------------
 
@@ -115,7 +119,7 @@ class Rollouts:
                 answers |= await self._ask(entry, plan, name, plan.stages[0].name)
             if answers:
                 event = replace(event, evidence={"hooks": answers})
-            table = registry.counting(host.table, entry.plan.name, plan.every_limit())
+            table = registry.counting(host.table, entry.plan, plan)
             if table == host.table:
                 return await host.carry_out(entry, event)
             made = move(entry.plan, entry.latest, event, host.now())
@@ -187,22 +191,17 @@ class Rollouts:
             extra={"phase": entry.state.phase, **shown_hook(answer)},
         )
 
-    def _called(self, service: str, effect: CallHook) -> None:
+    def _asked(self, service: str, effect: CallHook) -> None:
         entry = self._host.entries.get(service)
         rollout = None if entry is None else entry.state.rollout
-        hook: Hook | None = None if rollout is None else getattr(rollout.plan.hooks, effect.name)
+        hook = None if rollout is None else rollout.plan.hooks.before_stage
         if entry is not None and rollout is not None and hook is not None:
-            stage = rollout.plan.stages[effect.stage].name
-            self._host.commits.spawn(self._answered(entry, rollout.plan, hook, effect, stage))
+            self._host.commits.spawn(self._answered(entry, rollout.plan, hook, effect))
 
-    async def _answered(self, entry: Entry, plan: Plan, hook: Hook, effect: CallHook, stage: str) -> None:
+    async def _answered(self, entry: Entry, plan: Plan, hook: Hook, effect: CallHook) -> None:
         host = self._host
-        answer = await hooks.call(hook, effect.name, self._about(entry, plan, stage))
+        answer = await hooks.call(hook, effect.name, self._about(entry, plan, plan.stages[effect.stage].name))
         if host.entries.get(entry.plan.name) is not entry:
-            return
-        if effect.name in (AFTER_ROLLBACK, AFTER_COMPLETE):
-            kind = "HookCalled" if answer.ok else "HookFailed"
-            host.commits.say(entry, kind, effect.name, shown_hook(answer))
             return
         while entry.pending is not None:
             # What is being stored is decided first; this only lets a stage go on.
@@ -210,15 +209,39 @@ class Rollouts:
         made = move(entry.plan, entry.state, HookAnswered(effect.stage, answer.ok, shown_hook(answer)), host.now())
         host.commits.decide(made, host.entries)
 
+    def _owes(self, made: Move, effect: CallHook) -> Owed | None:
+        rollout = made.after.rollout
+        hook: Hook | None = None if rollout is None else getattr(rollout.plan.hooks, effect.name)
+        if rollout is None or hook is None or effect.name == BEFORE_STAGE:
+            return None
+        about = self._told(made.service, made.after, rollout.plan, rollout.plan.stages[effect.stage].name)
+        return Owed(made.service, effect.name, made.after.revision, hook, about)
+
+    def call(self, owed: Owed) -> None:
+        """Call a hook that is owed; one that is owed by a service that is gone is forgotten."""
+        entry = self._host.entries.get(owed.service)
+        if entry is None:
+            self._host.commits.pay(owed)
+        else:
+            self._host.commits.spawn(self._paid(entry, owed))
+
+    async def _paid(self, entry: Entry, owed: Owed) -> None:
+        answer = await hooks.call(owed.hook, owed.name, owed.about)
+        kind = "HookCalled" if answer.ok else "HookFailed"
+        self._host.commits.say(entry, kind, owed.name, shown_hook(answer), pays=owed)
+
     def _about(self, entry: Entry, plan: Plan, stage: str) -> dict[str, Any]:
-        service = self._host.service(entry.plan.name)
+        return self._told(entry.plan.name, entry.state, plan, stage)
+
+    def _told(self, name: str, state: ServiceState, plan: Plan, stage: str) -> dict[str, Any]:
+        service = self._host.service(name)
         return {
-            "service": entry.plan.name,
+            "service": name,
             "plan": plan.name,
             "stage": stage,
-            "reason": entry.state.reason,
+            "reason": state.reason,
             "labels": {VERSIONS[version]: service.version(version).label for version in (0, 1)},
-            **{key: value for key, value in shown(entry.state).items() if key in ("phase", "new", "revision")},
+            **{key: value for key, value in shown(state).items() if key in ("phase", "new", "revision")},
         }
 
     # --- drill ---------------------------------------------------------------------------------------------------

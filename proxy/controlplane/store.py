@@ -1,7 +1,8 @@
 """What survives the supervisor: weights, phases, registered versions, endpoint states and the events, in SQLite.
 
-Nouns: a *row* is what is kept of one service; a *change* is everything that one decision stores, in one
-transaction: rows, versions and events together, or nothing. The connection lives in a thread of its own, so
+Nouns: a *row* is what is kept of one service; an *owed* hook is one that has to be called after a decision and has not
+answered yet; a *change* is everything that one decision stores, in one transaction: rows, versions, owed hooks and
+events together, or nothing. The connection lives in a thread of its own, so
 that a commit (WAL, synchronous=FULL: it waits for the disk) never holds up the controller's loop; changes are
 stored in the order in which they are given.
 
@@ -25,11 +26,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from proxy.errors import StateError
-from proxy.rollout.plan import Plan
+from proxy.rollout.plan import Hook, Plan
 from proxy.rollout.state import COMPLETED, PAUSED, PHASES, PROGRESSING, Expiry, Rollout, ServiceState
 from proxy.routing.table import Version, from_plain, to_plain
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x54494445  # "TIDE": what file(1) and we know the file by
 FILE_MAGIC = b"SQLite format 3\0"
 EVENTS_KEPT = 100_000  # older ones go at start
@@ -54,6 +55,10 @@ CREATE TABLE endpoints (
     service TEXT NOT NULL, version INTEGER NOT NULL, url TEXT NOT NULL, state INTEGER NOT NULL,
     PRIMARY KEY (service, version, url)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE owed (
+    service TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL, hook TEXT NOT NULL, about TEXT NOT NULL,
+    PRIMARY KEY (service, name, revision)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY, time REAL NOT NULL, service TEXT NOT NULL, type TEXT NOT NULL, actor TEXT NOT NULL,
     reason TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL, evidence TEXT NOT NULL
@@ -61,7 +66,13 @@ CREATE TABLE events (
 """
 
 # What brings a file from the schema before to this one: by the number of the one that it leads to.
-MIGRATIONS = {2: "ALTER TABLE services ADD COLUMN rollout TEXT;"}
+MIGRATIONS = {
+    2: "ALTER TABLE services ADD COLUMN rollout TEXT;",
+    3: """CREATE TABLE owed (
+    service TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL, hook TEXT NOT NULL, about TEXT NOT NULL,
+    PRIMARY KEY (service, name, revision)
+) STRICT, WITHOUT ROWID;""",
+}
 
 EVENT_KEYS = ("seq", "time", "service", "type", "actor", "reason", "before", "after", "evidence")
 EVENT_OBJECTS = ("before", "after", "evidence")
@@ -92,12 +103,32 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Owed:
+    """A hook (`name`: after_rollback | after_complete) that is owed since a service came to `revision`.
+
+    `about` is what it is told.
+    """
+
+    service: str
+    name: str
+    revision: int
+    hook: Hook
+    about: Json
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from others."""
+        return self.service, self.name, self.revision
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
-    """What one decision stores. `versions`: by (service, source); `None` forgets one."""
+    """What one decision stores. `versions`: by (service, source), `owed`: by key; `None` forgets one."""
 
     rows: Mapping[str, Row] = field(default_factory=dict)
     versions: Mapping[tuple[str, str], Version | None] = field(default_factory=dict)
     endpoints: Mapping[tuple[str, int, str], int] = field(default_factory=dict)
+    owed: Mapping[tuple[str, str, int], Owed | None] = field(default_factory=dict)
     events: tuple[Json, ...] = ()
 
 
@@ -108,6 +139,7 @@ class Stored:
     rows: dict[str, Row]
     versions: dict[tuple[str, str], Version]
     endpoints: dict[tuple[str, int, str], int]
+    owed: dict[tuple[str, str, int], Owed]
     last_seq: int
 
 
@@ -256,9 +288,13 @@ class Store:
             (service, version, url): state
             for service, version, url, state in read("SELECT service, version, url, state FROM endpoints")
         }
+        owed = [
+            Owed(service, name, revision, from_plain(json.loads(hook), Hook), json.loads(about))
+            for service, name, revision, hook, about in read("SELECT service, name, revision, hook, about FROM owed")
+        ]
         last = read("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
         _check_rows(rows)
-        return Stored(rows, versions, endpoints, last)
+        return Stored(rows, versions, endpoints, {one.key: one for one in owed}, last)
 
     def _save(self, change: Change) -> None:
         write = self._connection.execute
@@ -277,6 +313,12 @@ class Store:
                     write(_replace("versions", keys), (service, source, version.label, endpoints))
             for key, state in change.endpoints.items():
                 write(_replace("endpoints", ("service", "version", "url", "state")), (*key, state))
+            for debt, owed in change.owed.items():
+                if owed is None:
+                    write("DELETE FROM owed WHERE service = ? AND name = ? AND revision = ?", debt)
+                else:
+                    told = (json.dumps(to_plain(owed.hook)), json.dumps(owed.about))
+                    write(_replace("owed", ("service", "name", "revision", "hook", "about")), (*debt, *told))
             for event in change.events:
                 shown = [json.dumps(event[key]) if key in EVENT_OBJECTS else event[key] for key in EVENT_KEYS]
                 write(_replace("events", EVENT_KEYS), shown)

@@ -6,11 +6,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from proxy.controlplane.store import CONFIG, REGISTERED, Change, Row, Store, from_row, to_row
+from proxy.controlplane.store import CONFIG, REGISTERED, Change, Owed, Row, Store, from_row, to_row
 from proxy.errors import StateError
 from proxy.rollout.plan import Check, Hook, Hooks, Limit, Plan, Signal, Stage
 from proxy.rollout.state import Expiry, Rollout, ServiceState
@@ -163,9 +164,9 @@ def test_a_file_cut_in_half_is_refused(tmp_path):
 def test_a_newer_schema_is_refused(tmp_path):
     path = made(tmp_path / "state.db")
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE meta SET value = '3'")
+        connection.execute("UPDATE meta SET value = '4'")
     connection.close()
-    assert "schema 3" in refused(path)
+    assert "schema 4" in refused(path)
 
 
 def test_another_programs_database_is_refused(tmp_path):
@@ -225,6 +226,7 @@ def test_a_file_that_another_program_holds_says_so(tmp_path):
 def test_a_file_of_schema_1_is_brought_to_this_one_as_it_is(tmp_path):
     path = made(tmp_path / "state.db", rows=3)
     with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE owed")
         connection.execute("ALTER TABLE services DROP COLUMN rollout")
         connection.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
     connection.close()
@@ -232,13 +234,13 @@ def test_a_file_of_schema_1_is_brought_to_this_one_as_it_is(tmp_path):
     assert store.load().rows == {f"service-{number}": ROW for number in range(3)}
     store.close()
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT value FROM meta").fetchone()[0] == "2"
+        assert connection.execute("SELECT value FROM meta").fetchone()[0] == "3"
     connection.close()
     Store.open(path).close()
 
 
 def test_a_rollout_is_kept_with_its_plan_and_what_has_passed_of_its_stage():
-    limit = Limit("p99", max=200, window_given=True)
+    limit = Limit("p99", max=200, window_s=10.0)
     check = Check("rss", file="/x", path=("a", 0))
     hooks = Hooks(after_rollback=Hook(run=("sh", "-c", "x"), cwd="/"))
     stages = (Stage("a", 100, 60.0, 5, (limit,), (limit,), "manual"), Stage("b", 10_000, 60.0))
@@ -250,6 +252,15 @@ def test_a_rollout_is_kept_with_its_plan_and_what_has_passed_of_its_stage():
     assert back.rollout.elapsed_s(7.0) == 20.0
     paused = from_row(to_row(ServiceState("paused", rollout=rollout.stopped(100.0)), 200.0), 7.0, has_new=True)
     assert (paused.rollout.since, paused.rollout.elapsed_s(99.0)) == (None, 20.0)
+
+
+def test_an_owed_hook_is_kept_until_it_is_paid(store):
+    owed = Owed("web", "after_rollback", 7, Hook(run=("sh", "-c", "x"), cwd="/", timeout_s=3.0), {"stage": "a"})
+    other = replace(owed, revision=9, hook=Hook(url="http://127.0.0.1/x"))
+    store.save(Change(owed={one.key: one for one in (owed, other)})).result()
+    assert store.load().owed == {owed.key: owed, other.key: other}
+    store.save(Change(owed={owed.key: None})).result()
+    assert store.load().owed == {other.key: other}
 
 
 def test_a_progressing_row_without_its_rollout_is_damage(tmp_path):
