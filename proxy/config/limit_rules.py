@@ -113,6 +113,6 @@ def _latency(at: Loc, limit: dict[str, Any], metric: Metric, around: Around) -> 
     edge = (metric in FIRST_BYTE, seconds)
     if edge not in around.edges and len(around.edges) == MAX_THRESHOLDS:
         ordinal = f"{MAX_THRESHOLDS + 1}th different latency limit of {around.what}"
-        yield (*at, "max"), f"is the {ordinal}: at most {MAX_THRESHOLDS}"
+        yield (*at, "max"), f"is the {ordinal}: at most {MAX_THRESHOLDS}, so use a bound again that stands elsewhere"
     elif seconds:
         around.edges.add(edge)

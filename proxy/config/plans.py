@@ -74,7 +74,7 @@ def compile_plan_body(data: object, plan: ServicePlan, service: Service, *, name
     config = schema.validate(document, PlanConfig)
     edges = {
         (limit.first_byte, limit.max / 1000)
-        for limit in plan.every_limit()
+        for limit in plan.limits  # those of other plans make room
         if limit.quantile is not None and limit.max is not None
     }
     rules.check_plan(document, (), body, Around("this service", service.timeouts.first_byte_s, plan.block_s, edges))

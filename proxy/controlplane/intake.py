@@ -14,11 +14,12 @@ from proxy.controlplane import registry
 from proxy.controlplane.generations import same
 from proxy.controlplane.move import Move, move
 from proxy.controlplane.store import Stored, from_row
+from proxy.errors import Refused
 from proxy.rollout.effect import Announce, Note, Persist
 from proxy.rollout.event import KEEP, NewChanged, NewRemoved, PlanChanged, Restarted
 from proxy.rollout.plan import ServicePlan
 from proxy.rollout.state import PAUSED, PROGRESSING, ROLLED_BACK, ServiceState, percent, shown
-from proxy.routing.table import RoutingTable, Version
+from proxy.routing.table import MAX_SIGNALS, MAX_THRESHOLDS, RoutingTable, Version
 
 INLINE = "(inline)"  # the name of a plan that came in a request's body: no config knows it
 FRESH_SALT = "rollout"  # the plan's word for "a fresh one per rollout"
@@ -58,7 +59,8 @@ def take_in(
 ) -> Intake:
     """Return what follows from a config. `latched` gives the reason in a service's latch, `fresh` a random salt.
 
-    `choice`: what becomes of a running rollout whose plan has changed: keep | restart, "" = refused (409).
+    `choice`: what becomes of a running rollout whose plan has changed: keep | restart, "" = refused (409). Refused as
+    well: a config beside which the workers could not count what a running rollout needs.
     """
     taken = Intake(table)
     services = {service.name: service for service in table.services}
@@ -83,7 +85,8 @@ def take_in(
         state = _follow_plan(taken, plan, state, KEEP if plan.name not in running else choice, now, actor)
         if state.rollout is not None:
             # A plan that came with a request, or that was kept, may need more than the config says.
-            taken.table = registry.counting(taken.table, plan.name, state.rollout.plan.every_limit())
+            taken.table = registry.counting(taken.table, plan, state.rollout.plan)
+            _all_counted(taken, plan, state, running=plan.name in running)
         _fix_salt(taken, plan, state)
     return taken
 
@@ -171,6 +174,24 @@ def _follow_plan(
     taken.notes.append(f"{plan.name}: the plan {rollout.plan.name!r} has changed: the running rollout {does}")
     taken.moves.append(made)
     return made.after
+
+
+def _all_counted(taken: Intake, plan: ServicePlan, state: ServiceState, *, running: bool) -> None:
+    rollout = state.rollout
+    if rollout is None or state.phase not in (PROGRESSING, PAUSED):
+        return
+    lacking = ", ".join(registry.uncounted(taken.table, plan, rollout.plan))
+    if not lacking:
+        return
+    what = (
+        f"{plan.name}: with this config the workers cannot count all that the running rollout by "
+        f"{rollout.plan.name!r} needs ({lacking}): a service has room for {MAX_THRESHOLDS} latencies and "
+        f"{MAX_SIGNALS} signals, and a signal means one thing"
+    )
+    if running:
+        cure = "reload when the rollout is over, or let the config use the bounds and signals that it uses"
+        raise Refused(409, "NotCounted", what, cure=cure, extra={"phase": state.phase})
+    taken.notes.append(f"{what}; its stage is held")
 
 
 def _fix_salt(taken: Intake, plan: ServicePlan, state: ServiceState) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from proxy.controlplane.store import CONFIG, REGISTERED, STABLE_CONFIG, STABLE_REGISTERED
-from proxy.rollout.plan import Limit
-from proxy.routing.table import RoutingTable, Version
+from proxy.rollout.plan import SIGNAL, Limit, Plan, ServicePlan
+from proxy.routing.table import MAX_SIGNALS, MAX_THRESHOLDS, RoutingTable, Service, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +84,50 @@ def finished(table: RoutingTable, service: str) -> RoutingTable:
     )
 
 
-def counting(table: RoutingTable, service: str, limits: Iterable[Limit]) -> RoutingTable:
-    """Return the table in which workers count, for a service, the latencies that these limits name, too."""
-    edges = [(limit.first_byte, limit.threshold_us) for limit in limits if limit.threshold_us is not None]
-    total, first = ({us for is_first, us in edges if is_first == wanted} for wanted in (False, True))
-    return replace(
-        table,
-        services=tuple(
-            replace(
-                one,
-                thresholds_us=tuple(sorted({*one.thresholds_us, *total})),
-                ttfb_thresholds_us=tuple(sorted({*one.ttfb_thresholds_us, *first})),
-            )
-            if one.name == service
-            else one
-            for one in table.services
-        ),
+def counting(table: RoutingTable, plan: ServicePlan, rollout: Plan) -> RoutingTable:
+    """Return the table in which workers count what the limits of a service and of a rollout there are about.
+
+    What only its other plans need is counted while there is room: their start makes it. Counts go on by value.
+    A table in which all of it is counted already comes back as it is.
+    """
+    service = next(one for one in table.services if one.name == plan.name)
+    needed = _edges((*plan.limits, *rollout.every_limit()))
+    names = {signal.name for signal in service.signals}
+    lacking = tuple(signal for signal in rollout.signals if signal.name not in names)
+    if not lacking and needed.keys() <= _counted(service):
+        return table
+    edges = list(needed | _edges(plan.every_limit()))[:MAX_THRESHOLDS]
+    total, first = (tuple(sorted(us for is_first, us in edges if is_first == wanted)) for wanted in (False, True))
+    changed = replace(
+        service,
+        thresholds_us=total,
+        ttfb_thresholds_us=first,
+        signals=(*service.signals, *lacking)[:MAX_SIGNALS],
     )
+    return replace(table, services=tuple(changed if one is service else one for one in table.services))
+
+
+def uncounted(table: RoutingTable, plan: ServicePlan, rollout: Plan) -> list[str]:
+    """Return the metrics of a service's limits and of a rollout's there that the workers of a table do not count."""
+    service = next(one for one in table.services if one.name == plan.name)
+    counted, signals = _counted(service), dict.fromkeys(service.signals)
+    wanted = {signal.name: signal for signal in rollout.signals}
+    lacking = (
+        limit.metric
+        for limit in (*plan.limits, *rollout.every_limit())
+        if not _edges((limit,)).keys() <= counted
+        or (limit.source == SIGNAL and wanted.get(limit.metric) not in (None, *signals))
+    )
+    return list(dict.fromkeys(lacking))
+
+
+def _edges(limits: Iterable[Limit]) -> dict[tuple[bool, int], None]:
+    """Return the latencies that limits name, each once and in order: (of the first byte, µs)."""
+    return {(limit.first_byte, limit.threshold_us): None for limit in limits if limit.threshold_us is not None}
+
+
+def _counted(service: Service) -> set[tuple[bool, int]]:
+    return {(False, us) for us in service.thresholds_us} | {(True, us) for us in service.ttfb_thresholds_us}
 
 
 def with_new(table: RoutingTable, service: str, new: Version) -> RoutingTable:

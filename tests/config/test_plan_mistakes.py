@@ -11,10 +11,11 @@ from proxy.config import later
 from proxy.config.compile import compile_file, compile_text
 from proxy.config.plans import compile_plan_body, compile_plan_file, compile_plan_text
 from proxy.errors import ConfigError
-from proxy.rollout.plan import Check, Limit, ServicePlan, Signal
-from proxy.routing.table import Service, Timeouts, Version
+from proxy.rollout.plan import Check, Limit, ServicePlan
+from proxy.routing.table import Service, Signal, Timeouts, Version
 from tests.config.test_mistakes import JUNK, places, replaced, told
 
+AT_MOST = "at most 16, so use a bound again that stands elsewhere"
 HEAD = "stages:\n  - name: canary\n    weight: 1%\n    hold: 2h\n"
 NAMES = "signals: {hits: {header: x-cache, matches: ^HIT}}\nchecks: {rss: {file: rss.json}}\n"
 
@@ -80,7 +81,7 @@ def test_at_most_16_different_latency_limits_over_all_stages():
         f"  - {{name: s{n}, weight: 1%, hold: 1h, limits: {{p99: {n + 1}s, ttfb_p99: {n + 1}s}}}}" for n in range(9)
     ]
     assert mistakes("\n".join(["stages:", *stages])) == [
-        f"f:10:{column}: stages[8].limits.{metric}: is the 17th different latency limit of this plan: at most 16"
+        f"f:10:{column}: stages[8].limits.{metric}: is the 17th different latency limit of this plan: {AT_MOST}"
         for metric, column in (("p99", 52), ("ttfb_p99", 66))
     ]
 
@@ -320,7 +321,9 @@ def test_the_latency_limits_of_all_plans_of_a_service_are_counted_together(every
     limits = ", ".join(f"{{metric: p99, max: {n}ms}}" for n in range(1, 17))
     bad = f"stages:\n  - name: a\n    weight: 1%\n    hold: 1h\n    limits: [{limits}]\n"
     (found,) = in_service(tmp_path, "{default: bad.yaml}", bad=bad)
-    assert found.endswith("stages[0].limits[15].max: is the 17th different latency limit of this service: at most 16")
+    assert found.endswith(
+        "stages[0].limits[15].max: is the 17th different latency limit of this service: at most 16, so use a bound again that stands elsewhere"
+    )
 
 
 def test_the_signals_of_a_service_and_of_all_its_plans_are_counted_together(everything_runs, tmp_path):
