@@ -20,7 +20,7 @@ from proxy.config.units import (
     parse_reading,
     parse_share,
 )
-from proxy.config.values import Duration, FieldName, File, JsonPath, Notation, Pattern, Ratio, Section, Url, Wait
+from proxy.config.values import Duration, File, JsonPath, Notation, Pattern, Ratio, Section, SignalHeader, Url, Wait
 from proxy.config.wrong import WrongValue
 from proxy.rollout.plan import CHECK, COUNTED, LATENCIES, METRICS, SIGNAL
 
@@ -156,7 +156,7 @@ class RequireConfig(Section):
 class SignalConfig(Section):
     """A metric from a response header: the share of the responses that have it whose value matches."""
 
-    header: FieldName = Field(description="the response header", examples=["x-cache"])
+    header: SignalHeader = Field(description="the response header", examples=["x-cache"])
     matches: Pattern = Field(description="a regular expression that is searched in its value", examples=['"^HIT"'])
 
 

@@ -12,8 +12,8 @@ from proxy.config.limits import CheckConfig, LimitConfig, RequireConfig, SignalC
 from proxy.config.stages import HookConfig, PlanConfig, StageConfig
 from proxy.config.units import format_duration
 from proxy.config.values import parse_json_path
-from proxy.rollout.plan import HOLD, READING, ROLLBACK, Check, Hook, Hooks, Limit, Plan, Signal, Stage
-from proxy.routing.table import VERSIONS
+from proxy.rollout.plan import HOLD, READING, ROLLBACK, Check, Hook, Hooks, Limit, Plan, Stage
+from proxy.routing.table import VERSIONS, Signal
 
 
 def plan(name: str, config: PlanConfig, base: Path) -> Plan:

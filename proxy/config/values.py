@@ -45,6 +45,8 @@ from proxy.config.wrong import WrongValue
 
 WORKERS_MAX = 256
 TLS_LATER = "give the address alone and end TLS in front of it"
+# RFC 9110 §7.6.1, and all that begins with proxy-.
+HOP_BY_HOP = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
 _NAME_MAX = 63
 _PATTERN_MAX = 200
 _METRIC = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
@@ -100,6 +102,14 @@ def _salt(text: str) -> str:
     if not text.strip() or len(text) > 200:
         raise WrongValue("is not a salt", "write rollout or a fixed text of at most 200 characters")
     return text
+
+
+def _signal_header(text: str) -> str:
+    name = parse_field_name(text)
+    if name in HOP_BY_HOP or name.startswith("proxy-"):
+        cure = "take a header that says something about the answer, such as x-cache"
+        raise WrongValue("is hop-by-hop: it belongs to the connection and says nothing about the answer", cure)
+    return name
 
 
 def _metric_name(text: str) -> str:
@@ -202,6 +212,7 @@ Listen = Annotated[str, Notation("address"), BeforeValidator(_listen)]
 EndpointUrl = Annotated[str, Notation("endpoint"), _text(lambda text: parse_endpoint(text).url)]
 Network = Annotated[str, Notation("network"), _text(parse_network)]
 FieldName = Annotated[str, Notation("header name"), _text(parse_field_name)]
+SignalHeader = Annotated[str, Notation("header name"), _text(_signal_header)]
 MatchHost = Annotated[str, Notation("host"), _text(parse_match_host)]
 MatchPath = Annotated[str, Notation("path prefix"), _text(parse_match_path)]
 Url = Annotated[str, Notation("URL"), _text(parse_url), PlainSerializer(hide_query)]

@@ -94,6 +94,13 @@ RETRIES = Metric(
     "Requests sent once more to the same version because a reused connection was closed under them.",
     ("service", "version", "outcome"),
 )
+SIGNAL = Metric(
+    "tidegate_signal_total",
+    "counter",
+    "Responses with the header of a configured signal, by whether its value matches (match, other). Begins at 0 when "
+    "the version becomes another one.",
+    ("service", "version", "signal", "outcome"),
+)
 CLIENT_ABORTS = Metric(
     "tidegate_client_aborts_total", "counter", "Requests whose client left before the end.", ("service",)
 )
@@ -140,6 +147,7 @@ CATALOG: tuple[Metric, ...] = (
     POOL,
     FAILOVERS,
     RETRIES,
+    SIGNAL,
     CLIENT_ABORTS,
     LOCAL_REPLIES,
     ROLLOUT_PHASE,

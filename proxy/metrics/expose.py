@@ -171,6 +171,9 @@ def _service(families: _Families, service: ServiceCounts) -> None:
         families.add(catalog.FAILOVERS, [name, outcome], count)
     for version in service.versions:
         _version(families, [name, version.name], version)
+        for signal, (n, matched) in zip(service.signals, version.judged.signals, strict=True):
+            families.add(catalog.SIGNAL, [name, version.name, signal.name, "match"], matched)
+            families.add(catalog.SIGNAL, [name, version.name, signal.name, "other"], n - matched)
 
 
 def _version(families: _Families, labels: list[str], version: VersionCounts) -> None:

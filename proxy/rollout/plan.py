@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from proxy.routing.table import NEW
+from proxy.routing.table import NEW, Signal
 
 QUANTILES: dict[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 FIRST_BYTE: dict[str, float] = {f"ttfb_{name}": quantile for name, quantile in QUANTILES.items()}
@@ -88,18 +88,6 @@ class Limit:
     def acts(self) -> bool:
         """Whether a breach changes anything by itself."""
         return self.action in (ROLLBACK, PAUSE) and not self.dry_run
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """A metric from a response header: the share of the responses with `header` whose value `matches` (a regex).
-
-    `header` is in lower case. Responses without the header are not counted.
-    """
-
-    name: str
-    header: str
-    matches: str
 
 
 @dataclass(frozen=True, slots=True)

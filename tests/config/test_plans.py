@@ -7,9 +7,8 @@ import pytest
 from proxy.config import reference
 from proxy.config.compile import compile_text
 from proxy.config.plans import compile_plan_file, compile_plan_text, is_plan_file
-from proxy.rollout.plan import Check, Hook, Hooks, Limit, Plan, ServicePlan, Signal, Stage
-from proxy.routing import table
-from proxy.routing.table import STABLE, from_plain, to_plain
+from proxy.rollout.plan import Check, Hook, Hooks, Limit, Plan, ServicePlan, Stage
+from proxy.routing.table import STABLE, Signal, from_plain, to_plain
 from tests.config.test_plan_mistakes import everything_runs  # noqa: F401
 
 ROLLOUTS = reference.ROOT / "config/rollouts"
@@ -192,7 +191,7 @@ def test_workers_are_told_what_any_plan_of_a_service_judges(everything_runs, tmp
     (service,) = compile_text(text, {}, base=tmp_path).table.services
     assert service.thresholds_us == (100_000, 200_000)
     assert service.ttfb_thresholds_us == (20_000, 90_000)
-    assert service.signals == (table.Signal("fresh", "age", "^0$"), table.Signal("hits", "x-cache", "^HIT"))
+    assert service.signals == (Signal("fresh", "age", "^0$"), Signal("hits", "x-cache", "^HIT"))
 
 
 # --- the shipped plans -------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from proxy.metrics.snapshot import (
     Judged,
     ServiceCounts,
     ServiceScales,
+    SignalKey,
     Snapshot,
     VersionCounts,
     VersionScales,
@@ -34,7 +35,7 @@ def version(name: str) -> VersionCounts:
         name,
         "label",
         1,
-        Judged(),
+        Judged(signals=((5, 3),)),
         bad=dict.fromkeys(layout.BAD_KINDS, 0),
         assigned=dict.fromkeys(layout.ASSIGNMENT_REASONS, 0),
         retries=dict.fromkeys(layout.RETRY_OUTCOMES, 0),
@@ -50,7 +51,11 @@ def exposition(
     standing: ServiceStanding | None = None,
 ) -> Exposition:
     service = ServiceCounts(
-        "web", thresholds, (version("stable"), version("new")), failovers=dict.fromkeys(layout.FAILOVER_OUTCOMES, 0)
+        "web",
+        thresholds,
+        (version("stable"), version("new")),
+        failovers=dict.fromkeys(layout.FAILOVER_OUTCOMES, 0),
+        signals=(SignalKey("hits", "x-cache", "^HIT"),),
     )
     scales = VersionScales(codes or {}, total or {}, {}, within or dict.fromkeys(thresholds, 0))
     return Exposition(
@@ -92,6 +97,13 @@ def test_every_metric_of_the_catalog_is_there_from_the_start() -> None:
     text = expose.render(exposition(codes={200: 0}, standing=standing))
     families = {family.name for family in text_string_to_metric_families(text.decode()) if family.samples}
     assert families == {metric.name.removesuffix("_total") for metric in catalog.CATALOG}
+
+
+def test_signals_are_counted_by_whether_they_match() -> None:
+    series = parse(expose.render(exposition()))
+    for outcome, count in (("match", 3), ("other", 2)):
+        labels = {"service": "web", "version": "new", "signal": "hits", "outcome": outcome}
+        assert value(series, "tidegate_signal_total", **labels) == count
 
 
 def test_counters_are_at_0_from_the_start_but_codes_that_nobody_saw() -> None:
