@@ -322,7 +322,7 @@ def test_the_latency_limits_of_all_plans_of_a_service_are_counted_together(every
     bad = f"stages:\n  - name: a\n    weight: 1%\n    hold: 1h\n    limits: [{limits}]\n"
     (found,) = in_service(tmp_path, "{default: bad.yaml}", bad=bad)
     assert found.endswith(
-        "stages[0].limits[15].max: is the 17th different latency limit of this service: at most 16, so use a bound again that stands elsewhere"
+        f"stages[0].limits[15].max: is the 17th different latency limit of this service: {AT_MOST}"
     )
 
 
