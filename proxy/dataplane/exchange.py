@@ -91,6 +91,7 @@ class Exchange:
         "judged",
         "keep",
         "minted",
+        "opening",
         "phase",
         "request_id",
         "response_size",
@@ -120,6 +121,7 @@ class Exchange:
         self.upstream: Upstream | None = None
         self.judged = True
         self.minted = b""
+        self.opening = 0  # of the gate, when `new` got the attempt
         self.phase = CONNECTING
         self.status = 0
         self.started_ns = 0
@@ -239,6 +241,8 @@ class Exchange:
             self._nowhere()
             return
         self.endpoint = endpoint
+        if version.index:
+            self.opening = self.service.plane.control.words[self.service.opened_at]
         version.in_flight += 1
         endpoint.in_flight += 1
         if not self.started_ns and not self.body_left:
@@ -432,7 +436,7 @@ class Exchange:
         upstream.last = head if head.end <= REMEMBERED_HEAD else None
         now = monotonic_ns()
         status = head.status
-        if head.found is not None and self.judged:
+        if head.found is not None and self.judged and not record.outlived(self):
             record.signals(self, head.found)
         if status >= 500 and self.version.index and self._may_fail_over(BAD_STATUS, status):
             self.status = status
@@ -534,7 +538,7 @@ class Exchange:
             self._response_left = length
             self._response_decoder = ChunkedBody() if length == CHUNKED else None
         self.event_stream = head.event_stream
-        if self.judged and not head.event_stream:
+        if self.judged and not head.event_stream and not record.outlived(self):
             record.first_byte(self, self.waited_ns(now))
         self.active_tick = worker.wheel.tick
         block = b"%b%b\r\n" % (head.block, fields)
@@ -840,7 +844,7 @@ class Exchange:
         """Act on deadlines that are over, count latency thresholds that are passed, and arm the next look."""
         service = self.service
         waited = self.waited_ns(now)
-        measured = self.judged and not self.event_stream
+        measured = self.judged and not self.event_stream and not record.outlived(self)
         if measured:
             record.pass_thresholds(self, waited)
         remaining = 1_000_000_000

@@ -140,6 +140,7 @@ class LiveService:
         "mint",
         "name",
         "new",
+        "opened_at",
         "override_header",
         "override_networks",
         "patience",
@@ -172,6 +173,7 @@ class LiveService:
         self.in_flight = 0
         self.weights = plane.control.words
         self.weight_at = 0
+        self.opened_at = 0
         self.seed_at = 0
         self.sticky_by = spec.sticky.by
         self.cookie_needle = (
@@ -266,6 +268,7 @@ class Plane:
             service = LiveService(self, spec, versions[STABLE], versions[NEW], self.layout.services[index])
             service.weight_at = control_at.services[index] + layout.CONTROL_WEIGHT
             service.seed_at = control_at.services[index] + layout.CONTROL_SEED
+            service.opened_at = control_at.services[index] + layout.CONTROL_OPENED
             self.services.append(service)
         self.matcher = Matcher([(service.spec.match, service) for service in self.services])
         alone = (

@@ -35,7 +35,7 @@ def ended(exchange: Exchange, now: int, kind: int, *, last: bool = False) -> Non
     status = exchange.status
     counts[at + status] += 1
     begin = exchange.started_ns or exchange.arrived_ns
-    if exchange.judged:
+    if exchange.judged and not (version.index and outlived(exchange)):
         endpoint = exchange.endpoint
         assert endpoint is not None
         counts[at + _ENDED] += 1
@@ -86,6 +86,12 @@ def ended(exchange: Exchange, now: int, kind: int, *, last: bool = False) -> Non
         if exchange.sampled_ns:
             overhead = exchange.sampled_ns + monotonic_ns() - now
             counts[service.plane.layout.process + layout.PROCESS_OVERHEAD_HDR + hdr_index(overhead // 1000)] += 1
+
+
+def outlived(exchange: Exchange) -> bool:
+    """Tell whether the gate was shut and opened again since `new` got the attempt: another trial is judged now."""
+    service = exchange.service
+    return bool(exchange.version.index) and exchange.opening != service.plane.control.words[service.opened_at]
 
 
 def hdr_index(us: int) -> int:
@@ -160,7 +166,7 @@ def aborted(exchange: Exchange, now: int) -> None:
     exchange.status = _CLIENT_LEFT
     counts[exchange.service.counters_at + layout.SERVICE_CLIENT_ABORTS] += 1
     counts[exchange.version.counters_at + _CLIENT_LEFT] += 1
-    if exchange.judged and not exchange.event_stream:
+    if exchange.judged and not exchange.event_stream and not outlived(exchange):
         pass_thresholds(exchange, exchange.waited_ns(now))
 
 

@@ -56,7 +56,9 @@ ROW_WORDS = 16
 
 # Control: per service.
 CONTROL_SERVICE_WORDS = 4
-CONTROL_WEIGHT, CONTROL_SEED = range(2)
+CONTROL_WEIGHT, CONTROL_SEED, CONTROL_OPENED = range(3)
+# CONTROL_OPENED grows by 1 before the weight is stored above 0 where it was 0: an attempt on `new` that was dispatched
+# before that belongs to a trial that is over, and is judged no more.
 # The weight word: bits 0…15 weight (0…10,000) · 16…31 flags · 32…63 epoch (grows by 1 at every store).
 WEIGHT_MASK = 0xFFFF
 FLAG_WATCHDOG_OFF = 1 << 16  # phase `completed`: a silent controller changes nothing
@@ -113,7 +115,7 @@ VERSION_RETRIES = VERSION_ASSIGNED + 8  # + index in RETRY_OUTCOMES
 VERSION_ENDED = VERSION_RETRIES + 4  # judged attempts that ended, good or bad (diverted not included)
 VERSION_RESCUED = VERSION_ENDED + 1  # attempts of this version that stable answered instead
 VERSION_CLIENT_ERRORS = VERSION_ENDED + 2  # judged attempts that ended with 4xx
-VERSION_OVERRIDES = VERSION_ENDED + 3  # overridden requests that ended: counted in codes, never judged
+VERSION_OVERRIDES = VERSION_ENDED + 3  # requests that ended and are in codes, but not judged: mostly overridden ones
 VERSION_GAUGES = VERSION_ENDED + 4
 VERSION_IN_FLIGHT = VERSION_GAUGES  # gauge: attempts dispatched and not ended
 VERSION_OLDEST_US = VERSION_GAUGES + 1  # gauge: age of the oldest judged attempt in flight

@@ -83,6 +83,22 @@ def test_a_weight_is_stored_in_every_live_generation_and_the_epoch_grows(generat
     assert [weight_word(one) >> layout.EPOCH_SHIFT for one in (old, current)] == [epoch + 2 for epoch in epochs]
 
 
+def test_every_opening_of_the_gate_is_counted_in_every_live_generation(generations: Generations) -> None:
+    """An attempt of a trial before is told by it, whatever generation it began in."""
+    old = create(generations, weight=0)
+    generations.counters_for(old, 0)
+    current = create(generations, weight=0)
+
+    def openings() -> list[int]:
+        at = layout.CONTROL_OPENED
+        return [one.control.words[one.control_layout.services[0] + at] for one in (old, current)]
+
+    begin = openings()
+    for weight, opened in ((1000, 1), (2500, 1), (0, 1), (0, 1), (2500, 2)):
+        generations.store_weight("web", weight)
+        assert openings() == [before + opened for before in begin]
+
+
 def test_the_epoch_wraps_without_touching_the_weight(generations: Generations) -> None:
     generation = create(generations)
     at = generation.control_layout.services[0]

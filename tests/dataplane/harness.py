@@ -144,6 +144,14 @@ class LoneWorker:
         table, control, _ = self.segments[generation or self.generation]
         control.words[layout.control_layout(table).services[service] + layout.CONTROL_WEIGHT] = weight
 
+    def open_again(self, weight: int) -> None:
+        """Shut the gate and open it again, as the supervisor does."""
+        table, control, _ = self.segments[self.generation]
+        at = layout.control_layout(table).services[0]
+        control.words[at + layout.CONTROL_WEIGHT] = 0
+        control.words[at + layout.CONTROL_OPENED] += 1
+        control.words[at + layout.CONTROL_WEIGHT] = weight
+
     def count(self, version: int, word: int, service: int = 0, generation: int | None = None) -> int:
         """Return a word of a version's counters."""
         table, _, counters = self.segments[generation or self.generation]

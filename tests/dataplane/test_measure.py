@@ -9,7 +9,7 @@ import pytest
 
 from proxy.ipc import layout
 from proxy.metrics import hdr
-from proxy.routing.table import Failover, Override, RequestLimits, Timeouts
+from proxy.routing.table import FULL, Failover, Override, RequestLimits, Timeouts
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import answers, fails, holding, request, response
 
@@ -123,6 +123,39 @@ def test_hung_requests_count_while_they_hang(gate, release):
     same(lambda: [gate.slow(0, 0), gate.slow(0, 1)], [1, 1])
     same(lambda: [gate.fast(0, 0), gate.fast(0, 1), gate.fast(0, 2)], [0, 0, 1])
     same(lambda: gate.worker.count(0, layout.VERSION_OLDEST_US), 0)
+
+
+@pytest.mark.parametrize("code", [200, 500])
+def test_what_was_dispatched_before_the_gate_opened_again_is_judged_no_more(gate, release, code):
+    """Requests of a trial that is over end in the next one: no threshold, no error, no latency of them counts."""
+    new = gate.backend(holding(release, then=response(code)), name="new")
+    gate.serve(gate.backend(), new, weight=FULL, thresholds_us=THRESHOLDS, failover=NEVER)
+    before = gate.client()
+    before.send(request())
+    eventually(lambda: new.requests, "the request at the endpoint")
+    gate.worker.open_again(FULL)
+    gate.sweeps(6)
+    assert gate.slow(1) == 0
+    release.set()
+    assert before.response().status == code
+    assert gate.client().request().status == code
+    same(lambda: gate.judged(1), (1, {"status": 1} if code == 500 else {}))
+    assert (gate.slow(1), len(gate.latencies(1))) == (0, 1)
+    same(lambda: gate.worker.count(1, layout.VERSION_OVERRIDES), 1)
+    assert gate.code(1, code) == 2
+
+
+def test_users_are_rescued_from_a_trial_that_is_over(gate, release):
+    new = gate.backend(holding(release, then=response(500)), name="new")
+    gate.serve(gate.backend(), new, weight=FULL)
+    client = gate.client()
+    client.send(request())
+    eventually(lambda: new.requests, "the request at the endpoint")
+    gate.worker.open_again(FULL)
+    release.set()
+    assert client.response().body == b"stable"
+    same(lambda: gate.judged(1), (0, {}))
+    same(lambda: gate.judged(0), (1, {}))
 
 
 def test_the_oldest_of_an_old_generation_is_its_own(gate, release):
