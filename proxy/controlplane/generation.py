@@ -59,7 +59,7 @@ class Generation:
         return self.control.words[self.control_layout.services[index] + CONTROL_WEIGHT] & WEIGHT_MASK
 
     def store_weight(self, index: int, weight_bp: int, flags: int) -> None:
-        """Store weight and flags in one word; its epoch grows by 1. What was dispatched before it opens counts no more."""
+        """Store weight and flags in one word; its epoch grows by 1. An opening is counted before it."""
         at = self.control_layout.services[index] + CONTROL_WEIGHT
         words = self.control.words
         if weight_bp and not words[at] & WEIGHT_MASK:
