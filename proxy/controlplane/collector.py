@@ -11,6 +11,9 @@ latencies in the second), a tenth of that for one that was not. `deep` costs 0.1
 
 from __future__ import annotations
 
+from operator import add
+from typing import NamedTuple
+
 from proxy.clock import Clock
 from proxy.controlplane.generation import Generation
 from proxy.controlplane.generations import Generations
@@ -24,6 +27,9 @@ from proxy.controlplane.totals import (
     RETRIES,
     Totals,
     VersionTotals,
+    process_words,
+    service_words,
+    summed,
 )
 from proxy.ipc import layout
 from proxy.metrics import hdr
@@ -49,14 +55,22 @@ _NO_ENDPOINT = [0] * layout.ENDPOINT_HDR
 _PARTS = 4  # ticks in which the histograms of all versions are read once
 
 
+class _Known(NamedTuple):
+    """What was read of a service, and what it says."""
+
+    seen: tuple[object, ...]
+    counts: ServiceCounts
+
+
 class Collector:
     """Reads the regions of `generations`; `history` has what was measured lately."""
 
-    __slots__ = ("_clock", "_generations", "_latest", "_part", "history")
+    __slots__ = ("_clock", "_generations", "_known", "_latest", "_part", "history")
 
     def __init__(self, generations: Generations, clock: Clock) -> None:
         self._generations = generations
         self._clock = clock
+        self._known: dict[str, _Known] = {}
         self._latest: Snapshot | None = None
         self._part = 0  # what `keep` reads next
         self.history = History()
@@ -93,21 +107,43 @@ class Collector:
         live = self._generations.live
         if not live:
             return Snapshot(now_s, {})
-        totals = self._generations.totals.copy()
+        process = self._generations.totals.process
         for generation in live:
             for region in generation.counters.values():
-                totals.add(generation, region)
+                process = list(map(add, process, process_words(generation, region)))
         current = live[-1]
-        replies = totals.process[layout.PROCESS_LOCAL_REPLIES :]
+        self._known = {
+            service.name: self._read(current, index, service) for index, service in enumerate(current.table.services)
+        }
         return Snapshot(
             now_s,
-            {
-                service.name: _service(current, index, service, totals)
-                for index, service in enumerate(current.table.services)
-            },
-            totals.process[layout.PROCESS_INTERNAL_ERRORS],
-            dict(zip(layout.LOCAL_REPLIES, replies, strict=False)),
+            {name: known.counts for name, known in self._known.items()},
+            process[layout.PROCESS_INTERNAL_ERRORS],
+            dict(zip(layout.LOCAL_REPLIES, process[layout.PROCESS_LOCAL_REPLIES :], strict=False)),
         )
+
+    def _read(self, current: Generation, index: int, service: Service) -> _Known:
+        """Return what is counted of a service; the very same object if not a word has changed."""
+        words = current.control.words
+        states = [words[at] for places in current.control_layout.endpoints[index] for at in places]
+        generations = self._generations
+        having = [
+            (generation, at)
+            for generation in generations.live
+            if generation.counters and (at := generation.service_index.get(service.name)) is not None
+        ]
+        regions = [
+            [service_words(generation, at, region) for region in generation.counters.values()]
+            for generation, at in having
+        ]
+        seen = (generations.changes, states, regions)
+        known = self._known.get(service.name)
+        if known is not None and known.seen == seen:
+            return known
+        totals = generations.totals.of_service(service)
+        for (generation, at), many in zip(having, regions, strict=True):
+            totals.add_service(generation, at, summed(many))
+        return _Known(seen, _service(current, index, service, totals))
 
     def deep(self) -> Deep:
         """Read status codes and histograms since the start, of every service of the current table."""
@@ -220,4 +256,4 @@ def _endpoints(
 
 
 def _named(names: tuple[str, ...], words: list[int], at: int) -> dict[str, int]:
-    return dict(zip(names, words[at:], strict=False))
+    return dict(zip(names, words[at : at + len(names)], strict=True))

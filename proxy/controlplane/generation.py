@@ -6,10 +6,14 @@ Its control segment is written by the supervisor, its counters segments by one w
 from __future__ import annotations
 
 from proxy.ipc.layout import (
-    CONTROL_OPENED,
     CONTROL_SEED,
     CONTROL_WEIGHT,
+    ENDPOINT_HDR,
     EPOCH_SHIFT,
+    SERVICE_USER_HDR,
+    VERSION_BAD,
+    VERSION_TOTAL_HDR,
+    VERSION_TTFB_SLOW,
     WEIGHT_MASK,
     ControlLayout,
     CountersLayout,
@@ -21,12 +25,15 @@ from proxy.metrics.snapshot import Columns, SignalKey
 from proxy.routing.table import RoutingTable, Service
 
 EPOCH_MASK = 0xFFFF_FFFF
+# A version's small words begin with the kinds of bad.
+VERSION_FROM = VERSION_BAD
 
 
 class Generation:
     """Number, table and segments.
 
-    By service index: `incarnations` numbers the lives of its stable and its new, `columns` says what is counted for it.
+    By service index: `incarnations` numbers the lives of its stable and its new, `columns` says what is counted for it,
+    `small` where its small words stand in the regions (first, end): its own, those of its versions, of its endpoints.
     """
 
     __slots__ = (
@@ -38,6 +45,7 @@ class Generation:
         "incarnations",
         "number",
         "service_index",
+        "small",
         "table",
     )
 
@@ -49,6 +57,7 @@ class Generation:
         self.columns = tuple(columns_of(service) for service in table.services)
         self.control_layout: ControlLayout = control_layout(table)
         self.counters_layout: CountersLayout = counters_layout(table)
+        self.small = tuple(self._small(index) for index in range(len(table.services)))
         self.control = Segment.create(
             f"control-{number}", self.control_layout.words, self.control_layout.hash, generation=number
         )
@@ -59,17 +68,26 @@ class Generation:
         return self.control.words[self.control_layout.services[index] + CONTROL_WEIGHT] & WEIGHT_MASK
 
     def store_weight(self, index: int, weight_bp: int, flags: int) -> None:
-        """Store weight and flags in one word; its epoch grows by 1. An opening is counted before it."""
+        """Store weight and flags in one word; its epoch grows by 1."""
         at = self.control_layout.services[index] + CONTROL_WEIGHT
         words = self.control.words
-        if weight_bp and not words[at] & WEIGHT_MASK:
-            words[self.control_layout.services[index] + CONTROL_OPENED] += 1
         epoch = ((words[at] >> EPOCH_SHIFT) + 1) & EPOCH_MASK
         words[at] = weight_bp | flags | epoch << EPOCH_SHIFT
 
     def store_seed(self, index: int, seed: int) -> None:
         """Store the split's seed (64 bits)."""
         self.control.words[self.control_layout.services[index] + CONTROL_SEED] = seed
+
+    def _small(self, index: int) -> tuple[tuple[int, int], ...]:
+        places, columns = self.counters_layout, self.columns[index]
+        # Words of first bytes and signals are read where they are counted.
+        to = VERSION_TOTAL_HDR if columns.ttfb_thresholds_us or columns.signals else VERSION_TTFB_SLOW
+        service = places.services[index]
+        return (
+            (service, service + SERVICE_USER_HDR),
+            *((at + VERSION_FROM, at + to) for at in places.versions[index]),
+            *((at, at + ENDPOINT_HDR) for version in places.endpoints[index] for at in version),
+        )
 
     def new_counters(self, slot: int) -> Segment:
         """Make the region of the worker in `slot`."""

@@ -33,14 +33,18 @@ class ServiceWords:
 
 
 class Generations:
-    """The live generations, oldest first; the last one is `current`."""
+    """The live generations, oldest first; the last one is `current`.
 
-    __slots__ = ("_endpoint_states", "_incarnations", "_numbers", "live", "scales", "totals")
+    `changes` grows whenever other regions are read than before, or `totals` is another.
+    """
+
+    __slots__ = ("_endpoint_states", "_incarnations", "_numbers", "changes", "live", "scales", "totals")
 
     def __init__(self) -> None:
         self.live: list[Generation] = []
         self.totals = Totals()  # of regions that are no longer read
         self.scales = Scales()
+        self.changes = 0
         self._numbers = count(1)
         self._incarnations = count(1)
         self._endpoint_states: dict[tuple[str, int, str], int] = {}
@@ -68,6 +72,7 @@ class Generations:
             if state is not None:
                 generation.control.words[generation.control_layout.endpoints[at][version][index]] = state
         self.live.append(generation)
+        self.changes += 1
         self._let_go()
         return generation
 
@@ -77,6 +82,7 @@ class Generations:
         The old one's writer must be dead (waited for), or must never have been given it.
         """
         self._fold(generation, slot)
+        self.changes += 1
         return generation.new_counters(slot)
 
     def store_weight(self, service: str, weight_bp: int, flags: int = 0) -> None:
@@ -150,6 +156,7 @@ class Generations:
         region = generation.counters.pop(slot, None)
         if region is None:
             return
+        self.changes += 1
         self.totals.add(generation, region, alive=False)
         self.scales.fold(generation, slot, region)
         region.close()
@@ -159,6 +166,7 @@ class Generations:
         gone = [generation for generation in self.live[:-1] if not generation.counters]
         if not gone:
             return
+        self.changes += 1
         for generation in gone:
             self.live.remove(generation)
             generation.control.close()

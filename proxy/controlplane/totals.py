@@ -20,44 +20,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from operator import add
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from proxy.controlplane.generation import Generation
+from proxy.controlplane.generation import VERSION_FROM, Generation
 from proxy.ipc import layout
 from proxy.ipc.segment import Segment
 from proxy.metrics.snapshot import Columns, Judged, SignalKey
-from proxy.routing.table import NEW, STABLE
+from proxy.routing.table import NEW, STABLE, Service
 
 EARLIER = 0  # the incarnation that stands for all that are over; living ones count from 1
 
 _Key = TypeVar("_Key")
 
-# The words of a version that are read together: from the kinds of bad to the last latency class, and on to the last
-# signal where first bytes or signals are counted.
-_VERSION_FROM = layout.VERSION_BAD
-_VERSION_TO_TTFB = layout.VERSION_TTFB_SLOW
-_VERSION_TO = layout.VERSION_TOTAL_HDR
-# Positions in that slice.
-BAD = layout.VERSION_BAD - _VERSION_FROM
-ASSIGNED = layout.VERSION_ASSIGNED - _VERSION_FROM
-RETRIES = layout.VERSION_RETRIES - _VERSION_FROM
-ENDED = layout.VERSION_ENDED - _VERSION_FROM
-RESCUED = layout.VERSION_RESCUED - _VERSION_FROM
-CLIENT_ERRORS = layout.VERSION_CLIENT_ERRORS - _VERSION_FROM
-OVERRIDES = layout.VERSION_OVERRIDES - _VERSION_FROM
-_GAUGES = layout.VERSION_GAUGES - _VERSION_FROM
-_IN_FLIGHT = layout.VERSION_IN_FLIGHT - _VERSION_FROM
-_OLDEST_US = layout.VERSION_OLDEST_US - _VERSION_FROM
-_LAST_DISPATCH_NS = layout.VERSION_LAST_DISPATCH_NS - _VERSION_FROM
-_SLOW = layout.VERSION_SLOW - _VERSION_FROM
-_WITHIN = layout.VERSION_ENDED_WITHIN - _VERSION_FROM
-_TTFB_SLOW = layout.VERSION_TTFB_SLOW - _VERSION_FROM
-_TTFB_WITHIN = layout.VERSION_TTFB_WITHIN - _VERSION_FROM
-_SIGNALS = layout.VERSION_SIGNALS - _VERSION_FROM
+# Lists of words, in the order of `Generation.small`.
+Blocks: TypeAlias = list[list[int]]
+
+# Positions in a version's list.
+BAD = layout.VERSION_BAD - VERSION_FROM
+ASSIGNED = layout.VERSION_ASSIGNED - VERSION_FROM
+RETRIES = layout.VERSION_RETRIES - VERSION_FROM
+ENDED = layout.VERSION_ENDED - VERSION_FROM
+RESCUED = layout.VERSION_RESCUED - VERSION_FROM
+CLIENT_ERRORS = layout.VERSION_CLIENT_ERRORS - VERSION_FROM
+OVERRIDES = layout.VERSION_OVERRIDES - VERSION_FROM
+_GAUGES = layout.VERSION_GAUGES - VERSION_FROM
+_IN_FLIGHT = layout.VERSION_IN_FLIGHT - VERSION_FROM
+_OLDEST_US = layout.VERSION_OLDEST_US - VERSION_FROM
+_LAST_DISPATCH_NS = layout.VERSION_LAST_DISPATCH_NS - VERSION_FROM
+_SLOW = layout.VERSION_SLOW - VERSION_FROM
+_WITHIN = layout.VERSION_ENDED_WITHIN - VERSION_FROM
+_TTFB_SLOW = layout.VERSION_TTFB_SLOW - VERSION_FROM
+_TTFB_WITHIN = layout.VERSION_TTFB_WITHIN - VERSION_FROM
+_SIGNALS = layout.VERSION_SIGNALS - VERSION_FROM
 _DIVERTED = layout.BAD_KINDS.index("diverted")
 
 _PROCESS_SMALL = layout.PROCESS_OVERHEAD_HDR
-_SERVICE_SMALL = layout.SERVICE_USER_HDR
+_VERSION_BLOCKS = slice(1, 3)  # of what `service_words` returns
 
 
 class VersionTotals:
@@ -168,34 +166,46 @@ class Totals:
         other.endpoints = dict(self.endpoints)
         return other
 
+    def of_service(self, service: Service) -> Totals:
+        """Return an independent copy of what is kept of one service and its present endpoints."""
+        other = Totals()
+        name = service.name
+        if name in self.services:
+            other.services[name] = self.services[name]
+        for version in (STABLE, NEW):
+            lives = self.versions.get((name, version))
+            if lives:
+                other.versions[name, version] = {number: totals.copy() for number, totals in lives.items()}
+            for endpoint in service.version(version).endpoints:
+                key = (name, version, endpoint.url)
+                if key in self.endpoints:
+                    other.endpoints[key] = self.endpoints[key]
+        return other
+
     def add(self, generation: Generation, region: Segment, *, alive: bool = True) -> None:
         """Add one region's counters, and its gauges when the worker that writes it is alive."""
-        words = region.words
-        places = generation.counters_layout
-        at = places.process
-        self.process = list(map(add, self.process, words[at : at + _PROCESS_SMALL].tolist()))
-        for index, service in enumerate(generation.table.services):
-            name = service.name
-            columns = generation.columns[index]
-            to = _VERSION_TO if columns.ttfb_thresholds_us or columns.signals else _VERSION_TO_TTFB
-            at = places.services[index]
-            _add_block(self.services, name, words[at : at + _SERVICE_SMALL].tolist())
-            for version in (STABLE, NEW):
-                lives = self.versions.setdefault((name, version), {})
-                incarnation = generation.incarnations[index][version]
-                totals = lives.get(incarnation)
-                if totals is None:
-                    totals = lives[incarnation] = VersionTotals()
-                at = places.versions[index][version]
-                block = words[at + _VERSION_FROM : at + to].tolist()
-                totals.add_words(block, columns, alive=alive)
-                for endpoint, at in zip(
-                    service.version(version).endpoints, places.endpoints[index][version], strict=True
-                ):
-                    block = words[at : at + layout.ENDPOINT_HDR].tolist()
-                    if not alive:
-                        block[layout.ENDPOINT_GAUGES :] = [0] * (layout.ENDPOINT_HDR - layout.ENDPOINT_GAUGES)
-                    _add_block(self.endpoints, (name, version, endpoint.url), block)
+        self.process = list(map(add, self.process, process_words(generation, region)))
+        for index in range(len(generation.table.services)):
+            self.add_service(generation, index, service_words(generation, index, region), alive=alive)
+
+    def add_service(self, generation: Generation, index: int, blocks: Blocks, *, alive: bool = True) -> None:
+        """Add what `service_words` or `summed` gave of the service at `index`."""
+        service = generation.table.services[index]
+        name = service.name
+        _add_block(self.services, name, blocks[0])
+        rest = iter(blocks[_VERSION_BLOCKS.stop :])
+        for version in (STABLE, NEW):
+            lives = self.versions.setdefault((name, version), {})
+            incarnation = generation.incarnations[index][version]
+            totals = lives.get(incarnation)
+            if totals is None:
+                totals = lives[incarnation] = VersionTotals()
+            totals.add_words(blocks[_VERSION_BLOCKS.start + version], generation.columns[index], alive=alive)
+            for endpoint in service.version(version).endpoints:
+                block = next(rest)
+                if not alive:
+                    block[layout.ENDPOINT_GAUGES :] = [0] * (layout.ENDPOINT_HDR - layout.ENDPOINT_GAUGES)
+                _add_block(self.endpoints, (name, version, endpoint.url), block)
 
     def forget_gone(self, live: Sequence[Generation]) -> None:
         """Keep this bounded: drop endpoints that no live generation names, join incarnations that are over."""
@@ -214,6 +224,30 @@ class Totals:
                 lives.setdefault(EARLIER, VersionTotals()).add(lives.pop(incarnation))
 
 
+def process_words(generation: Generation, region: Segment) -> list[int]:
+    """Return the words of a region that belong to no service."""
+    at = generation.counters_layout.process
+    return region.words[at : at + _PROCESS_SMALL].tolist()
+
+
+def service_words(generation: Generation, index: int, region: Segment) -> Blocks:
+    """Return the small words of a service in a region: its own, those of both versions, those of every endpoint."""
+    words = region.words
+    return [words[start:stop].tolist() for start, stop in generation.small[index]]
+
+
+def summed(many: Sequence[Blocks]) -> Blocks:
+    """Return the sum of what several living regions of one generation say of a service."""
+    sums = many[0]
+    for more in many[1:]:
+        sums = [list(map(add, block, other)) for block, other in zip(sums, more, strict=True)]
+    if len(many) > 1:
+        for block in range(len(sums))[_VERSION_BLOCKS]:
+            for at in (_OLDEST_US, _LAST_DISPATCH_NS):
+                sums[block][at] = max([one[block][at] for one in many])
+    return sums
+
+
 def _add_counts(into: dict[int, int], more: dict[int, int]) -> None:
     for us, count in more.items():
         into[us] = into.get(us, 0) + count
@@ -228,7 +262,9 @@ def _add_latencies(
     within_at: int,
 ) -> None:
     """Add the words of thresholds to what is kept by µs."""
-    for us, slower, within in zip(thresholds_us, words[slow_at:], accumulate(words[within_at:]), strict=False):
+    many = len(thresholds_us)
+    ended = accumulate(words[within_at : within_at + many])
+    for us, slower, within in zip(thresholds_us, words[slow_at : slow_at + many], ended, strict=True):
         slow[us] = slow.get(us, 0) + slower
         fast[us] = fast.get(us, 0) + within
 

@@ -11,15 +11,16 @@ attempt in one word and not yet in another: `bad` may be one more than `requests
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import add, sub
 from typing import NamedTuple
 
 from proxy.errors import CounterWentBack
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):
     """The exact integers of one version: totals, or (as a difference of totals) those of a window.
 
     `ended`: judged attempts with an outcome, diverted ones not included. `bad`: all that is charged to the version,
@@ -45,36 +46,32 @@ class Judged:
         """Requests that were assigned to the version and have an outcome."""
         return self.ended + self.diverted
 
-    def __add__(self, other: Judged) -> Judged:
+    def __add__(self, other: Judged) -> Judged:  # type: ignore[override]  # a sum of counts, not of tuples
         """Return the sum; both must have the same thresholds and signals."""
-        return Judged(
-            self.ended + other.ended,
-            self.bad + other.bad,
-            self.diverted + other.diverted,
-            self.client_errors + other.client_errors,
-            tuple(a + b for a, b in zip(self.slow, other.slow, strict=True)),
-            tuple(a + b for a, b in zip(self.fast, other.fast, strict=True)),
-            tuple(a + b for a, b in zip(self.ttfb_slow, other.ttfb_slow, strict=True)),
-            tuple(a + b for a, b in zip(self.ttfb_fast, other.ttfb_fast, strict=True)),
-            tuple((a + c, b + d) for (a, b), (c, d) in zip(self.signals, other.signals, strict=True)),
-        )
+        return self._with(other, add)
 
     def __sub__(self, earlier: Judged) -> Judged:
         """Return what was counted since `earlier`; `CounterWentBack` when any number shrank."""
-        result = Judged(
-            self.ended - earlier.ended,
-            self.bad - earlier.bad,
-            self.diverted - earlier.diverted,
-            self.client_errors - earlier.client_errors,
-            tuple(a - b for a, b in zip(self.slow, earlier.slow, strict=True)),
-            tuple(a - b for a, b in zip(self.fast, earlier.fast, strict=True)),
-            tuple(a - b for a, b in zip(self.ttfb_slow, earlier.ttfb_slow, strict=True)),
-            tuple(a - b for a, b in zip(self.ttfb_fast, earlier.ttfb_fast, strict=True)),
-            tuple((a - c, b - d) for (a, b), (c, d) in zip(self.signals, earlier.signals, strict=True)),
-        )
+        result = self._with(earlier, sub)
         if min(result.row()) < 0:
             raise CounterWentBack(f"a counter shrank from {earlier} to {self}")
         return result
+
+    def _with(self, other: Judged, both: Callable[[int, int], int]) -> Judged:
+        ended, bad, diverted, client_errors, slow, fast, ttfb_slow, ttfb_fast, signals = other
+        if len(slow) != len(self.slow) or len(ttfb_slow) != len(self.ttfb_slow) or len(signals) != len(self.signals):
+            raise ValueError(f"{self} and {other} are not of the same thresholds and signals")
+        return Judged(
+            both(self.ended, ended),
+            both(self.bad, bad),
+            both(self.diverted, diverted),
+            both(self.client_errors, client_errors),
+            tuple(map(both, self.slow, slow)),
+            tuple(map(both, self.fast, fast)),
+            tuple(map(both, self.ttfb_slow, ttfb_slow)) if ttfb_slow else (),
+            tuple(map(both, self.ttfb_fast, ttfb_fast)) if ttfb_fast else (),
+            tuple([(both(a, c), both(b, d)) for (a, b), (c, d) in zip(self.signals, signals, strict=True)]),
+        )
 
     def row(self) -> list[int]:
         """Return all numbers in the order of the fields."""
@@ -106,6 +103,10 @@ class Columns:
     thresholds_us: tuple[int, ...] = ()
     ttfb_thresholds_us: tuple[int, ...] = ()
     signals: tuple[SignalKey, ...] = ()
+
+
+# One object for each: it is asked for in every block, and compared.
+_columns = lru_cache(maxsize=1024)(Columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ class ServiceCounts:
     @property
     def columns(self) -> Columns:
         """What the tuples of `judged` are of."""
-        return Columns(self.thresholds_us, self.ttfb_thresholds_us, self.signals)
+        return _columns(self.thresholds_us, self.ttfb_thresholds_us, self.signals)
 
     def signal(self, name: str) -> int | None:
         """Return the place of the signal `name` in `Judged.signals`, or `None`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,20 +34,20 @@ def test_requests_count_diverted_ones() -> None:
     assert Judged(ended=7, bad=3, diverted=2).requests == 9
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(Judged)])
+@pytest.mark.parametrize("field", Judged._fields)
 def test_a_counter_that_shrank_is_a_bug(field: str) -> None:
     before = Judged(5, 5, 5, 5, (5, 5), (5, 5), (5, 5), (5, 5), ((5, 5), (5, 5)))
     less = {int: 4, tuple: (5, 4)}[type(getattr(before, field))]
-    after = replace(before, **{field: ((5, 5), (5, 4)) if field == "signals" else less})
+    after = before._replace(**{field: ((5, 5), (5, 4)) if field == "signals" else less})
     with pytest.raises(CounterWentBack, match=field):
         _ = after - before
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 0, 1), (2, 1, 0)])
 def test_thresholds_and_signals_must_match(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="thresholds"):
         _ = nothing(2, 1, 1) - nothing(*sizes)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="thresholds"):
         _ = nothing(2, 1, 1) + nothing(*sizes)
 
 
