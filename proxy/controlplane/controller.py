@@ -40,19 +40,19 @@ from proxy.controlplane.operations import Json, Order
 from proxy.controlplane.rollouts import DRILL_BAD, Rollouts
 from proxy.controlplane.scales import Scale
 from proxy.controlplane.store import REGISTERED, Change, Store, Stored
-from proxy.controlplane.watch import compared_later
 from proxy.errors import Problem, Refused, StateError
 from proxy.ipc.layout import ENDPOINT_DOWN, ENDPOINT_READY, FLAG_WATCHDOG_OFF
 from proxy.metrics.expose import ServiceStanding
 from proxy.metrics.snapshot import ServiceCounts, Snapshot
 from proxy.rollout.analysis import Reading, evidence, reason_of, value
+from proxy.rollout.bench import kind_of
 from proxy.rollout.effect import Note
 from proxy.rollout.event import Breach, Event, NewChanged, NewRemoved, Rollback, SetWeight, Tick, WorkerLost
-from proxy.rollout.machine import STABLE_NOT_READY, may_advance
+from proxy.rollout.machine import STABLE_NOT_READY
 from proxy.rollout.plan import ROLLBACK, ServicePlan
-from proxy.rollout.state import PROGRESSING, ROLLED_BACK, SHARED_FAULT, Record, ServiceState
+from proxy.rollout.state import PROGRESSING, ROLLED_BACK, Record, ServiceState
 from proxy.routing.split import seed_of
-from proxy.routing.table import FULL, VERSIONS, Endpoint, RoutingTable, Service, Version
+from proxy.routing.table import FULL, NEW, VERSIONS, Endpoint, RoutingTable, Service, Version
 
 SALT_BYTES = 12
 TICK_S = 0.25  # between two ticks, unless a service has shorter blocks
@@ -194,7 +194,7 @@ class Controller:
                 self.readings(name),
                 partial(self._total, name),
             )
-            breach = watch.breach(entry.state)
+            breach = watch.breach(entry.state, watch.reach[NEW])
             if breach is not None:
                 self._breach(entry, breach, now)
             self._pass_time(entry, now)
@@ -560,27 +560,22 @@ class Controller:
         state = entry.state
         if entry.pending is not None or now < entry.held_until or entry.drilling:
             return
-        ready = entry.watch.stable_ready
         if state.phase == PROGRESSING and state.rollout is not None:
-            standing = entry.watch.standing()
-            # How stable measures is looked up only for a stage that goes on.
-            goes_on = may_advance(state.rollout, standing, now)
-            event = Tick(ready, standing, self.record(entry) if goes_on else {})
+            event = entry.watch.tick(state, now, entry.watch.percentile)
         elif state.expiry is not None or state.no_stable:
-            event = Tick(ready)
+            event = Tick(entry.watch.stable_ready)
         else:
             return
         self.commits.decide(move(entry.plan, state, event, now), self._entries)
 
     def record(self, entry: Entry) -> Record:
         """Return how stable measures in the present stage, as far as a later one at 100 % compares with it."""
-        return entry.watch.record(compared_later(entry.plan, entry.state))
+        return entry.watch.record(entry.state, entry.watch.percentile)
 
     def _tell(self, entry: Entry) -> None:
         for verdict in entry.watch.told(entry.state):
-            kind = "LimitWouldFail" if verdict.limit.dry_run else SHARED_FAULT if verdict.shared else "LimitFailed"
             numbers = {**evidence(verdict), "action": verdict.limit.action, "dry_run": verdict.limit.dry_run}
-            self.commits.say(entry, kind, reason_of(verdict.limit), numbers)
+            self.commits.say(entry, kind_of(verdict), reason_of(verdict.limit), numbers)
 
     def _report(self, entry: Entry, now: float) -> None:
         """Tell how far a rollout is, as often as its plan says."""

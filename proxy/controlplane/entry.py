@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from proxy.controlplane.verify import Verification
-from proxy.controlplane.watch import Watch, limits_of
+from proxy.controlplane.watch import Watch
 from proxy.rollout.analysis import reason_of
+from proxy.rollout.bench import limits_of
 from proxy.rollout.plan import ROLLBACK, ServicePlan
 from proxy.rollout.state import NO_HEALTHY_ENDPOINT, OPERATOR_ROLLBACK, PAUSED, PROGRESSING, ServiceState
 from proxy.routing.table import NEW

@@ -1,0 +1,235 @@
+"""The bench: the judges of one service in force, and what follows from their verdicts.
+
+Everybody who judges block by block asks a bench: the controller about a running service (`proxy.controlplane.watch`),
+`replay` and `simulate` about recorded or made-up time (`proxy.rollout.trial`). Hence they cannot differ in what rolls
+back, pauses or is only told, nor in when a stage has shown enough.
+
+Rules:
+
+* the limits in force are the service's, and those of the stage with its requirements;
+* the judges are made afresh when the weight comes above 0, when a stage begins, when the limits change and when what is
+  counted does: what was before is not what is tried now. At weight 0 the last ones stay: what led to a rollback can be
+  looked at as long as it is in the window;
+* in every block the breach comes first (`breach`), then time (`tick`), then what only has to be told (`told`);
+* a FAIL rolls back when its limit is on `new`, is to roll back, is no dry run, and is not stable's fault as well. A
+  stable that cannot be reached fails too: then nobody is moved, and `NoStable` says why;
+* a progressing rollout is paused by a limit whose action that is, by a fault that is shared, and by a check that could
+  not be read several times in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import TypeAlias
+
+from proxy.metrics.snapshot import Columns, Judged
+from proxy.rollout.analysis import FAIL, PASS, Counter, Judge, Sight, Verdict, evidence, reason_of
+from proxy.rollout.event import Breach, Standing, Tick
+from proxy.rollout.judges import LATE_BLOCKS, LEAST_SAMPLES, UNREADABLE, Court, budget, judge_for
+from proxy.rollout.machine import may_advance
+from proxy.rollout.plan import HOLD, PAUSE, ROLLBACK, Limit, ServicePlan
+from proxy.rollout.reach import UNREACHABLE_S, Reach
+from proxy.rollout.state import (
+    CHECK_UNREADABLE,
+    NO_HEALTHY_ENDPOINT,
+    PROGRESSING,
+    SHARED_FAULT,
+    Record,
+    ServiceState,
+)
+from proxy.routing.table import FULL, NEW, STABLE
+
+# The measured percentile of a latency limit (ms), for people; `None` = not known.
+Measure: TypeAlias = Callable[[Verdict], float | None]
+# Stable's percentile for a limit that compares with it (ms, `None` = not known), and of how many samples.
+Percentile: TypeAlias = Callable[[Limit], tuple[float | None, int]]
+
+
+class Bench:
+    """The judges of one service, and what they said last (`verdicts`, in the order of `limits`).
+
+    `requests`: to `new` since the judges were made; `stable_ready`: whether stable can take everybody back.
+    """
+
+    def __init__(self) -> None:
+        self.verdicts: tuple[Verdict, ...] = ()
+        self.limits: tuple[Limit, ...] = ()
+        self.court: Court | None = None
+        self.requests = 0
+        self.stable_ready = True
+        self._judges: list[Judge] = []
+        self._block = 0  # the number of the last block that was heard
+        self._key: tuple[Hashable, ...] = ()
+        self._said: set[int] = set()  # limits in breach that were told and do not roll back
+        self._totals: tuple[Judged, Judged] | None = None
+        self._from: tuple[Judged, Judged] | None = None  # what was counted before the judges were made
+
+    # --- every block ---------------------------------------------------------------------------------------------
+
+    def seat(
+        self,
+        plan: ServicePlan,
+        state: ServiceState,
+        columns: Columns,
+        now: float,
+        *,
+        lives: tuple[int, ...] = (),
+        alarm_at: float | None = None,
+    ) -> bool:
+        """Make the judges anew if it is time for that; tell whether it was. `now` in seconds.
+
+        `lives`: which versions are measured. `alarm_at`: the evidence that makes an alarm, `None` = by the plan.
+        """
+        limits, since = limits_of(plan, state), state.judged_since
+        key = (limits, plan.block_s, plan.false_alarms, columns, lives, since)
+        if key == self._key or (since is None and key[:-1] == self._key[:-1]):
+            return False
+        self._key = key
+        self._said.clear()
+        rollout = state.rollout if since is not None else None
+        weight_bp = state.weight_bp if rollout is None else rollout.now_at.weight_bp
+        level = alarm_at or budget(plan, None if rollout is None else rollout.plan)
+        court = self.court = Court(plan, columns, now if since is None else since, level, weight_bp)
+        self.limits = limits
+        # Stable is what it is, whatever is tried with `new`.
+        self._judges = [
+            judge_for(court if limit.version == NEW else replace(court, began=0.0), limit) for limit in limits
+        ]
+        self._from = None
+        return True
+
+    def hear(self, sight: Sight, now: float) -> None:
+        """Judge a block that ends at `now`."""
+        if self.court is None:
+            raise ValueError("there are no judges yet")
+        self._block += 1
+        self._totals = stable, new = sight.totals
+        if self._from is None:
+            age_s = now - self.court.began
+            seconds = age_s if age_s <= LATE_BLOCKS * self.court.plan.block_s else 0.0
+            self._from = stable - sight.over(STABLE, seconds)[0], new - sight.over(NEW, seconds)[0]
+        self.requests = new.requests - self._from[NEW].requests
+        self.verdicts = tuple(judge.look(sight, now, self._block) for judge in self._judges)
+
+    # --- what follows --------------------------------------------------------------------------------------------
+
+    def failing(self) -> list[Verdict]:
+        """Return the verdicts that take `new` out, in the order of the limits."""
+        return [verdict for verdict in self.verdicts if verdict.due and self._rolls_back(verdict)]
+
+    def breach(
+        self, state: ServiceState, reach: Reach | None = None, measure: Measure = lambda _: None
+    ) -> Breach | None:
+        """Return the breach that is to be acted on in this state, `None` if there is none. `reach`: of `new`."""
+        if not state.weight_bp or state.watchdog_off:
+            return None
+        failing = self.failing()
+        if failing:
+            shown = evidence(failing[0], measure(failing[0]))
+            if len(failing) > 1:
+                shown["also"] = [reason_of(verdict.limit) for verdict in failing[1:]]
+            return Breach(reason_of(failing[0].limit), shown, self.stable_ready)
+        if reach is not None and reach.unreachable_s >= UNREACHABLE_S:
+            found = {"failed": reach.failures, "seconds": round(reach.unreachable_s, 3), "limit_s": UNREACHABLE_S}
+            return Breach(NO_HEALTHY_ENDPOINT, found, self.stable_ready)
+        if state.phase != PROGRESSING:
+            return None
+        for index, verdict in enumerate(self.verdicts):
+            reason = _pauses(verdict)
+            if reason:
+                self._said.add(index)
+                return Breach(reason, evidence(verdict, measure(verdict)), self.stable_ready, action=PAUSE)
+        return None
+
+    def tick(self, state: ServiceState, now: float, percentile: Percentile = lambda _: (None, 0)) -> Tick:
+        """Return what time brings to a progressing rollout.
+
+        How stable measures is looked up only for a stage that goes on.
+        """
+        standing, rollout = self.standing(), state.rollout
+        goes_on = rollout is not None and may_advance(rollout, standing, now)
+        return Tick(self.stable_ready, standing, self.record(state, percentile) if goes_on else {})
+
+    def told(self, state: ServiceState) -> list[Verdict]:
+        """Return breaches that only have to be told, each once until it is over."""
+        fresh: list[Verdict] = []
+        for index, verdict in enumerate(self.verdicts):
+            acts = self._rolls_back(verdict) and not state.watchdog_off
+            if verdict.due and verdict.limit.action != HOLD and not acts and index not in self._said:
+                self._said.add(index)
+                fresh.append(verdict)
+            elif verdict.word == PASS:
+                self._said.discard(index)
+        return fresh
+
+    def standing(self) -> Standing:
+        """Return how the stage stands."""
+        asked = [verdict for verdict in self.verdicts if verdict.limit.acts and verdict.limit.version == NEW]
+        required = [verdict for verdict in self.verdicts if verdict.limit.action == HOLD]
+        return Standing(
+            requests=self.requests,
+            passed=all(verdict.word == PASS for verdict in asked),
+            proven=bool(asked) and all(verdict.word == PASS and verdict.proven for verdict in asked),
+            required=all(verdict.word == PASS for verdict in required),
+            open=tuple(
+                f"{verdict.limit.metric} {verdict.word}" for verdict in (*asked, *required) if verdict.word != PASS
+            ),
+        )
+
+    def record(self, state: ServiceState, percentile: Percentile) -> Record:
+        """Return how stable measures in this stage, as far as a later one at 100 % compares with it."""
+        found: dict[str, dict[str, float]] = {}
+        if self.court is None or self._totals is None or self._from is None:
+            return found
+        for limit in compared_later(self.court.plan, state):
+            if limit.quantile is not None:
+                value_ms, n = percentile(limit)
+                if value_ms is not None and n >= LEAST_SAMPLES:
+                    found[limit.metric] = {"n": n, "value": value_ms}
+            else:
+                n, bad = Counter(limit, self.court.columns).bad(self._totals[STABLE] - self._from[STABLE])
+                if n:
+                    found[limit.metric] = {"n": n, "count": bad}
+        return found
+
+    def _rolls_back(self, verdict: Verdict) -> bool:
+        limit = verdict.limit
+        acts = limit.version == NEW and limit.action == ROLLBACK and not limit.dry_run
+        return verdict.word == FAIL and acts and not (verdict.shared and self.stable_ready)
+
+
+def limits_of(plan: ServicePlan, state: ServiceState) -> tuple[Limit, ...]:
+    """Return the limits in force: the service's, and those of the stage with its requirements."""
+    if state.rollout is None:
+        return plan.limits
+    stage = state.rollout.now_at
+    return (*plan.limits, *stage.limits, *stage.require)
+
+
+def compared_later(plan: ServicePlan, state: ServiceState) -> tuple[Limit, ...]:
+    """Return the limits of the stages at 100 % that are to come: they need a record of stable."""
+    if state.rollout is None or state.rollout.now_at.weight_bp == FULL:
+        return ()
+    later = state.rollout.plan.stages[state.rollout.stage + 1 :]
+    there = [limit for stage in later if stage.weight_bp == FULL for limit in (*stage.limits, *stage.require)]
+    return tuple(limit for limit in (*plan.limits, *there) if limit.max_ratio is not None and limit.version == NEW)
+
+
+def kind_of(verdict: Verdict) -> str:
+    """Return the type of the event that tells a breach which changes nothing."""
+    if verdict.limit.dry_run:
+        return "LimitWouldFail"
+    return SHARED_FAULT if verdict.shared else "LimitFailed"
+
+
+def _pauses(verdict: Verdict) -> str:
+    """Return why a verdict stops the ramp, "" if it does not."""
+    limit = verdict.limit
+    if not limit.acts:
+        return ""
+    if verdict.unreadable >= UNREADABLE:
+        return CHECK_UNREADABLE
+    if verdict.due and verdict.word == FAIL and verdict.shared:
+        return SHARED_FAULT
+    return reason_of(limit) if verdict.due and verdict.word == FAIL and limit.action == PAUSE else ""
