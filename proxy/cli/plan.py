@@ -6,14 +6,15 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from proxy.cli import text
+from proxy.cli.client import UsageError
 from proxy.cli.options import Format, Output
 from proxy.config.units import format_duration, format_reading, format_share, format_weight
-from proxy.rollout.plan import CHECK, Limit
+from proxy.rollout.plan import CHECK, Limit, Plan, ServicePlan
 from proxy.rollout.timetable import Reaction, StageTime, Timetable, timetable
 from proxy.routing.table import FULL, NEW
 
@@ -21,22 +22,57 @@ RIGHT = frozenset({1, 2, 3})
 
 
 def plan(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="One rollout plan, or several.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Rollout plans, or a config with rollouts.", show_default=False)
+    ],
     rate: Annotated[
         float | None,
         typer.Option("--rate", min=0.001, max=10_000_000, help="Requests per second, both versions together."),
     ] = None,
+    service: Annotated[str, typer.Option("--service", help="Only the rollouts of this service of a config.")] = "",
+    name: Annotated[str, typer.Option("--plan", help="Only the plan of this name.")] = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Print a plan's timetable: when its stages begin, how fast it rolls back, which traffic it needs."""
-    from proxy.config.plans import compile_plan_file
+    from proxy.config.compile import compile_file
+    from proxy.config.plans import compile_plan_file, is_plan_file
 
-    compiled = compile_plan_file(file, os.environ)
-    tables = [timetable(each, rate=rate) for each in compiled.plans]
+    if is_plan_file(file):
+        alone = compile_plan_file(file, os.environ)
+        plans, notes = [("", each, timetable(each, rate=rate)) for each in alone.plans], alone.notes
+    else:
+        config = compile_file(file, os.environ)
+        plans = [(one.name, each, _armed(one, each, rate)) for one in config.plans for each in one.rollouts]
+        notes = config.notes
+    tables = [(of, table) for of, each, table in plans if service in ("", of) and name in ("", each.name)]
+    if not tables:
+        _none(file, [(of, each.name) for of, each, _ in plans], service, name)
     if output is Format.JSON:
-        typer.echo(json.dumps({"plans": [shown(table) for table in tables], "notes": list(compiled.notes)}))
+        found = [shown(table) | ({"service": of} if of else {}) for of, table in tables]
+        typer.echo(json.dumps({"plans": found, "notes": list(notes)}))
         return
-    typer.echo("\n\n".join("\n".join(_page(table)) for table in tables))
+    typer.echo("\n\n".join("\n".join(_page(of, table)) for of, table in tables))
+
+
+def _armed(service: ServicePlan, plan: Plan, rate: float | None) -> Timetable:
+    """Return the timetable of a plan beside the limits of its service."""
+    return timetable(
+        plan,
+        rate=rate,
+        block_s=service.block_s,
+        false_alarms=service.false_alarms,
+        limits=service.limits,
+        checks=service.checks,
+    )
+
+
+def _none(file: Path, there: list[tuple[str, str]], service: str, name: str) -> NoReturn:
+    if not there:
+        cure = "name a plan under rollouts of a service, or give the file of a plan"
+        raise UsageError("no service of this config has rollouts", where=str(file), cure=cure)
+    asked = " and ".join(part for part in (f"service {service}" * bool(service), f"plan {name}" * bool(name)) if part)
+    names = ", ".join(f"{of} {each}".lstrip() for of, each in there)
+    raise UsageError(f"there is no {asked}", where=str(file), cure=f"there are: {names}")
 
 
 def shown(table: Timetable) -> dict[str, Any]:
@@ -97,10 +133,11 @@ def _action(limit: Limit) -> str:
     return f"{limit.action} (dry run)" if limit.dry_run else limit.action
 
 
-def _page(table: Timetable) -> Iterator[str]:
+def _page(service: str, table: Timetable) -> Iterator[str]:
     count, last = len(table.stages), format_weight(table.stages[-1].stage.weight_bp)
     whole = f"all of it {_at_least(table.least_s)}" + (", and a person" if _waits(table) else "")
-    yield f"{table.plan.name}: {count} stage{'s' * (count > 1)}, {last} {_after(table.last_s)}, {whole}"
+    named = f"{service}: {table.plan.name}" if service else table.plan.name
+    yield f"{named}: {count} stage{'s' * (count > 1)}, {last} {_after(table.last_s)}, {whole}"
     yield ""
     head = ["stage", "weight", "from", "hold", "at least", "advance", "requests to new"]
     rows = [head, *(_stage_row(time) for time in table.stages)]

@@ -62,7 +62,7 @@ def parse_limits(given: str) -> tuple[Limit, ...]:
         if any(limit.metric == metric for limit in found):
             raise ValueError(f"has {metric} twice")
         try:
-            number = parse_duration(bound) * 1000 if metric in LATENCIES else parse_share(bound)
+            number = parse_duration(bound, bare="ms") * 1000 if metric in LATENCIES else parse_share(bound)
         except ValueError as error:
             raise ValueError(f"has {metric}={bound}, which {error}") from None
         found.append(limit_of(metric, round(number, 9)))

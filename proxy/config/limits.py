@@ -71,7 +71,7 @@ def _latency(known: Metric, value: object, key: str) -> float:
         raise PydanticCustomError("whole", "min is for availability, signals and checks only: give max")
     if isinstance(value, str) and value.endswith("%"):
         raise WrongValue(f"is a share, but {known} is a duration", "write it like 200ms")
-    seconds = parse_duration(value)
+    seconds = parse_duration(value, bare="ms")
     if seconds < 0.000_001:
         raise WrongValue("is below 1 µs")
     return seconds

@@ -37,7 +37,7 @@ def check(document: Document, base: Path) -> None:
     """Report every broken rule of a normalised document whose relative paths are taken from `base`."""
     data = document.data if isinstance(document.data, dict) else {}
     services = [(("services", index), service) for index, service in mappings(data, "services")]
-    for loc, message in (*_findings(data, services), *_socket_paths(data, services, base)):
+    for loc, message in (*_findings(data, services), *_socket_paths(data, services, base), *_state(data, base)):
         document.report(loc, message)
     for loc, service in services:
         for name, plan in mapping(service, "rollouts").items():
@@ -112,6 +112,18 @@ def _socket_paths(data: dict[str, Any], services: Services, base: Path) -> Itera
         path = text.removeprefix("unix:") if isinstance(text, str) and text.startswith("unix:") else ""
         if path and len(str(base / path).encode()) > UNIX_PATH_MAX:
             yield loc, f"is longer than {UNIX_PATH_MAX} bytes below {base}: give a short absolute path"
+
+
+def _state(data: dict[str, Any], base: Path) -> Iterator[Finding]:
+    text = data.get("state")
+    if not isinstance(text, str) or text == "none" or "\0" in text:
+        return
+    path = base / text
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        yield ("state",), f"is a directory: give the path of a file, such as {Path(text) / 'tidegate.db'}"
+    elif not there.is_dir():
+        yield ("state",), f"cannot be created: {there} is no directory: give another path"
 
 
 def _admin(data: dict[str, Any]) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ Everything here is a translation that cannot fail: what could be wrong was repor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,6 +183,8 @@ def notes(config: Config, ready: Settings) -> Iterator[str]:
     """Yield what `check` says about a config that is right: how it is judged, and what may surprise."""
     if ready.state is None:
         yield "state: none: weights, versions and events are in memory and end with the process"
+    elif not ready.state.parent.exists():
+        yield _created(ready.state.parent)
     if not any(token.role == "operator" for token in ready.admin.tokens) and is_local(ready.admin.listen):
         yield f"admin: no operator token: whoever reaches {ready.admin.listen} on this machine may change weights"
     for service in config.services:
@@ -193,6 +196,14 @@ def notes(config: Config, ready: Settings) -> Iterator[str]:
             yield f"{service.name}: split.new waits for a new version: the weight is 0% until there is one"
         for name, plan in service.rollouts.items():
             yield from plan_tables.notes(f"{service.name}: {name}", plan)
+
+
+def _created(directory: Path) -> str:
+    there = next(parent for parent in directory.absolute().parents if parent.exists())
+    if os.access(there, os.W_OK | os.X_OK):
+        return f"state: {directory} does not exist: run creates it"
+    cure = "create it for the user that runs, or give another path"
+    return f"warning: state: {directory} does not exist, and this user may not create it in {there}: {cure}"
 
 
 def _acts(limit: LimitConfig) -> bool:

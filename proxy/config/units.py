@@ -21,9 +21,9 @@ _FORGIVING = {"sec": "s", "secs": "s", "second": "s", "seconds": "s", "min": "m"
 _FORGIVING |= {"minutes": "m", "hour": "h", "hours": "h", "day": "d", "days": "d", "msec": "ms", "millis": "ms"}
 
 
-def parse_duration(value: object) -> float:
+def parse_duration(value: object, *, bare: str = "s") -> float:
     """Return seconds for a text such as `250ms`, `30s`, `5m`, `2h` or `1d`."""
-    number, unit = _split(value, "a duration", "ms, s, m, h or d", "30s", bare="s")
+    number, unit = _split(value, "a duration", "ms, s, m, h or d", "30s", bare=bare)
     if unit not in DURATION_UNITS:
         right = _FORGIVING.get(unit.lower(), unit.lower())
         cure = f"{_plain(number)}{right}" if right in DURATION_UNITS else "30s"

@@ -105,11 +105,45 @@ def test_a_wrong_plan_is_told_with_every_place(tmp_path):
     assert tidegate("plan", file, "--rate", "0").exit_code == 2
 
 
-def test_a_config_is_no_plan(tmp_path):
-    file = write(tmp_path, "services: []")
-    result = tidegate("plan", file)
-    assert result.exit_code == 2
-    assert "is not a rollout plan: it needs stages, or plans by name" in result.stderr
+CONFIG = """\
+services:
+  - name: web
+    stable: {endpoints: [http://s]}
+    limits: [{metric: availability, min: 99%}]
+    rollouts:
+      slow: canary.yaml
+      fast: {stages: [{name: all, weight: 100%, hold: 1h}]}
+  - name: api
+    match: {path: /api}
+    stable: {endpoints: [http://s]}
+    rollouts: {fast: {stages: [{name: all, weight: 100%, hold: 2h}]}}
+"""
+
+
+def test_the_rollouts_of_a_config_are_timetables_beside_the_limits_of_their_service(tmp_path):
+    write(tmp_path)
+    file = tmp_path / "tidegate.yaml"
+    file.write_text(CONFIG)
+    heads = [line for line in tidegate("plan", file).output.splitlines() if " in " in line and "stage" in line]
+    assert heads == [
+        "web: slow: 2 stages, 100% after 2h, all of it in 2d 2h, and a person",
+        "web: fast: 1 stage, 100% at once, all of it in 1h",
+        "api: fast: 1 stage, 100% at once, all of it in 2h",
+    ]
+    (plan,) = json.loads(tidegate("plan", file, "--service", "web", "--plan", "fast", "-o", "json").output)["plans"]
+    assert (plan["service"], plan["plan"]) == ("web", "fast")
+    assert [limit["limit"] for limit in plan["limits"]] == ["availability < 99%"]
+    refused = command("plan", file, "--service", "api", "--plan", "slow")
+    assert refused.returncode == 2
+    assert "there is no service api and plan slow" in refused.stderr
+    assert "there are: web slow, web fast, api fast" in refused.stderr
+
+
+def test_a_config_without_rollouts_has_no_timetable(tmp_path):
+    refused = command("plan", write(tmp_path, "services: [{name: web, stable: {endpoints: [http://s]}}]"))
+    assert refused.returncode == 2
+    assert "no service of this config has rollouts" in refused.stderr
+    assert "give the file of a plan" in refused.stderr
 
 
 def test_check_knows_a_plan_by_its_stages(tmp_path):

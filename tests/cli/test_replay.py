@@ -85,7 +85,7 @@ def test_a_latency_limit_that_was_not_recorded_is_refused_with_the_one_that_was(
         ("error_rat=1%", "did you mean error_rate"),
         ("error_rate", "is not METRIC=LIMIT"),
         ("error_rate=1", "write 1%"),
-        ("p99=200", "write 200s"),
+        ("p99=200", "write 200ms"),
         ("p99=200%", "unit"),
         ("p99=200ms,p99=1s", "has p99 twice"),
         ("", "is not METRIC=LIMIT"),

@@ -140,13 +140,36 @@ def test_plans(whole):
     assert {limit.threshold_us for limit in plan.limits} - {None} == {35_000, 290_000}
 
 
-def test_notes_say_how_every_limit_is_judged(whole):
+def test_notes_say_how_every_limit_is_judged(whole, tmp_path):
     assert whole.notes == (
+        f"state: {tmp_path / 'var'} does not exist: run creates it",
         "web: error_rate max 0.5% is judged by evidence, with at least 20 requests",
         "web: p99 max 290ms is judged over window 30s with at least 50 requests, in breach for 5s, after 1m",
         "web: p50 max 35ms is judged by evidence, with at least 20 requests, reported only (dry_run)",
         "web: p95 of stable max 290ms is judged by evidence, with at least 20 requests, then pause",
         "web: availability min 99% is judged by evidence, with at least 20 requests",
+    )
+
+
+def state(tmp_path, path):
+    return compile_text(f"state: {path}\nservices: [{{name: w, stable: {{endpoints: [http://s]}}}}]", {}, base=tmp_path)
+
+
+def test_what_is_said_of_the_directory_of_the_state(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    assert not [note for note in state(tmp_path, "tidegate.db").notes if "state" in note]
+    assert state(tmp_path, "a/b/tidegate.db").notes[0] == f"state: {tmp_path / 'a/b'} does not exist: run creates it"
+    for path, cure in (
+        ("file/tidegate.db", f"cannot be created: {tmp_path / 'file'} is no directory: give another path"),
+        (".", "is a directory: give the path of a file, such as tidegate.db"),
+    ):
+        with pytest.raises(ConfigError) as wrong:
+            state(tmp_path, path)
+        assert [(problem.key, problem.message) for problem in wrong.value.problems] == [("state", cure)]
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, who may do all
+    assert state(tmp_path, "a/tidegate.db").notes[0] == (
+        f"warning: state: {tmp_path / 'a'} does not exist, and this user may not create it in {tmp_path}: "
+        "create it for the user that runs, or give another path"
     )
 
 
@@ -296,6 +319,9 @@ def test_mistakes_in_flags_name_the_flag():
             environ={},
         )
     flags = sorted((problem.key, problem.file) for problem in caught.value.problems)
+    said = {problem.key: problem.message for problem in caught.value.problems}
+    assert said["--p99"] == '"200" needs a unit (ms, s, m, h or d): write 200ms'
+    assert said["--error-rate"] == '"1" needs a unit (%): write 1%'
     assert flags == [
         (flag, "")
         for flag in (

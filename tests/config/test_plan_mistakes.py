@@ -321,9 +321,7 @@ def test_the_latency_limits_of_all_plans_of_a_service_are_counted_together(every
     limits = ", ".join(f"{{metric: p99, max: {n}ms}}" for n in range(1, 17))
     bad = f"stages:\n  - name: a\n    weight: 1%\n    hold: 1h\n    limits: [{limits}]\n"
     (found,) = in_service(tmp_path, "{default: bad.yaml}", bad=bad)
-    assert found.endswith(
-        f"stages[0].limits[15].max: is the 17th different latency limit of this service: {AT_MOST}"
-    )
+    assert found.endswith(f"stages[0].limits[15].max: is the 17th different latency limit of this service: {AT_MOST}")
 
 
 def test_the_signals_of_a_service_and_of_all_its_plans_are_counted_together(everything_runs, tmp_path):
