@@ -30,6 +30,7 @@ from proxy.controlplane.journal import Journal
 from proxy.controlplane.latch import Latch
 from proxy.controlplane.move import Move
 from proxy.controlplane.operations import Json
+from proxy.controlplane.orphaned import Orphaned
 from proxy.controlplane.store import Change, Owed, Store, to_row
 from proxy.errors import Refused, StateError
 from proxy.ipc.layout import FLAG_WATCHDOG_OFF
@@ -69,13 +70,15 @@ class Commit:
 class Commits:
     """Acts on words and latch, and gives to the store.
 
-    `versions`: what is stored of them, by (service, source); `tasks`: what is under way. After a move that is in force
+    `versions`: what is stored of them, by (service, source); `orphaned`: what workers of a supervisor before read;
+    `tasks`: what is under way. After a move that is in force
     `on_hook(service, hook)` is told which hooks are to be asked, and `on_owed(owed)` which are to be called and paid;
     `owes(move, hook)` says which those are (`None`: it is asked).
     """
 
     def __init__(self, generations: Generations, store: Store, latch: Latch, journal: Journal, clock: Clock) -> None:
         self.versions: dict[tuple[str, str], Version] = {}
+        self.orphaned = Orphaned()
         self.tasks: set[asyncio.Task[Any]] = set()
         self._generations = generations
         self._store = store
@@ -210,6 +213,10 @@ class Commits:
                 self._generations.store_weight(service, 0)
             if isinstance(effect, StoreSalt):
                 self._generations.store_seed(service, seed_of(effect.salt))
+        if isinstance(effect, StoreWeight):
+            self.orphaned.keep_below(service, effect.weight_bp, FLAG_WATCHDOG_OFF if effect.watchdog_off else 0)
+        elif isinstance(effect, Shut):
+            self.orphaned.keep_below(service, 0)
         stored_ns = self._clock.monotonic_ns()
         if isinstance(effect, Shut):
             # After the words: a store into a mapped file may have to wait for the disk, users must not.
@@ -310,6 +317,7 @@ class Commits:
         """Store what is to be kept and wait for all that is being stored."""
         self.save([entry for entry in entries if entry.dirty or keeps_time(entry)])
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.orphaned.close()
 
     def _now(self) -> float:
         return self._clock.monotonic_ns() / 1e9

@@ -2,7 +2,7 @@
 
 Nouns: an *orphan* is a worker whose channel shows that its supervisor is gone. It serves on, sends everything to
 `stable`, and looks for a successor at the *handover*, a unix socket beside the state. There it sends its listening
-sockets, and waits for one word: *retire*.
+sockets and its control segments (orphaned.py), and waits for one word: *retire*.
 
 1. The successor opens the handover and waits until every orphan on the roster has come (`collect`); 2 s are
    enough for a healthy one, which looks every 200 ms. A stopped one may stay out: the sockets of all slots are
@@ -35,7 +35,7 @@ from typing import Any
 
 from proxy.controlplane.listeners import Listener, inode, shown
 from proxy.controlplane.roster import Process
-from proxy.errors import StateError
+from proxy.errors import SegmentMismatch, StateError
 from proxy.ipc import channel
 
 COME_S = 2.0
@@ -64,11 +64,14 @@ class Handover:
         orphans: Iterable[Process] = (),
         asked: Mapping[str, str] | None = None,
         log: Callable[[str], None],
+        adopt: Callable[[int, int, Mapping[str, int]], None],
     ) -> None:
+        """`adopt(fd, layout hash, weight words by service)` takes the control segments that orphans read."""
         self._path = path
         self._orphans = tuple(orphans)
         self._asked = asked or {}
         self._log = log
+        self._adopt = adopt
         self._sock: socket.socket | None = None
         self._visitors: set[_Visitor] = set()
         self._came: set[int] = set()
@@ -87,7 +90,7 @@ class Handover:
             sock.listen(64)
         except OSError as error:
             sock.close()
-            raise StateError(f"cannot be made: {error.strerror}", where=str(self._path)) from error
+            raise StateError(f"cannot be made: {error.strerror or error}", where=str(self._path)) from error
         self._sock = sock
         asyncio.get_running_loop().add_reader(sock, self._accept)
 
@@ -159,18 +162,29 @@ class Handover:
         for message, fds in messages:
             try:
                 self._take(visitor, message, fds)
-            except (KeyError, TypeError, ValueError, OSError) as error:
+            except (KeyError, TypeError, ValueError, OSError, SegmentMismatch) as error:
                 self._log(f"what process {visitor.pid} said at the handover makes no sense: {error!r}")
                 self._leave(visitor)
                 return
 
     def _take(self, visitor: _Visitor, message: dict[str, Any], fds: list[int]) -> None:
-        """Take the sockets of an orphan: {"type": "orphan", "slot", "pid", "listeners": [{"address", "slot"}]}."""
-        socks = [socket.socket(fileno=fd) for fd in fds]
+        """Take the sockets and the control segments of an orphan, whose descriptors come in this order.
+
+        {"type": "orphan", "slot", "pid", "listeners": [{"address", "slot"}], "controls": [{"hash", "weights"}]}
+        """
+        taken = len(message["listeners"])
+        segments = fds[taken:]
+        socks = [socket.socket(fileno=fd) for fd in fds[:taken]]
         with contextlib.ExitStack() as undo:
             for sock in socks:
                 undo.callback(sock.close)
+            undo.callback(_close_all, segments)
             slot = int(message["slot"])
+            if len(segments) != len(message["controls"]):
+                raise ValueError("not one descriptor for each control segment")
+            for control in message["controls"]:
+                layout_hash, weights = control["hash"], control["weights"]
+                self._adopt(segments.pop(0), layout_hash, weights)
             listeners = []
             for described, sock in zip(message["listeners"], socks, strict=True):
                 sock.setblocking(False)  # noqa: FBT003
@@ -207,3 +221,8 @@ class Handover:
             asyncio.get_running_loop().remove_reader(visitor.sock)
             visitor.sock.close()
         visitor.receiver.close()
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)

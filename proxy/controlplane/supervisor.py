@@ -209,7 +209,11 @@ class Supervisor:
         kept: list[Listener] = []
         if self._place.handover is not None:
             self._handover = Handover(
-                self._place.handover, orphans=self._left.orphans, asked=self._left.asked, log=log.info
+                self._place.handover,
+                orphans=self._left.orphans,
+                asked=self._left.asked,
+                log=log.info,
+                adopt=self._controller.commits.orphaned.adopt,
             )
             self._handover.open()
             kept = await self._handover.collect()

@@ -3,7 +3,7 @@
 Started by exec with the descriptor of its channel as the only argument (`python -m proxy.dataplane.worker FD`). The
 supervisor says what to do: `start` (board, listening sockets), `table` (a generation with its segments), `drain`,
 `stop`. Without a supervisor (EOF on the channel) the worker sends everything to `stable` at once, serves on, and
-looks for the next supervisor at the handover socket, to which it hands its listening sockets.
+looks for the next supervisor at the handover socket, to which it hands its listening sockets and control segments.
 
 The *sweep* runs every 50 ms: it turns the timer wheel, beats, publishes gauges, and watches the beats of the
 controller and the neighbours. Nothing else in this process runs on a timer.
@@ -416,8 +416,23 @@ class Worker:
             sock.settimeout(0.05)
             sock.connect(self._handover_path)
             entries = [{"address": listener.address, "slot": listener.slot} for listener in self._listeners]
-            message = {"type": "orphan", "slot": self._slot, "pid": os.getpid(), "listeners": entries}
-            channel.send(sock, message, [listener.sock.fileno() for listener in self._listeners])
+            planes = [self.plane, *self._old_planes][: channel.MOST_FDS - len(entries)]
+            controls = [
+                {
+                    "hash": plane.control.words[layout.HEADER_HASH],
+                    "weights": {service.spec.name: service.weight_at for service in plane.services},
+                }
+                for plane in planes
+            ]
+            message = {
+                "type": "orphan",
+                "slot": self._slot,
+                "pid": os.getpid(),
+                "listeners": entries,
+                "controls": controls,
+            }
+            sockets = [listener.sock.fileno() for listener in self._listeners]
+            channel.send(sock, message, [*sockets, *(plane.control.fd for plane in planes)])
             sock.settimeout(0)
         except OSError:
             sock.close()

@@ -132,6 +132,7 @@ class FakeWorker:
                 "slot": self.slot,
                 "pid": os.getpid(),
                 "listeners": [described for described, _ in self.listeners],
+                "controls": [],
             },
             [sock.fileno() for _, sock in self.listeners],
         )

@@ -23,15 +23,21 @@ LOCAL = "127.0.0.1:0"
 class Orphan:
     """The orphan's end of the conversation."""
 
-    def __init__(self, path, slot, listeners):
+    def __init__(self, path, slot, listeners, controls=(), segments=()):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(str(path))
         self.receiver = channel.Receiver()
         described = [listener.describe() for listener in listeners]
         channel.send(
             self.sock,
-            {"type": "orphan", "slot": slot, "pid": os.getpid(), "listeners": described},
-            [listener.sock.fileno() for listener in listeners],
+            {
+                "type": "orphan",
+                "slot": slot,
+                "pid": os.getpid(),
+                "listeners": described,
+                "controls": list(controls),
+            },
+            [*(listener.sock.fileno() for listener in listeners), *segments],
         )
 
     async def answer(self):
@@ -45,6 +51,7 @@ class Orphan:
 @contextlib.asynccontextmanager
 async def opened(path, **more):
     lines = []
+    more.setdefault("adopt", lambda *_: None)
     handover = Handover(path, log=lines.append, **more)
     handover.open()
     try:
@@ -87,6 +94,24 @@ def test_the_sockets_of_all_slots_come_through_one_orphan(path):
             with socket.create_connection(offered[0].sock.getsockname(), timeout=5):
                 pass
             close(offered)
+
+    asyncio.run(main())
+
+
+def test_the_control_segments_of_an_orphan_are_taken(path):
+    async def main():
+        before, _ = open_listeners([LOCAL], 1)
+        taken = []
+        async with opened(path, orphans=[me()], adopt=lambda *what: taken.append(what)) as (handover, _):
+            with open(os.devnull) as one, open(os.devnull) as other:  # noqa: ASYNC230, PTH123
+                controls = [{"hash": 7, "weights": {"web": 8}}, {"hash": 9, "weights": {}}]
+                orphan = Orphan(path, 0, before, controls, [one.fileno(), other.fileno()])
+                close(await handover.collect())
+            assert [what[1:] for what in taken] == [(7, {"web": 8}), (9, {})]
+            for fd, *_ in taken:
+                os.close(fd)
+            orphan.close()
+            close(before)
 
     asyncio.run(main())
 

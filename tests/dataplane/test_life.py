@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from proxy.ipc import channel, layout
+from proxy.ipc.segment import Segment
 from proxy.routing.table import AccessLog, Drain, Failover, Override, RoutingTable, Timeouts, to_plain
 from tests.dataplane.conftest import Gate, service
 from tests.dataplane.harness import LoneWorker, eventually, same
@@ -304,6 +305,11 @@ def test_sockets_go_to_the_next_supervisor(orphanage, release, adopted):
         assert message["type"] == "orphan"
         assert (message["slot"], message["pid"]) == (0, worker.process.pid)
         assert message["listeners"] == [{"address": f"127.0.0.1:{worker.port}", "slot": 0}]
+        (control,) = message["controls"]
+        segment = Segment.attach(descriptors[1], control["hash"])
+        assert control["weights"].keys() == {"web"}
+        assert segment.words[control["weights"]["web"]] & layout.WEIGHT_MASK == 0
+        segment.close()
         with socket.socket(fileno=descriptors[0]) as ours:
             assert ours.getsockname() == ("127.0.0.1", worker.port)
             waiting = None
