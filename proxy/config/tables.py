@@ -191,7 +191,9 @@ def notes(config: Config, ready: Settings) -> Iterator[str]:
         for limit in service.limits:
             yield f"{service.name}: {plan_tables.judged(limit)}"
         if service.new and not any(_acts(limit) for limit in service.limits):
-            yield f"{service.name}: no limit rolls back: new stays until a person takes it out"
+            by_hand = "a weight that a person sets" if service.rollouts else "new"
+            of = " of the service" if service.rollouts else ""
+            yield f"{service.name}: no limit{of} rolls back: {by_hand} stays until a person takes it out"
         if service.split.new and not service.new:
             yield f"{service.name}: split.new waits for a new version: the weight is 0% until there is one"
         for name, plan in service.rollouts.items():

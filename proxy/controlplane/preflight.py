@@ -25,7 +25,8 @@ from proxy.rollout.analysis import Counter, Reading
 from proxy.rollout.event import Start
 from proxy.rollout.machine import step
 from proxy.rollout.plan import CHECK, Hook, Plan
-from proxy.routing.table import FULL, NEW, STABLE
+from proxy.rollout.timetable import timetable
+from proxy.routing.table import NEW, STABLE
 
 OK, WARNING, NO_GO = "ok", "warning", "no-go"
 MEASURED_S = 60.0
@@ -90,19 +91,25 @@ def _measured(entry: Entry, plan: Plan, history: History) -> Iterator[Json]:
         what = f"{judged.requests} requests in {seconds:.0f} s: nobody knows yet how stable does, nor at which rate"
         yield _found("stable measured", WARNING, what)
         return
-    rate = judged.requests / seconds if seconds else 0.0
+    rate = float(f"{judged.requests / seconds:.3g}") if seconds else 0.0  # nobody reads more digits
     share = judged.bad / judged.requests
     yield _found("stable measured", OK, f"{rate:.1f} requests/s, {share:.2%} bad, over {seconds:.0f} s")
-    for stage in plan.stages:
-        asked = [limit.min_requests for limit in (*entry.plan.limits, *stage.limits, *stage.require)]
-        least = max([stage.min_requests, *asked], default=0)
-        expected = rate * stage.weight_bp / FULL * stage.hold_s
-        check = f"stage {stage.name}"
-        if expected < least:
-            what = f"at this rate new gets about {expected:.0f} requests in its hold, and {least} are needed: it waits"
-            yield _found(check, WARNING, what)
-        else:
-            yield _found(check, OK, f"about {expected:.0f} requests to new, {least} needed")
+    # All of it goes to stable now, so that its rate is that of both together.
+    service = entry.plan
+    times = timetable(
+        plan,
+        rate=rate,
+        block_s=service.block_s,
+        false_alarms=service.false_alarms,
+        limits=service.limits,
+        checks=service.checks,
+    )
+    for time in times.stages:
+        if time.enough:
+            yield _found(f"stage {time.stage.name}", OK, f"about {time.expected} requests to new, {time.needed} needed")
+    for warning in times.warnings:
+        check, what = warning.split(": ", 1)
+        yield _found(check, WARNING, what)
 
 
 def _limits(entry: Entry, plan: Plan, counts: ServiceCounts, readings: Mapping[str, Reading]) -> Iterator[Json]:

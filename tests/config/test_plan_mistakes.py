@@ -76,6 +76,21 @@ def test_weights_never_fall_and_names_are_their_own():
     ]
 
 
+def test_all_mistakes_of_a_plan_are_told_at_once():
+    text = plan("""
+        stages:
+          - {name: a, weight: 25%, hold: 1h}
+          - {name: b, weight: 10%, limits: {p98: 1s}}
+          - {name: c, weight: 100%, hold: 1}
+        """)
+    assert [line.split(" (known")[0] for line in mistakes(text)] == [
+        "f:3:5: stages[1].hold: is missing: how long it lasts at least (evidence: at most)",
+        "f:3:23: stages[1].weight: 10% is below 25% of a stage before: weights never fall in a rollout",
+        'f:3:37: stages[1].limits.p98: "p98" is not a metric: did you mean p99?',
+        'f:4:35: stages[2].hold: "1" needs a unit (ms, s, m, h or d): write 1s',
+    ]
+
+
 def test_at_most_16_different_latency_limits_over_all_stages():
     stages = [
         f"  - {{name: s{n}, weight: 1%, hold: 1h, limits: {{p99: {n + 1}s, ttfb_p99: {n + 1}s}}}}" for n in range(9)

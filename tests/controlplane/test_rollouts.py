@@ -498,6 +498,39 @@ async def test_a_dry_run_is_the_pre_flight(start):
 
 
 @running
+async def test_the_pre_flight_says_what_the_measured_rate_cannot_give(start):
+    rare = replace(PLAN.stages[1], limits=(Limit("p99", max=200, window_s=0.25, min_requests=50),))
+    world = await start(planned(stages=(PLAN.stages[0], rare, PLAN.stages[2])))
+    await flow(world, 10)  # 40 requests/s
+    found = await world.controller.rollouts.start("web", None, Order("ann", dry_run=True))
+    assert found["go"] is True  # it may well be meant
+    said = [(one["check"], one["finding"], one["what"]) for one in found["findings"] if "stage" in one["check"]]
+    assert ("stage full", "ok", "about 800 requests to new, 100 needed") in said
+    assert [(check, what.split(":")[0].split(" that")[0]) for check, finding, what in said if finding == "warning"] == [
+        ("stage canary", "the hold gives 4 of the 100 requests"),
+        ("stage half", "p99 is never judged"),
+    ]
+
+
+@running
+async def test_what_is_not_possible_in_a_phase_is_refused_with_phase_and_what_is(start):
+    world = await start(PLANS)
+    orders = world.controller.rollouts
+    for verb in (orders.pause, orders.resume, orders.promote, orders.finish):
+        with pytest.raises(Refused) as refused:
+            await verb("web", ANN)
+        assert (refused.value.status, refused.value.title) == (409, "WrongPhase")
+        assert refused.value.extra == {"phase": IDLE, "allowed": ["start", "weights", "rollback", "versions/new"]}
+    await orders.start("web", None, ANN)
+    for verb in (orders.resume, orders.finish, lambda name, order: orders.start(name, None, order)):
+        with pytest.raises(Refused) as refused:
+            await verb("web", ANN)
+        assert refused.value.extra["phase"] == PROGRESSING
+        assert refused.value.extra["allowed"] == ["pause", "promote", "weights", "rollback", "versions/new"]
+    assert (world.word(), world.state().phase) == (100, PROGRESSING)
+
+
+@running
 async def test_a_plan_in_a_request_is_counted_by_the_workers_before_it_begins(start):
     world = await start(PLANS)
     inline = {"stages": [{"name": "one", "weight": "5%", "hold": "10s", "limits": {"p95": "120ms"}}]}
