@@ -441,7 +441,10 @@ class Controller:
             if order.dry_run:
                 return True
             commit = self.commits.begin((made,), {(name, REGISTERED): new}, self._entries, risky=True)
-            return await self.bring(commit, registry.with_new(self.table, name, new))
+            durable = await self.bring(commit, registry.with_new(self.table, name, new))
+            # Also where it looks like the one before: what that did is not what this one does.
+            entry.watch.forget()
+            return durable
 
     async def _reload(self, plans: tuple[ServicePlan, ...], table: RoutingTable, order: Order) -> tuple[str, ...]:
         async with self.changing:
@@ -546,6 +549,7 @@ class Controller:
         self.commits.decide(made, self._entries, partial(self._measured, entry, breach))
         if breach.drill and entry.state.phase == ROLLED_BACK:
             entry.drilled_ns, entry.drilled_by = self._clock.monotonic_ns(), breach.reason
+            entry.drilled_from = made.before
             entry.drilling = False
 
     def _measured(self, entry: Entry, breach: Breach) -> Json:

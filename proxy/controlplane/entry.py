@@ -16,12 +16,14 @@ class Entry:
 
     `held_until`: nothing that gives `new` more is tried before, because storing it failed. `verification`: of the last
     rollback, while it lasts. `reported`: when progress was last told. `drilling`: synthetic failures are being added;
-    `drilled_ns`, `drilled_by`: the instant (CLOCK_MONOTONIC) and reason of the decision that they led to.
+    `drilled_ns`, `drilled_by`, `drilled_from`: the instant (CLOCK_MONOTONIC) and reason of the decision that they led
+    to, and the state that it met.
     """
 
     __slots__ = (
         "dirty",
         "drilled_by",
+        "drilled_from",
         "drilled_ns",
         "drilling",
         "held_until",
@@ -41,6 +43,7 @@ class Entry:
         self.drilling = False
         self.drilled_ns: int | None = None
         self.drilled_by = ""
+        self.drilled_from: ServiceState | None = None
         self.held_until = 0.0
         self.reported = 0.0
         self.verification: Verification | None = None
@@ -59,7 +62,7 @@ class Entry:
 
     def begin_drill(self) -> None:
         """Let synthetic failures be added from the next tick on."""
-        self.drilling, self.drilled_ns, self.drilled_by = True, None, ""
+        self.drilling, self.drilled_ns, self.drilled_by, self.drilled_from = True, None, "", None
 
     def rolled_back(self, reason: str, now: float) -> None:
         """Count a rollback, and begin to verify its effect."""

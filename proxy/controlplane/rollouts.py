@@ -30,6 +30,7 @@ from proxy.controlplane.store import REGISTERED, STABLE_REGISTERED, Owed
 from proxy.errors import ConfigError, Refused
 from proxy.rollout.effect import BEFORE_STAGE, CallHook
 from proxy.rollout.event import Finish, HookAnswered, Pause, Promote, Restored, Resume, Start
+from proxy.rollout.machine import allowed
 from proxy.rollout.plan import Hook, Plan
 from proxy.rollout.state import DRILL, PROGRESSING, ROLLED_BACK, ServiceState, shown
 from proxy.routing.table import VERSIONS, Version
@@ -169,9 +170,15 @@ class Rollouts:
                     409,
                     "Overtaken",
                     "the rollout was rolled back while this was being stored",
-                    extra={"phase": entry.state.phase, "revision": entry.state.revision},
+                    extra={
+                        "phase": entry.state.phase,
+                        "allowed": allowed(entry.state),
+                        "revision": entry.state.revision,
+                    },
                 )
-            return await host.bring(commit, registry.finished(host.table, name), stored=stored)
+            durable = await host.bring(commit, registry.finished(host.table, name), stored=stored)
+            entry.watch.forget()
+            return durable
 
     # --- hooks ---------------------------------------------------------------------------------------------------
 
@@ -188,7 +195,7 @@ class Rollouts:
             "HookFailed",
             f"the hook {name} did not say go; nothing was changed",
             cure="look at what it said, mend it, and repeat the request",
-            extra={"phase": entry.state.phase, **shown_hook(answer)},
+            extra={"phase": entry.state.phase, "allowed": allowed(entry.state), **shown_hook(answer)},
         )
 
     def _asked(self, service: str, effect: CallHook) -> None:
@@ -277,8 +284,8 @@ class Rollouts:
                     await host.next_tick(DRILL_MOST_S)
             finally:
                 entry.drilling = False
-            decided_ns = entry.drilled_ns
-            if entry.state.phase != ROLLED_BACK or entry.state.reason != DRILL or decided_ns is None:
+            decided_ns, met = entry.drilled_ns, entry.drilled_from
+            if entry.state.phase != ROLLED_BACK or entry.state.reason != DRILL or decided_ns is None or met is None:
                 entry.watch.forget()
                 why = (
                     "something else was decided meanwhile: that stands"
@@ -295,7 +302,8 @@ class Rollouts:
                 "reached_s": reached_s,
                 "latched": host.latched(entry.plan.name) is not None,
             }
-            restored = await self._restore(entry, before, order, took)
+            # What a person ordered while the drill had not decided yet stands: that is what the gate was shut on.
+            restored = await self._restore(entry, met, order, took)
             passed = reached_s is not None and took["latched"] and restored
             why = (
                 "" if passed else "not every worker showed that it sends nobody to new" if restored else "not restored"
@@ -342,7 +350,7 @@ def shown_hook(answer: Answer) -> dict[str, Any]:
 
 def _may_drill(entry: Entry) -> None:
     state = entry.state
-    phase: dict[str, object] = {"phase": state.phase}
+    phase: dict[str, object] = {"phase": state.phase, "allowed": allowed(state)}
     if entry.drilling or entry.pending is not None:
         raise Refused(409, "Busy", "something is being decided right now", cure="try again", extra=phase)
     if not state.weight_bp:

@@ -13,7 +13,7 @@ from proxy.controlplane.history import History
 from proxy.controlplane.scales import TOTAL, TTFB
 from proxy.metrics import hdr
 from proxy.metrics.snapshot import Judged, ServiceCounts
-from proxy.rollout.analysis import Reading, Sight
+from proxy.rollout.analysis import INCONCLUSIVE, Reading, Sight, Verdict
 from proxy.rollout.bench import Bench
 from proxy.rollout.judges import TRAILING_S
 from proxy.rollout.plan import HOLD, Limit, ServicePlan
@@ -110,9 +110,11 @@ class Watch(Bench):
         self._injected = part if self._injected is None else self._injected + part
 
     def forget(self) -> None:
-        """Begin anew, without what was injected."""
+        """Begin anew, without what was injected; until the next block nothing is known."""
         self._injected = None
         self._key = ()
+        self.requests = 0
+        self.verdicts = tuple([Verdict(INCONCLUSIVE, one.limit, one.judge) for one in self.verdicts])
 
     # --- small things --------------------------------------------------------------------------------------------
 

@@ -102,7 +102,7 @@ VERBS: dict[type[Event], str] = {
     Rollback: "rollback",
     NewChanged: "versions/new",
 }
-NEED_NEW = (Start, SetWeight)
+DRILL_VERB = "drill"  # a breach like any other to the machine, so it is in no row
 
 STABLE_NOT_READY = "no endpoint of stable is ready: users are sent to a version that may not answer"
 
@@ -117,8 +117,8 @@ def step(plan: ServicePlan, state: ServiceState, event: Event, now: float) -> St
 
 def allowed(state: ServiceState) -> list[str]:
     """Return what a person can ask for in this state."""
-    kinds = [kind for kind in VERBS if (state.phase, kind) in TABLE]
-    return [VERBS[kind] for kind in kinds if state.has_new or kind not in NEED_NEW]
+    found = [VERBS[kind] for kind in VERBS if (state.phase, kind) in TABLE and _possible(state, kind)]
+    return [*found, DRILL_VERB] if state.weight_bp and not state.watchdog_off else found
 
 
 def may_advance(rollout: Rollout, standing: Standing, now: float) -> bool:
@@ -208,7 +208,13 @@ def _restored(_plan: ServicePlan, state: ServiceState, event: Restored, now: flo
     rollout = before.rollout
     if rollout is not None and state.rollout is not None:
         rollout = replace(state.rollout, since=now if before.phase == PROGRESSING else None, entered=now)
-    after = replace(before, revision=state.revision + 1, live_since=now, rollout=rollout, no_stable=False)
+    # Who gave the weight for a time has not been overruled since: the drill is no other decision.
+    expiry = before.expiry
+    if expiry is not None and expiry.revision == before.revision:
+        expiry = replace(expiry, revision=state.revision + 1)
+    after = replace(
+        before, revision=state.revision + 1, live_since=now, expiry=expiry, rollout=rollout, no_stable=False
+    )
     note = Note("DrillOver", event.actor, DRILL, shown(state), shown(after), event.evidence)
     return after, (Persist(note), ClearLatch(), StoreWeight(after.weight_bp), Announce(note))
 
@@ -629,6 +635,14 @@ def _no_new(state: ServiceState) -> Refused:
         cure="register one with PUT versions/new, or in the config",
         extra={"phase": state.phase, "allowed": allowed(state)},
     )
+
+
+def _possible(state: ServiceState, kind: type[Event]) -> bool:
+    if kind is Start:
+        return state.has_new and not state.weight_bp
+    if kind is Finish:
+        return state.weight_bp == FULL
+    return state.has_new or kind is not SetWeight
 
 
 def _wrong_phase(state: ServiceState, event: Event) -> Refused:

@@ -162,7 +162,7 @@ async def test_pause_resume_and_promote(start):
     assert world.word() == 10_000
     with pytest.raises(Refused) as refused:
         await world.controller.rollouts.resume("web", ANN)
-    assert refused.value.extra["allowed"] == ["pause", "promote", "weights", "rollback", "versions/new"]
+    assert refused.value.extra["allowed"] == ["pause", "promote", "weights", "rollback", "versions/new", "drill"]
     with pytest.raises(Refused) as refused:
         await world.controller.rollouts.start("web", "nope", ANN)
     assert (refused.value.status, refused.value.title) == (404, "NoSuchPlan")
@@ -689,11 +689,44 @@ async def test_a_drill_shuts_the_gate_by_the_very_limits_and_restores_everything
 
 
 @running
+async def test_what_a_person_orders_before_the_drill_has_decided_stands_after_it(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 12)
+    drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
+    await asyncio.sleep(0)
+    await world.controller.set_weights("web", 700, ANN)
+    while not drill.done():
+        world.good(10)
+        await world.tick()
+        await asyncio.sleep(0.005)
+    assert (await drill)["restored"]
+    assert (world.state().phase, world.state().reason, world.word()) == (PAUSED, "TakenOver", 700)
+
+
+@running
 async def test_a_drill_needs_a_gate_to_shut(start):
     world = await start(PLANS)
     with pytest.raises(Refused) as refused:
         await world.controller.rollouts.drill("web", ANN)
     assert refused.value.title == "NothingToShut"
+    assert refused.value.extra == {"phase": IDLE, "allowed": ["start", "weights", "rollback", "versions/new"]}
+
+
+@running
+async def test_the_limits_of_a_registered_version_know_nothing_of_the_one_before(start):
+    """Not even where it has the same label and address: a deploy script registers what it has mended."""
+    world = await start(PLANS)
+    await world.controller.set_weights("web", 5000, ANN)
+    await flow(world, 5, new=0, bad=10)
+    assert world.controller.service_status("web")["limits"][0]["verdict"] == "FAIL"
+    new = world.controller.service("web").new
+    answer = await world.controller.put_new("web", new.label, [one.url for one in new.endpoints], ANN)
+    for shown in (answer, world.controller.service_status("web")):
+        assert [(one["verdict"], one["samples"]) for one in shown["limits"]] == [("INCONCLUSIVE", 0)] * 2
+    await flow(world, 1)
+    shown = world.controller.service_status("web")
+    assert [(one["verdict"], one["samples"]) for one in shown["limits"]] == [("INCONCLUSIVE", 0)] * 2
 
 
 @running

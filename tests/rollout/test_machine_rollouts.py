@@ -88,7 +88,7 @@ def test_a_start_needs_a_new_version_at_weight_0_and_the_right_phase():
     assert refused(replace(AT_0, weight_bp=10, live_since=0.0), Start(PLAN, "s", "ann")).title == "WeightNotZero"
     again = refused(started(), Start(PLAN, "s", "ann"))
     assert (again.status, again.extra["phase"]) == (409, "progressing")
-    assert again.extra["allowed"] == ["pause", "promote", "weights", "rollback", "versions/new"]
+    assert again.extra["allowed"] == ["pause", "promote", "weights", "rollback", "versions/new", "drill"]
     assert refused(completed(), Start(PLAN, "s", "ann")).extra["allowed"] == [
         "finish",
         "weights",
@@ -156,6 +156,7 @@ def test_a_pause_stops_the_hold_clock_and_keeps_the_gate_armed():
         "weights",
         "rollback",
         "versions/new",
+        "drill",
     ]
 
 
@@ -281,10 +282,29 @@ def test_a_drill_shuts_without_a_hook_and_restores_what_was():
     assert refused(earnest, Restored(state, "ann")).title == "Overtaken"
 
 
+def test_a_weight_that_was_given_for_a_time_goes_back_as_if_there_had_been_no_drill():
+    low, _ = step(SERVICE, AT_0, SetWeight(500, "ann"), 0.0)
+    given, _ = step(SERVICE, low, SetWeight(2000, "ann", ttl_s=60.0), 1.0)
+    shut, _ = step(SERVICE, given, Breach("ErrorRateAboveLimit", drill=True), 2.0)
+    back, _ = step(SERVICE, shut, Restored(given, "ann"), 3.0)
+    assert step(SERVICE, back, Tick(), 60.0)[0] == back
+    assert step(SERVICE, back, Tick(), 61.0)[0].weight_bp == 500
+
+
 def test_a_rollout_that_was_latched_is_rolled_back_at_the_restart():
     for state in (started(), completed()):
         assert step(SERVICE, state, Restarted(None), 5.0) == (state, ())
         assert step(SERVICE, state, Restarted("P99AboveLimit"), 5.0)[0].phase == ROLLED_BACK
+
+
+def test_what_is_said_to_be_allowed_is():
+    """A start needs the weight at 0, a finish 100 %, a drill a gate to shut that is armed."""
+    for weight_bp, extra in ((0, ["start"]), (100, ["drill"]), (10_000, ["drill"])):
+        state = replace(AT_0, weight_bp=weight_bp)
+        assert {"start", "drill"} & set(allowed(state)) == set(extra)
+    for weight_bp, extra in ((100, ["drill"]), (10_000, ["finish"])):
+        state = replace(AT_0, phase=COMPLETED, weight_bp=weight_bp)
+        assert {"start", "drill", "finish"} & set(allowed(state)) == set(extra)
 
 
 def test_every_phase_can_be_rolled_back_and_says_what_is_allowed():
