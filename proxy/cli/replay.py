@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any
 
 import typer
@@ -15,13 +19,18 @@ from proxy.cli import text
 from proxy.cli.client import UsageError
 from proxy.cli.options import Format, Output, checked
 from proxy.cli.plan import described
-from proxy.config.units import parse_duration, parse_share
+from proxy.config.units import format_duration, parse_duration, parse_share
+from proxy.errors import ConfigError, Problem
 from proxy.rollout.analysis import INCONCLUSIVE
 from proxy.rollout.plan import LATENCIES, METRICS, Limit
 from proxy.rollout.recording import read_files
 from proxy.rollout.replay import Replay, limit_of
 from proxy.rollout.replay import replay as judge_again
 
+# What stands around a section `limits` to make a plan of it.
+STAGE = "stages:\n  - name: limits\n    weight: 10%\n    hold: 1h\n"
+INDENT = "    "
+FORM = re.compile(r"(?P<metric>\w+)\s*=\s*(?P<bound>\S+)(?:\s+over\s+(?P<window>\S+))?(?:\s+for\s+(?P<held>\S+))?")
 EPOCH_S = 1e9  # a journal whose times are larger counts from 1970
 
 
@@ -31,7 +40,13 @@ def replay(
     ],
     limits: Annotated[
         str | None,
-        typer.Option("--limits", help="Such as error_rate=1%,p99=200ms; without it those that were recorded."),
+        typer.Option(
+            "--limits",
+            help=(
+                "Such as 'error_rate=1%,p99=200ms' or 'error_rate=2% over 5m for 2m', or @FILE with a section limits "
+                "as in a config; without it those that were recorded."
+            ),
+        ),
     ] = None,
     output: Output = Format.TEXT,
 ) -> None:
@@ -49,24 +64,57 @@ def replay(
 
 
 def parse_limits(given: str) -> tuple[Limit, ...]:
-    """Return the limits of a text such as `error_rate=1%,p99=200ms`; `availability` is a minimum."""
+    """Return the limits of a text: `METRIC=BOUND`, and ` over WINDOW`, ` for TIME` where they are not by evidence.
+
+    They are separated by commas; `availability` is a minimum. `@FILE` is a file with a section `limits`.
+    """
+    if given.startswith("@"):
+        return _from_file(Path(given[1:]))
     found: list[Limit] = []
     for part in given.split(","):
-        metric, sign, bound = (piece.strip() for piece in part.partition("="))
-        if not sign or not bound:
-            raise ValueError(f"has {part.strip()!r}, which is not METRIC=LIMIT, such as error_rate=1%")
-        if metric not in METRICS:
-            near = get_close_matches(metric, METRICS, 1)
-            hint = f": did you mean {near[0]}?" if near else f" (known: {', '.join(METRICS)})"
-            raise ValueError(f"has the unknown metric {metric!r}{hint}")
-        if any(limit.metric == metric for limit in found):
-            raise ValueError(f"has {metric} twice")
-        try:
-            number = parse_duration(bound, bare="ms") * 1000 if metric in LATENCIES else parse_share(bound)
-        except ValueError as error:
-            raise ValueError(f"has {metric}={bound}, which {error}") from None
-        found.append(limit_of(metric, round(number, 9)))
+        limit = _parsed(part.strip())
+        if any((one.metric, one.window_s) == (limit.metric, limit.window_s) for one in found):
+            raise ValueError(f"has {limit.metric} twice")
+        found.append(limit)
     return tuple(found)
+
+
+def _parsed(part: str) -> Limit:
+    match = FORM.fullmatch(part)
+    if match is None:
+        raise ValueError(f"has {part!r}, which is not METRIC=LIMIT, such as error_rate=1% or p99=200ms over 1m for 30s")
+    metric, bound = match["metric"], match["bound"]
+    if metric not in METRICS:
+        near = get_close_matches(metric, METRICS, 1)
+        hint = f": did you mean {near[0]}?" if near else f" (known: {', '.join(METRICS)})"
+        raise ValueError(f"has the unknown metric {metric!r}{hint}")
+    if match["held"] and not match["window"]:
+        raise ValueError(f"has {part!r}: write the window too, such as {metric}={bound} over 1m for {match['held']}")
+    try:
+        number = parse_duration(bound) * 1000 if metric in LATENCIES else parse_share(bound)
+        window_s = parse_duration(match["window"]) if match["window"] else None
+        for_s = parse_duration(match["held"]) if match["held"] else 0.0
+    except ValueError as error:
+        raise ValueError(f"has {part}, which {error}") from None
+    return replace(limit_of(metric, round(number, 9)), window_s=window_s, for_s=for_s)
+
+
+def _from_file(path: Path) -> tuple[Limit, ...]:
+    """Return the limits of a file, in the notation of a config: it is read as a stage of a plan is."""
+    from proxy.config.include import read_text
+    from proxy.config.plans import compile_plan_text
+
+    try:
+        plans = compile_plan_text(STAGE + indent(read_text(path), INDENT), os.environ, name=str(path)).plans
+    except ConfigError as error:
+        raise ConfigError([_as_in_file(problem) for problem in error.problems]) from None
+    return plans[0].stages[0].limits
+
+
+def _as_in_file(problem: Problem) -> Problem:
+    key = problem.key.removeprefix("stages[0]").lstrip(".")
+    line, column = max(1, problem.line - STAGE.count("\n")), max(1, problem.column - len(INDENT))
+    return replace(problem, key=key, line=line, column=column)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -80,7 +128,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _page(found: Replay, limits: tuple[Limit, ...] | None) -> Iterator[str]:
-    rules = "the recorded limits" if limits is None else ", ".join(described(limit) for limit in limits)
+    rules = "the recorded limits" if limits is None else ", ".join(_rule(limit) for limit in limits)
     counted = f"{found.blocks:,} blocks, {found.requests:,} requests to new, {found.bad:,} of them bad"
     rollback = found.rollback
     if rollback is None:
@@ -91,7 +139,8 @@ def _page(found: Replay, limits: tuple[Limit, ...] | None) -> Iterator[str]:
         yield f"  {counted}"
     for decision in found.decisions:
         if decision is not rollback:
-            yield f"  {_moment(decision.t)}: {decision.reason}, nothing moved; {_numbers(decision.evidence)}"
+            did = "would pause a rollout" if decision.action == "pause" else "nothing moved"
+            yield f"  {_moment(decision.t)}: {decision.reason}, {did}; {_numbers(decision.evidence)}"
     if found.left_out:
         yield f"  not in a journal, left out: {', '.join(described(limit) for limit in found.left_out)}"
     if rollback is None:
@@ -101,6 +150,13 @@ def _page(found: Replay, limits: tuple[Limit, ...] | None) -> Iterator[str]:
             )
             share = f"{verdict.count:,} of {verdict.n:,}"
             yield f"  {verdict.word} {described(verdict.limit)}: {share} {_what(verdict.limit)}{more}"
+
+
+def _rule(limit: Limit) -> str:
+    said = described(limit)
+    if limit.window_s is not None:
+        said += f" over {format_duration(limit.window_s)}"
+    return said + (f" for {format_duration(limit.for_s)}" if limit.for_s else "")
 
 
 def _what(limit: Limit) -> str:

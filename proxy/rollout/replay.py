@@ -22,21 +22,20 @@ from proxy.metrics import hdr
 from proxy.rollout.analysis import Verdict
 from proxy.rollout.effect import Note
 from proxy.rollout.judges import LATE_BLOCKS
-from proxy.rollout.plan import CHECK, Limit, ServicePlan
+from proxy.rollout.plan import ALERT, CHECK, PAUSE, ROLLBACK, Limit, ServicePlan
 from proxy.rollout.recording import Block, Header, Reader, Recording, metric_of
 from proxy.rollout.state import ROLLED_BACK, ServiceState
 from proxy.rollout.trial import Trial
 from proxy.routing.table import FULL
 
 FALSE_ALARMS = 0.01
-ROLLED = "rollback"
 # So many blocks are looked through for the percentile that a decision is shown with.
 SHOWN_BLOCKS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What would have been done at `t`: rollback, or alert (said, nothing moved)."""
+    """What would have been done at `t`: rollback, pause (of a progressing rollout), or alert (said, nothing moved)."""
 
     t: float
     action: str
@@ -61,7 +60,7 @@ class Replay:
     @property
     def rollback(self) -> Decision | None:
         """The decision to roll back, `None` if there was none."""
-        return next((decision for decision in self.decisions if decision.action == ROLLED), None)
+        return next((decision for decision in self.decisions if decision.action == ROLLBACK), None)
 
     def plain(self) -> dict[str, Any]:
         """Return the object of INTERFACE §3."""
@@ -104,7 +103,7 @@ def replay(
     for part in parts:
         found, verdicts = _judged(part, false_alarms)
         decisions += found
-        if any(one.action == ROLLED for one in found):
+        if any(one.action == ROLLBACK for one in found):
             break
     new = [block.new for block in recording.blocks]
     counts = sum(one.requests for one in new), sum(one.bad for one in new)
@@ -172,7 +171,8 @@ def _judged(part: Part, false_alarms: float) -> tuple[list[Decision], tuple[Verd
 
 
 def _decision(t: float, note: Note) -> Decision:
-    action = ROLLED if note.type == "RolledBack" else "alert"
+    pauses = note.evidence.get("action") == PAUSE and not note.evidence.get("dry_run")
+    action = ROLLBACK if note.type == "RolledBack" else PAUSE if pauses else ALERT
     return Decision(t, action, note.reason, dict(note.evidence))
 
 

@@ -89,6 +89,10 @@ def test_a_latency_limit_that_was_not_recorded_is_refused_with_the_one_that_was(
         ("p99=200%", "unit"),
         ("p99=200ms,p99=1s", "has p99 twice"),
         ("", "is not METRIC=LIMIT"),
+        ("error_rate=1%/5m", "not a share"),
+        ("error_rate=1% for 2m", "write the window too, such as error_rate=1% over 1m for 2m"),
+        ("error_rate=1% over 5", "write 5s"),
+        ("error_rate=1% over 5m for ever", "not a duration"),
     ],
 )
 def test_limits_that_cannot_be_meant_are_a_usage_error(tmp_path, limits, said):
@@ -126,3 +130,41 @@ def test_what_the_controller_writes_can_be_replayed(tmp_path):
     found = json.loads(tidegate("replay", blocks.path("web"), "-o", "json").output)
     assert (found["reason"], found["blocks"]) == ("ErrorRateAboveLimit", 40)
     assert found["rolled_back_at"] == 1_700_000_000 + 35 / 4
+
+
+def test_a_window_and_how_long_it_must_last_can_be_said(tmp_path):
+    journal = write(tmp_path / "j.jsonl")
+    limits = "error_rate=50% over 1s for 1s, error_rate=1% over 1h"
+    result = tidegate("replay", journal, "--limits", limits, "-o", "json")
+    found = json.loads(result.output)
+    # Three of four blocks are bad at 375.5 s, and for a second at 376.5 s.
+    assert found["rolled_back_at"] == 1_700_000_376.5
+    assert found["decisions"][0]["evidence"]["held_s"] == 1.0
+    assert "error_rate > 50% over 1s for 1s" in tidegate("replay", journal, "--limits", limits).output
+
+
+def test_limits_come_from_a_file_as_a_config_has_them(tmp_path):
+    journal = write(tmp_path / "j.jsonl")
+    limits = tmp_path / "limits.yaml"
+    limits.write_text("# mine\nlimits:\n  - {metric: error_rate, max: 50%, window: 1s, for: 1s, action: pause}\n")
+    found = json.loads(tidegate("replay", journal, "--limits", f"@{limits}", "-o", "json").output)
+    assert found["rolled_back_at"] is None
+    assert [(one["t"], one["action"]) for one in found["decisions"]] == [(1_700_000_376.5, "pause")]
+    limits.write_text("limits: {error_rate: 1%, p99: 200ms}\n")
+    assert "by error_rate > 1%, p99 > 200ms" in tidegate("replay", journal, "--limits", f"@{limits}").output
+    limits.write_text("limits:\n  - {metric: error_rat, max: 50%}\n")
+    result = tidegate("replay", journal, "--limits", f"@{limits}")
+    assert result.exit_code == 2
+    assert f"{limits}:2:" in result.output
+    assert ": limits[0].metric" in result.output
+    assert "did you mean" in result.output
+    assert tidegate("replay", journal, "--limits", f"@{tmp_path}/none.yaml").exit_code == 2
+
+
+def test_a_hand_made_journal_needs_no_header_and_a_latency_that_is_not_in_it_has_a_cure(tmp_path):
+    journal = write(tmp_path / "j.jsonl", header={"limits": {"p99": 200}})
+    result = tidegate("replay", journal, "--limits", "p95=150ms")
+    assert "give that one with --limits, such as --limits p99=200ms" in " ".join(result.output.split())
+    journal.write_text(json.dumps({"t": 1, "new": {"requests": 20, "bad": 0}}))
+    result = tidegate("replay", journal, "--limits", "p95=150ms")
+    assert "leave it out of --limits" in " ".join(result.output.split())

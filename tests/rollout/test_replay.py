@@ -171,7 +171,52 @@ def test_signals_are_not_in_a_journal():
     )
 
 
+def test_histograms_by_the_second_are_judged_by_the_second():
+    blocks = [sample(**({"hist": {"1500": 80}} if number % 4 == 0 else {})) for number in range(1, 41)]
+    found = replay(read(journal(blocks)), [Limit("p99", max=1.0)])
+    assert found.rollback.evidence["n"] == found.rollback.evidence["slower"]
+    assert found.rollback.evidence["n"] % 80 == 0
+
+
+def test_signals_are_judged_where_they_were_recorded():
+    limit = Limit("hits", min=0.5, source="signal")
+    found = replay(read(journal([sample(signals={"hits": [20, 1]})] * 60)), [limit])
+    assert found.rollback.reason == "HitsBelowLimit"
+
+
+# --- as it was judged ------------------------------------------------------------------------------------------------
+
+
+def judged(since, rules, **more):
+    found = {"since": since, "alarm_at": 12.0, "stage": "canary", "weight": 10, "rules": rules} | more
+    return {"block_s": 0.25, "limits": {}, "judged": found}
+
+
+def test_every_part_is_judged_by_what_its_header_says():
+    strict, loose = ({"metric": "error_rate", "max": share} for share in (0.01, 0.9))
+    bad = [sample(bad=4)] * 40
+    first = journal(bad, judged(1000.0, [loose]))
+    second = journal(bad, judged(2000.0, [strict, {"metric": "rss", "max": 5, "source": "check"}]), begin=2000.0)
+    found = replay(read(first + second))
+    assert 2000 < found.rollback.t < 2003
+    assert (found.rollback.evidence["limit"], found.rollback.evidence["alarm_at"]) == (0.01, 12.0)
+    assert [limit.metric for limit in found.left_out] == ["rss"]
+    assert found.blocks == 80
+
+
+def test_a_header_that_only_names_another_weight_goes_on_with_the_same_judges():
+    rules = [{"metric": "error_rate", "max": 0.01}]
+    first = journal([sample()] * 2 + [sample(bad=20)] * 2, judged(1000.0, rules))
+    second = journal([sample(bad=20)] * 9, judged(1000.0, rules, weight=25), begin=1001.0)
+    whole = journal([sample()] * 2 + [sample(bad=20)] * 11, judged(1000.0, rules))
+    assert replay(read(first + second)).rollback == replay(read(whole)).rollback
+
+
 # --- reading -------------------------------------------------------------------------------------------------------
+
+
+def judged_by(rule):
+    return '{"header": {"judged": {"since": 1, "alarm_at": 9, "weight": 1, "rules": [' + rule + "]}}}"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +236,16 @@ def test_signals_are_not_in_a_journal():
         ('{"t": 2000, "stable": {"over": 7}}', "stable.over: must be an object"),
         ('{"t": 2000, "new": {"hist": {"2561": 1}}}', "is no index of the scale"),
         ('{"t": 2000, "new": {"hist": {"x": 1}}}', "is no index of the scale"),
+        ('{"t": 2000}', 'has neither "stable" nor "new"'),
+        ('{"t": 2000, "new": {"bad": 0}}', "new.requests: is missing"),
+        ('{"t": 2000, "new": {"requests": 3, "signals": {"hits": 3}}}', "new.signals.hits: must be [seen, matched]"),
         ('{"header": 5}', "header: is not an object"),
+        ('{"header": {"judged": 5}}', "header.judged: is not an object"),
+        ('{"header": {"judged": {"since": 1}}}', "header.judged: since, alarm_at and weight must be numbers"),
+        ('{"header": {"judged": {"since": 1, "alarm_at": 9, "weight": 1}}}', "header.judged.rules: must be a list"),
+        (judged_by('{"max": 1}'), 'header.judged.rules.0: must be an object with a "metric"'),
+        (judged_by('{"metric": "p99", "mx": 1}'), "header.judged.rules.0.mx: is no field of a limit"),
+        (judged_by('{"metric": "p99", "max": "1"}'), "header.judged.rules.0.max: must be a number"),
         ('{"header": {"block_s": 0}}', "header.block_s"),
         ('{"header": {"limits": {"p99": "fast"}}}', "header.limits"),
         ('{"header": {"hdr": {"digits": 3}}}', "header.hdr"),
