@@ -6,6 +6,7 @@ run: the block in which it alarmed, counted from the first block with the failur
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from loadtests.judge.counts import Counted
 from loadtests.judge.streams import DAY, Healthy, blocks
 from loadtests.judge.vectorised import Flags, Naive, Numbers, RatioAlarms, ShareAlarms
+from proxy.rollout.betting import TOTAL_BLOCKS, WAYS, Way
 from proxy.rollout.evidence import alarm_at
 
 NEVER = 2**31 - 1  # no block
@@ -30,11 +32,34 @@ Alarms = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """A choice of the constants of `proxy.rollout.betting`."""
+
+    name: str
+    ways: Sequence[Way] = WAYS
+    total_blocks: float = TOTAL_BLOCKS
+
+    def judge(self, runs: int, allowed: float) -> ShareAlarms:
+        """Return a judge of `runs` runs with this setting."""
+        return ShareAlarms(runs, allowed, AT, self.ways, self.total_blocks)
+
+
+PRODUCT = Setting("the product's")
+_WHOLE = (Way(0.2, 1.0), Way(0.4, 0.2), Way(0.4, 0.04))
+# What else could be chosen: bets on the whole share only, smaller or larger.
+OTHERS = (
+    Setting("whole share, 4.9 blocks", _WHOLE, 4.9),
+    Setting("whole share, 4.6 blocks", _WHOLE, 4.6),
+    Setting("whole share, 4.3 blocks", _WHOLE, 4.3),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """`new` turns `share` bad after 20,000 good responses, at `rate` requests/s on it.
 
-    `poisson`: they arrive at random, else evenly. `within`: it turns within a block (which counts as the first), at a
-    random instant, else with a block's beginning. `blocks`: how long it lasts at most.
+    `poisson`: they arrive at random, else evenly. `within`: it turns at a random instant within a block, else with a
+    block's beginning. `blocks`: how long it lasts at most.
     """
 
     allowed: float = 0.01
@@ -45,11 +70,16 @@ class Failure:
     blocks: int = 4000
 
 
-def failing(failure: Failure, runs: int, chance: np.random.Generator) -> tuple[Alarms, Alarms]:
-    """Return in which block of the failure the judge and the naive rule alarm, for each run."""
+def failing(
+    failure: Failure, runs: int, chance: np.random.Generator, setting: Setting = PRODUCT
+) -> tuple[Alarms, Alarms]:
+    """Return in which block of the failure the judge and the naive rule alarm, for each run.
+
+    The first block is the first that holds a bad response.
+    """
     per_block = failure.rate / 4
-    judge, naive = ShareAlarms(runs, failure.allowed, AT), Naive(runs, failure.allowed)
-    first, naive_first = _Firsts(runs), _Firsts(runs)
+    judge, naive = setting.judge(runs, failure.allowed), Naive(runs, failure.allowed)
+    alarmed, naively, bad_seen = _Firsts(runs), _Firsts(runs), _Firsts(runs)
 
     def arrivals() -> NDArray[np.int64]:
         return chance.poisson(per_block, runs) if failure.poisson else np.full(runs, round(per_block))
@@ -58,20 +88,40 @@ def failing(failure: Failure, runs: int, chance: np.random.Generator) -> tuple[A
         good = arrivals().astype(np.float64)
         judge.look(good, np.zeros(runs))
         naive.look(good, np.zeros(runs))
-    for number in range(1, failure.blocks + 1):
+    for number in range(failure.blocks):
         n = arrivals()
-        failed = chance.binomial(n, chance.random(runs)) if failure.within and number == 1 else n
-        bad = chance.binomial(failed, failure.share).astype(np.float64)
-        first.note(number, judge.look(n.astype(np.float64), bad))
-        naive_first.note(number, naive.look(n.astype(np.float64), bad))
-        if first.all and naive_first.all:
+        failed = chance.binomial(n, chance.random(runs)) if failure.within and number == 0 else n
+        bad = chance.binomial(failed, failure.share)
+        bad_seen.note(number, bad > 0)
+        alarmed.note(number, judge.look(n.astype(np.float64), bad.astype(np.float64)))
+        naively.note(number, naive.look(n.astype(np.float64), bad.astype(np.float64)))
+        if alarmed.all and naively.all:
             break
-    return first.block, naive_first.block
+    return alarmed.since(bad_seen), naively.since(bad_seen)
 
 
-def outage(seconds: float, rate: float, runs: int, chance: np.random.Generator, allowed: float = 0.01) -> Counted:
+def near(
+    allowed: float, times: float, rate: float, runs: int, seconds: int, chance: np.random.Generator
+) -> tuple[Alarms, Alarms]:
+    """Return in which block each run alarms, by evidence and with the naive rule.
+
+    All the time `times` as many responses are bad as allowed, one by one.
+    """
+    judge, naive = PRODUCT.judge(runs, allowed), Naive(runs, allowed)
+    alarmed, naively = _Firsts(runs), _Firsts(runs)
+    for number in range(1, 4 * seconds + 1):
+        n = chance.poisson(rate / 4, runs)
+        bad = chance.binomial(n, times * allowed).astype(np.float64)
+        alarmed.note(number, judge.look(n.astype(np.float64), bad))
+        naively.note(number, naive.look(n.astype(np.float64), bad))
+        if alarmed.all:
+            break
+    return alarmed.block, naively.block
+
+
+def outage(seconds: float, rate: float, runs: int, chance: np.random.Generator, setting: Setting = PRODUCT) -> Counted:
     """Return how many runs alarm when everything fails for so many seconds, from a random instant on."""
-    judge, first, per_block = ShareAlarms(runs, allowed, AT), _Firsts(runs), rate / 4
+    judge, first, per_block = setting.judge(runs, 0.01), _Firsts(runs), rate / 4
     begins = chance.random(runs)
     for number in range(-400, int(seconds * 4) + 4):
         n = chance.poisson(per_block, runs)
@@ -91,7 +141,7 @@ class Days:
 
 def healthy_days(healthy: Healthy, runs: int, chance: np.random.Generator, hours: int = 24) -> Days:
     """Return how many of `runs` healthy days are rolled back by a limit on errors and one on a latency."""
-    both = ShareAlarms(2 * runs, healthy.allowed, AT)
+    both = PRODUCT.judge(2 * runs, healthy.allowed)
     ratio = RatioAlarms(runs, MAX_RATIO, FLOOR * healthy.allowed, AT)
     naive = Naive(2 * runs, healthy.allowed)
     firsts = _Firsts(2 * runs), _Firsts(runs), _Firsts(2 * runs)
@@ -108,6 +158,19 @@ def healthy_days(healthy: Healthy, runs: int, chance: np.random.Generator, hours
     )
 
 
+def settings_on_healthy_days(
+    settings: Iterable[Setting], healthy: Healthy, runs: int, chance: np.random.Generator, hours: int = 24
+) -> list[Counted]:
+    """Return how many of the very same healthy days each setting rolls back, by limits on errors and latency."""
+    judges = [(setting.judge(2 * runs, healthy.allowed), _Firsts(2 * runs)) for setting in settings]
+    for number, block in enumerate(blocks(healthy, runs, hours, chance), 1):
+        n, bad = _twice(block.n, block.n), _twice(block.bad, block.slow)
+        for judge, first in judges:
+            first.note(number, judge.look(n, bad))
+    wrong = [first.block != NEVER for _, first in judges]
+    return [Counted(int((either[:runs] | either[runs:]).sum()), runs) for either in wrong]
+
+
 class _Firsts:
     """The first block in which each run alarmed."""
 
@@ -118,6 +181,11 @@ class _Firsts:
         """Remember `number` where there is an alarm for the first time."""
         if alarms.any():
             self.block[alarms & (self.block == NEVER)] = number
+
+    def since(self, other: _Firsts) -> Alarms:
+        """Return the blocks counted from those of another, which are the first."""
+        blocks: Alarms = np.where(self.block == NEVER, NEVER, self.block - other.block + 1)
+        return blocks
 
     @property
     def all(self) -> bool:

@@ -7,15 +7,17 @@ most people would write first: `Naive`, three breached windows of 500 responses 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from proxy.rollout.betting import KEPT, MOST_LOSS, PARTS, SIZES, TOTAL_BLOCKS
-from proxy.rollout.evidence import BET_RESPONSES, RATE_BLOCKS, SMALL_BLOCK
+from proxy.rollout.betting import KEPT, MOST_LOSS, TOTAL_BLOCKS, WAYS, Way
+from proxy.rollout.evidence import BET_RESPONSES, QUIET, RATE_BLOCKS, SMALL_BLOCK
 from proxy.rollout.ratio import BET_EVENTS
 from proxy.rollout.ratio import TOTAL_BLOCKS as RATIO_BLOCKS
+from proxy.rollout.ratio import WAYS as RATIO_WAYS
 
 Numbers: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
@@ -27,24 +29,40 @@ NAIVE_WINDOWS = 3
 class Detectors:
     """`proxy.rollout.betting.Detector` for `runs` runs; what is allowed must be above 0."""
 
-    def __init__(self, runs: int, alarm_at: float, total_blocks: float = TOTAL_BLOCKS) -> None:
-        parts = np.array(PARTS)[:, None]
-        self._sizes = np.array(SIZES)[:, None]
-        self._weights = parts
-        self._ceilings = alarm_at - np.log(parts) + KEPT
-        self._most = np.exp((alarm_at - np.log(PARTS[0])) / total_blocks) - 1
-        self._logs = np.full((len(SIZES), runs), -np.inf)
-        self.alarm_at = alarm_at
-        self.evidence = np.full(runs, -np.inf)
+    def __init__(
+        self, runs: int, alarm_at: float, ways: Sequence[Way] = WAYS, total_blocks: float = TOTAL_BLOCKS
+    ) -> None:
+        parts, sizes, sees = zip(*ways, strict=True)
+        self._parts, self._sizes, self._sees = np.array(parts)[:, None], np.array(sizes)[:, None], list(sees)
+        self._enough = np.exp(alarm_at)
+        self._most = (self._enough / ways[0].part) ** (1 / total_blocks) - 1
+        self._ceilings = KEPT * self._enough / self._parts
+        self._wealth = np.ones((len(ways), runs))
+        self._total = np.zeros(runs)
+
+    @property
+    def evidence(self) -> Numbers:
+        """The logarithms of the evidence."""
+        with np.errstate(divide="ignore"):
+            evidence: Numbers = np.log(self._total)
+        return evidence
+
+    @property
+    def alarms(self) -> Flags:
+        """Where there is enough evidence for an alarm."""
+        alarms: Flags = self._total >= self._enough
+        return alarms
 
     def bet(self, share: Numbers, allowed: Numbers | float, due: Flags, stake: Numbers | float = 1.0) -> None:
         """Take in a share per run, where `due`."""
-        excess = stake * np.minimum(MOST_LOSS / np.asarray(allowed), self._most) * (share - allowed)
-        logs = np.logaddexp(0.0, self._logs) + np.log1p(self._sizes * excess)
-        np.minimum(logs, self._ceilings, out=logs)
-        np.copyto(self._logs, logs, where=due)
-        evidence = np.log((self._weights * np.exp(logs - self.alarm_at)).sum(axis=0)) + self.alarm_at
-        np.copyto(self.evidence, evidence, where=due)
+        largest = stake * np.minimum(MOST_LOSS / np.asarray(allowed), self._most)
+        third = (1 - np.asarray(allowed)) / 3
+        upper = np.maximum(0.0, share - 1 + third) / np.maximum(third, 1e-9)
+        seen = np.array((share, np.minimum(share, allowed + third), upper))[self._sees]
+        wealth = np.maximum(1.0, self._wealth) * (1 + self._sizes * largest * (seen - allowed))
+        np.minimum(wealth, self._ceilings, out=wealth)
+        np.copyto(self._wealth, wealth, where=due)
+        np.copyto(self._total, (self._parts * wealth).sum(axis=0), where=due)
 
 
 class Gathers:
@@ -61,7 +79,7 @@ class Gathers:
         self._rate += (n - self._rate) / self._seen
         self.n += n
         usual = np.maximum(1.0, self._rate * SMALL_BLOCK)
-        return self.n >= np.where(self._rate >= BET_RESPONSES, usual, BET_RESPONSES)
+        return self.n >= np.where(self._rate >= QUIET, usual, BET_RESPONSES)
 
     def clear(self, due: Flags) -> None:
         """Begin anew where a bet was made."""
@@ -71,11 +89,18 @@ class Gathers:
 class ShareAlarms:
     """`proxy.rollout.evidence.ShareAlarm` for `runs` runs."""
 
-    def __init__(self, runs: int, allowed: float, alarm_at: float) -> None:
+    def __init__(
+        self,
+        runs: int,
+        allowed: float,
+        alarm_at: float,
+        ways: Sequence[Way] = WAYS,
+        total_blocks: float = TOTAL_BLOCKS,
+    ) -> None:
         self._allowed = allowed
         self._gather = Gathers(runs)
         self._bad = np.zeros(runs)
-        self.detectors = Detectors(runs, alarm_at)
+        self.detectors = Detectors(runs, alarm_at, ways, total_blocks)
 
     def look(self, n: Numbers, bad: Numbers) -> Flags:
         """Take in one block of every run; tell which of them alarm."""
@@ -85,7 +110,7 @@ class ShareAlarms:
         self.detectors.bet(share, self._allowed, due)
         self._gather.clear(due)
         self._bad[due] = 0
-        return self.detectors.evidence >= self.detectors.alarm_at
+        return self.detectors.alarms
 
 
 class RatioAlarms:
@@ -96,7 +121,7 @@ class RatioAlarms:
         self._gather = Gathers(runs)
         self._open = np.zeros((3, runs))  # bad of new, responses and bad of stable
         self._floor = ShareAlarms(runs, floor, alarm_at)
-        self.detectors = Detectors(runs, alarm_at, RATIO_BLOCKS)
+        self.detectors = Detectors(runs, alarm_at, RATIO_WAYS, RATIO_BLOCKS)
 
     @property
     def evidence(self) -> Numbers:
@@ -117,7 +142,7 @@ class RatioAlarms:
         self.detectors.bet(share, allowed, says, np.minimum(1.0, events / BET_EVENTS))
         self._gather.clear(due)
         self._open[:, due] = 0
-        return self.evidence >= self.detectors.alarm_at
+        return self.detectors.alarms & self._floor.detectors.alarms
 
 
 class Naive:

@@ -1,4 +1,4 @@
-"""The arithmetic of evidence: bets on shares, in logarithms, with a state of a few floats.
+"""The arithmetic of evidence: bets on shares, with a state of a few floats.
 
 A *share* is a number 0…1 seen once per block (the bad ones of its responses); what is *allowed* is its greatest
 expected value as long as all is well. A *bet* turns a share into a factor of a gambler's wealth, whose expected value
@@ -7,36 +7,61 @@ who gets rich was right that something is wrong.
 
 `Detector`: is the share above what is allowed, since any block at all?
   One bet multiplies the wealth by 1 + λ(share − allowed), 0 ≤ λ < 1/allowed (Waudby-Smith & Ramdas, "Estimating means
-  of bounded random variables by betting", JRSS B 2024). A fresh gambler starts at every block and the evidence is the
-  wealth of all of them together, M ← (M + 1)·factor (the Shiryaev-Roberts e-detector; Shin, Ramdas & Rinaldo,
-  "E-detectors", arXiv 2203.03532), so that good history does not slow the alarm. Three sizes of λ play side by side:
-  the largest sees a failure in blocks, the smallest an excess of a fifth in minutes.
-  Guarantee: E[M] grows by at most 1 per block, hence P(alarm within T blocks) ≤ T / exp(alarm_at).
+  of bounded random variables by betting", JRSS B 2024). A fresh gambler starts at every block, and the evidence is the
+  wealth of the richest of them, M ← max(M, 1)·factor (an e-detector; Shin, Ramdas & Rinaldo, "E-detectors", arXiv
+  2203.03532), so that good history neither slows the alarm nor hastens it. Several *ways* to bet play side by side,
+  each with a part of the first stake, for no λ is good against every failure.
+  Guarantee: the wealth of all gamblers together is expected to grow by at most 1 per block and the richest has no more
+  than all of them, hence P(alarm within T blocks) ≤ T / exp(alarm_at).
 `Bound`: between which limits does the share lie, at every instant at once?
   The empirical Bernstein confidence sequence of the same paper (theorem 2; inequality of Fan, Grama & Liu 2015), of
   share − allowed, so that what is allowed may differ from block to block. Each side holds at all times together with
   probability 1 − doubt, for the average of the expected shares, each block weighing as it was bet on.
 
+A way may see a part of the share only: a function that is nowhere above the share has no greater expected value, so
+bets on it keep the guarantee. What lies between the allowed share and 1 is cut into thirds, because its parts tell a
+failure from a burst better than the whole:
+
+* the upper third is almost only reached at total failure. What begins within a block leaves a partial share there; to
+  find it in the fifth block at the latest, the four blocks after that must be enough. Bets on the whole share that are
+  so large make an alarm of three full blocks between two partial ones, for these two are worth as much as a full one.
+* up to the lower third is what a partial failure has. To a burst, however dense, it grants no more per block.
+
+The first gets most of the stake, because four bets that each win less than 1/allowed must reach the alarm; the others
+lose little by it: a fourth of the stake costs a few per cent of the time.
+
 What is assumed: the expected share of a block, given all before it, is at most what is allowed. What happens *inside*
 a block is free: responses of one block may fail all together or not at all. How many responses a block has must not
 depend on how they end. What breaks it: bursts that are longer than a block are no chance but, as far as one can see,
-a failure. The largest λ is so chosen that a failure of everything must last for almost five blocks (`TOTAL_BLOCKS`).
+a failure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, exp, inf, log, log1p, sqrt
+from typing import NamedTuple
 
-# So many blocks in which all is bad make an alarm: the fifth. Fewer forgive less, more are late at partial failure.
-TOTAL_BLOCKS = 4.9
-# The sizes of bets relative to the largest, and the part of the first stake that each of them plays with. A small part
-# for the largest makes it larger, as total failure takes `TOTAL_BLOCKS` whatever it is: partial failure shows sooner.
-SIZES = (1.0, 0.2, 0.04)
-PARTS = (0.2, 0.4, 0.4)
-# No bet loses more than this part of the wealth in one block.
-MOST_LOSS = 0.95
-# Evidence is kept up to so much (a logarithm) above the alarm's, so that an alarm ends soon after its cause.
-KEPT = 1.0
+# What a way sees of a share: all of it, the lower part, or the upper part stretched to 0…1.
+WHOLE, LOWER, UPPER = range(3)
+
+
+class Way(NamedTuple):
+    """One way to bet: with which `part` of the first stake, of which `size` (relative to the largest), on what."""
+
+    part: float
+    size: float
+    sees: int = WHOLE
+
+
+# The first finds total failure, the second a failure of a tenth or more, the last an excess of a half in minutes.
+WAYS = (Way(0.78, 1.0, UPPER), Way(0.1, 2 / 3, LOWER), Way(0.06, 0.08), Way(0.06, 0.02))
+# So many blocks in which all is bad make an alarm: the fourth. Fewer forgive less, more come later than the fifth.
+TOTAL_BLOCKS = 3.9
+# No bet loses more than this part of the wealth in one block. Of a limit of 1 % it is what bounds the largest bet.
+MOST_LOSS = 0.99
+# The wealth of a way is kept up to so many times what makes an alarm, so that an alarm ends soon after its cause.
+KEPT = 2.7
 
 # The largest bet of a bound: larger ones prove sooner where all is good, and later where something is bad.
 MOST_STAKE = 0.8
@@ -46,41 +71,46 @@ class Detector:
     """Evidence that a share is above what is allowed, beginning at any block.
 
     `alarm_at`: natural logarithm of the evidence that makes an alarm. `total_blocks`: so many blocks in which all is
-    bad make one, if what is allowed is small. `evidence`: what there is, as a logarithm.
-    `runs`: for each size of bets, the wealth of the luckiest gambler, as a logarithm; at most 0 says that nobody
-    believes in anything that was before.
+    bad make one by the first of `ways`, if what is allowed is small.
+    `wealth`: of the richest gambler, for each way; at most 1 says that nothing that was before speaks for a failure.
     """
 
-    __slots__ = ("_ceilings", "_logs", "_most", "alarm_at", "evidence", "runs")
+    __slots__ = ("_ceilings", "_enough", "_most", "_total", "_ways", "alarm_at", "wealth")
 
-    def __init__(self, alarm_at: float, total_blocks: float = TOTAL_BLOCKS) -> None:
+    def __init__(self, alarm_at: float, ways: Sequence[Way] = WAYS, total_blocks: float = TOTAL_BLOCKS) -> None:
         self.alarm_at = alarm_at
-        self.evidence = -inf
-        self._most = exp((alarm_at - log(PARTS[0])) / total_blocks) - 1
-        self._ceilings = [alarm_at - log(part) + KEPT for part in PARTS]
-        self._logs = [-inf] * len(SIZES)
-        self.runs = [0.0] * len(SIZES)
+        self._enough = exp(alarm_at)
+        self._ways = ways
+        self._most = (self._enough / ways[0].part) ** (1 / total_blocks) - 1
+        self._ceilings = [KEPT * self._enough / way.part for way in ways]
+        self._total = 0.0
+        self.wealth = [1.0] * len(ways)
+
+    @property
+    def evidence(self) -> float:
+        """What evidence there is, as a natural logarithm."""
+        return log(self._total) if self._total else -inf
 
     @property
     def alarm(self) -> bool:
         """Whether the evidence is enough for an alarm."""
-        return self.evidence >= self.alarm_at
+        return self._total >= self._enough
 
     def bet(self, share: float, allowed: float, stake: float = 1.0) -> None:
         """Take in one block's `share`, of which `allowed` is the greatest expected value; both 0…1.
 
         `stake` (0…1): how much the block counts; it must not depend on how the share came out.
         """
-        largest = min(MOST_LOSS / allowed, self._most) if allowed else self._most
-        excess = stake * largest * (share - allowed)
-        logs, runs, total = self._logs, self.runs, 0.0
-        for index, size in enumerate(SIZES):
-            one, win = logs[index], log1p(size * excess)
-            fresh = one + log1p(exp(-one)) if one > 0 else log1p(exp(one))
-            logs[index] = one = min(fresh + win, self._ceilings[index])
-            runs[index] = max(0.0, runs[index]) + win
-            total += PARTS[index] * exp(one - self.alarm_at)
-        self.evidence = log(total) + self.alarm_at
+        largest = stake * (min(MOST_LOSS / allowed, self._most) if allowed else self._most)
+        third = (1 - allowed) / 3
+        upper = max(0.0, share - 1 + third) / third if third else 0.0
+        seen = (share, min(share, allowed + third), upper)
+        wealth, total = self.wealth, 0.0
+        for index, (part, size, sees) in enumerate(self._ways):
+            factor = 1 + size * largest * (seen[sees] - allowed)
+            wealth[index] = richest = min(max(1.0, wealth[index]) * factor, self._ceilings[index])
+            total += part * richest
+        self._total = total
 
 
 class Bound:

@@ -12,16 +12,17 @@ bad and 1 % for the share, availability ≥ a the same with 1 − a. `ShareEvide
   not spoil it. No alarm is no proof: of a limit of 1 %, 375 blocks without any bad response are one (`doubt` 5 %).
   The block is the unit, not the response, because nobody says that responses of one block fail independently; hence
   where a block has 20 responses it takes 7,500 of them.
-* **a bet needs responses**: where the service sends less than `BET_RESPONSES` per block, blocks are put together
-  until they hold so many. Else five failures in a row on a quiet night would be five blocks of total failure. The same
-  is done with a block that holds less than an eighth of the usual: a slow response is counted when it passes the limit,
+* **a bet needs responses**: where the service sends less than `QUIET` per block, blocks are put together until they
+  hold `BET_RESPONSES`. Else four failures in a row on a quiet night would be four blocks of total failure. The same is
+  done with a block that holds less than an eighth of the usual: a slow response is counted when it passes the limit,
   after the fast ones of its time, and where the load comes in pulses it would be a block of its own, 100 % slow.
 
-What it takes, in blocks (limit 1 %, two limits, 24 h): 5 at total failure, 8 to 10 at 20 % bad (`loadtests/judge`).
-What breaks it: bursts longer than a block. One that touches up to four blocks never alarms if all was well before; one
-that fills five does at limits up to 1.5 %, because by then it cannot be told from a failure. `judge.block` is the knob:
-four or five times as long as the bursts that are to be forgiven. No traffic: no bet, no alarm, no proof.
-Cost: 5 µs per limit and block.
+What it takes, in blocks (limit 1 %, two limits, 24 h): at total failure the one in which it begins and four more, 8 to
+10 at 20 % bad (`loadtests/judge`). A bet wins less than 1/allowed, so a larger limit takes more: 7 at 5 %, 27 at 50 %.
+What breaks it: bursts longer than a block. One that fills three and halves of two more never alarms if all was well
+before; one that fills four does at limits up to 1 %, because by then it cannot be told from a failure. `judge.block` is
+the knob: four or five times as long as the bursts that are to be forgiven. No traffic: no bet, no alarm, no proof.
+Cost: 4 µs per limit and block.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from fractions import Fraction
 from math import log
 from typing import NamedTuple
 
-from proxy.rollout.betting import SIZES, Bound, Detector
+from proxy.rollout.betting import Bound, Detector
 
-# A bet is made on so many responses, where the service sends less of them per block.
-BET_RESPONSES = 4
+# Where the service sends less than so many responses per block, a bet is made on so many of them.
+QUIET = 4
+BET_RESPONSES = 5
 # A block with less than this part of the usual responses is put together with the next.
 SMALL_BLOCK = 1 / 8
 # Blocks over which the usual is averaged.
@@ -60,7 +62,7 @@ class Span(NamedTuple):
     bad: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finding:
     """What is known of one limit: `bad` of `n` responses since the judge began, and what that proves.
 
@@ -107,7 +109,7 @@ class Gather:
         self._rate += (n - self._rate) / self._seen
         self.n += n
         self.blocks += 1
-        return self.n >= (max(1.0, self._rate * SMALL_BLOCK) if self._rate >= BET_RESPONSES else BET_RESPONSES)
+        return self.n >= (max(1.0, self._rate * SMALL_BLOCK) if self._rate >= QUIET else BET_RESPONSES)
 
     def clear(self) -> None:
         """Begin anew after a bet."""
@@ -125,8 +127,8 @@ class ShareAlarm:
         self._gather = Gather()
         self._bad = 0
         self._total = Span()
-        self._begun = [self._total] * len(SIZES)
         self.detector = Detector(alarm_at)
+        self._begun = [self._total] * len(self.detector.wealth)
 
     def look(self, n: int, bad: int) -> None:
         """Take in one block: `bad` of its `n` responses."""
@@ -136,8 +138,8 @@ class ShareAlarm:
             return
         detector.bet(share(self._bad, gather.n), self._allowed)
         self._total = total = Span(total.blocks + gather.blocks, total.n + gather.n, total.bad + self._bad)
-        for index, run in enumerate(detector.runs):
-            if run <= 0:
+        for index, wealth in enumerate(detector.wealth):
+            if wealth <= 1:
                 self._begun[index] = total
         gather.clear()
         self._bad = 0
@@ -145,8 +147,8 @@ class ShareAlarm:
     @property
     def span(self) -> Span:
         """The blocks of which the strongest evidence consists."""
-        runs, total = self.detector.runs, self._total
-        begun = self._begun[max(range(len(runs)), key=runs.__getitem__)]
+        wealth, total = self.detector.wealth, self._total
+        begun = self._begun[max(range(len(wealth)), key=wealth.__getitem__)]
         return Span(total.blocks - begun.blocks, total.n - begun.n, total.bad - begun.bad)
 
 

@@ -17,8 +17,8 @@ responses, up to eight, so that it matters little whether those of a version com
 
 Assumed: the same as there, and that the split does not send the requests that fail to one version on purpose. What
 breaks it: bursts of one version that are longer than a block, even more than for a fixed limit, because a block with
-one bad response can say as much as one with twenty. Hence its bets are smaller: ten blocks of total failure of `new`
-make an alarm (`TOTAL_BLOCKS`), where a fixed limit beside it takes five. Its power falls with the weight of `new`: one
+one bad response can say as much as one with twenty. Hence its bets are smaller: nine blocks of total failure of `new`
+make an alarm (`TOTAL_BLOCKS`), where a fixed limit beside it takes four. Its power falls with the weight of `new`: one
 block can win at most 1/θ, which at 50 % and ratio 1 is a factor of 2, and total failure takes 28 blocks.
 Cost: 8 µs per limit and block for `RatioEvidence`, 5 µs for `Attribution`.
 """
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TypeAlias
 
-from proxy.rollout.betting import Bound, Detector
+from proxy.rollout.betting import Bound, Detector, Way
 from proxy.rollout.evidence import DOUBT, Gather, ShareAlarm, exact, share
 
 # Responses of `new`, the bad of them, responses of stable, the bad of them.
@@ -39,10 +39,11 @@ _NOTHING: Counts = (0, 0, 0, 0)
 # A block with so many bad responses counts fully.
 BET_EVENTS = 8
 # What a weight of 10 % allows anyway: at smaller ones bets are kept from growing with 1/θ.
-TOTAL_BLOCKS = 10.0
+TOTAL_BLOCKS = 8.5
+WAYS = (Way(0.2, 1.0), Way(0.4, 0.2), Way(0.4, 0.04))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RatioFinding:
     """What is known of a limit `max_ratio`: the bad of the responses of both versions, and what that proves.
 
@@ -70,6 +71,11 @@ class RatioFinding:
         return (self.bad / self.n) / (self.stable_bad / self.stable_n)
 
 
+def origin_detector(alarm_at: float) -> Detector:
+    """Return the detector of a share of bad responses that came from `new`."""
+    return Detector(alarm_at, WAYS, TOTAL_BLOCKS)
+
+
 class Origin:
     """Evidence that bad responses come from `new` more often than `max_ratio` explains."""
 
@@ -79,7 +85,7 @@ class Origin:
         self._max_ratio = max_ratio
         self._gather = Gather()
         self._open = _NOTHING
-        self.detector = Detector(alarm_at, TOTAL_BLOCKS)
+        self.detector = origin_detector(alarm_at)
 
     def look(self, block: Counts) -> None:
         """Take in one block of both versions."""
@@ -145,7 +151,8 @@ class RatioEvidence:
     @property
     def alarm(self) -> bool:
         """Whether `new` has been above the ratio, and above the floor, since some block."""
-        return self.enough and self.evidence >= self._origin.detector.alarm_at
+        over = self._origin.detector.alarm and (not self._floor or self._floor_over.detector.alarm)
+        return self.enough and over
 
     @property
     def proven(self) -> bool:

@@ -18,13 +18,13 @@ says how long one limit takes from the fault to its action, which is one store a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
 from proxy.rollout.betting import Bound, Detector
-from proxy.rollout.evidence import BET_RESPONSES, DOUBT, alarm_at
+from proxy.rollout.evidence import BET_RESPONSES, DOUBT, QUIET, alarm_at
 from proxy.rollout.plan import (
     ALERT,
     EVIDENCE,
@@ -37,6 +37,7 @@ from proxy.rollout.plan import (
     Plan,
     Stage,
 )
+from proxy.rollout.ratio import origin_detector
 from proxy.routing.table import FULL, NEW
 
 BLOCK_S = 0.25
@@ -224,7 +225,7 @@ def _reaction(stage: Stage, limit: Limit, world: _World) -> Reaction:
         part = 1.0 if allowed is None else min(1.0, allowed)
         return Reaction(stage, limit, part * limit.window_s + late, limit.window_s + late, estimated=False)
     total, double = (_evidence_s(stage, limit, world, factor) for factor in (None, BREACH))
-    late = limit.for_s + hangs
+    late = limit.for_s + world.block_s + hangs  # the block in which it begins is not full of it
     return Reaction(stage, limit, _sum(total, late), _sum(double, late), estimated=True)
 
 
@@ -239,25 +240,25 @@ def _evidence_s(stage: Stage, limit: Limit, world: _World, factor: float | None)
             return None  # compared with what stable was, which the plan does not know
         allowed = limit.max_ratio * new / (limit.max_ratio * new + stable)
         share = 1.0 if factor is None else factor * limit.max_ratio * new / (factor * limit.max_ratio * new + stable)
+        detector: Callable[[float], Detector] = origin_detector
     else:
         fixed = _allowed(limit)
         if fixed is None:
             return None
-        allowed, share = fixed, 1.0 if factor is None else min(1.0, factor * fixed)
-    bets = _bets(share, allowed, world.alarm_at)
+        allowed, share, detector = fixed, 1.0 if factor is None else min(1.0, factor * fixed), Detector
+    bets = _bets(share, allowed, detector(world.alarm_at))
     if bets is None:
         return None
     if rate is None:
         return bets * world.block_s
     # A bet needs responses: where there are less per block, blocks are put together.
-    blocks = 1 if rate * world.block_s >= BET_RESPONSES else ceil(BET_RESPONSES / (rate * world.block_s))
+    blocks = 1 if rate * world.block_s >= QUIET else ceil(BET_RESPONSES / (rate * world.block_s))
     return max(bets * blocks * world.block_s, limit.min_requests / rate)
 
 
-def _bets(share: float, allowed: float, alarm: float) -> int | None:
+def _bets(share: float, allowed: float, detector: Detector) -> int | None:
     if share <= allowed:
         return None
-    detector = Detector(alarm)
     for bets in range(1, MOST_BETS + 1):
         detector.bet(share, allowed)
         if detector.alarm:
