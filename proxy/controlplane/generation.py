@@ -6,6 +6,7 @@ Its control segment is written by the supervisor, its counters segments by one w
 from __future__ import annotations
 
 from proxy.ipc.layout import (
+    CONTROL_OPENED,
     CONTROL_SEED,
     CONTROL_WEIGHT,
     ENDPOINT_HDR,
@@ -68,9 +69,11 @@ class Generation:
         return self.control.words[self.control_layout.services[index] + CONTROL_WEIGHT] & WEIGHT_MASK
 
     def store_weight(self, index: int, weight_bp: int, flags: int) -> None:
-        """Store weight and flags in one word; its epoch grows by 1."""
+        """Store weight and flags in one word; its epoch grows by 1. An opening is counted before it."""
         at = self.control_layout.services[index] + CONTROL_WEIGHT
         words = self.control.words
+        if weight_bp and not words[at] & WEIGHT_MASK:
+            words[self.control_layout.services[index] + CONTROL_OPENED] += 1
         epoch = ((words[at] >> EPOCH_SHIFT) + 1) & EPOCH_MASK
         words[at] = weight_bp | flags | epoch << EPOCH_SHIFT
 
