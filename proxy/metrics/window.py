@@ -14,7 +14,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Hashable, Sequence
-from itertools import islice
+from itertools import accumulate, pairwise
+from operator import sub
 
 from proxy.errors import CounterWentBack
 from proxy.metrics.snapshot import Columns, Judged
@@ -53,8 +54,8 @@ class Ring:
         newest = self._times[-1]
         first = max(0, bisect_right(self._times, newest - seconds) - 1)
         now, before = self._row(len(self._times) - 1), self._row(first)
-        added = [after - earlier for after, earlier in zip(now, before, strict=True)]
-        if any(number < 0 for number in added):
+        added = list(map(sub, now, before))
+        if min(added) < 0:
             raise CounterWentBack(f"a counter shrank within {seconds} s: from {before.tolist()} to {now.tolist()}")
         return added, newest - self._times[first]
 
@@ -75,11 +76,14 @@ class Ring:
 class Window:
     """What was judged of one version over time; `columns` say for which thresholds and signals."""
 
-    __slots__ = ("_ring", "columns")
+    __slots__ = ("_edges", "_ring", "columns")
 
     def __init__(self, columns: Columns) -> None:
         self.columns = columns
         self._ring = Ring(len(_places(columns)))
+        thresholds, first = len(columns.thresholds_us), len(columns.ttfb_thresholds_us)
+        edges = list(accumulate((_PLAIN, thresholds, thresholds, first, first)))
+        self._edges = list(pairwise(edges))  # where the tuples of a `Judged` stand in a row
 
     def append(self, time_s: float, judged: Judged) -> None:
         """Add the totals read at `time_s` (monotonic seconds); they are of this window's columns."""
@@ -88,14 +92,11 @@ class Window:
     def over(self, seconds: float) -> tuple[Judged, float]:
         """Return what was judged in the last `seconds`, and the seconds that this covers."""
         added, covered = self._ring.over(seconds)
-        thresholds, first = len(self.columns.thresholds_us), len(self.columns.ttfb_thresholds_us)
-        numbers = iter(added)
-        ended, bad, diverted, client_errors = islice(numbers, _PLAIN)
-        slow, fast, ttfb_slow, ttfb_fast = (
-            tuple(islice(numbers, size)) for size in (thresholds, thresholds, first, first)
-        )
-        signals = tuple(zip(numbers, numbers, strict=True))
-        return Judged(ended, bad, diverted, client_errors, slow, fast, ttfb_slow, ttfb_fast, signals), covered
+        ended, bad, diverted, client_errors = added[:_PLAIN]
+        slow, fast, ttfb_slow, ttfb_fast = [tuple(added[start:stop]) for start, stop in self._edges]
+        signals = added[self._edges[-1][1] :]
+        pairs = tuple(zip(signals[::2], signals[1::2], strict=True))
+        return Judged(ended, bad, diverted, client_errors, slow, fast, ttfb_slow, ttfb_fast, pairs), covered
 
     def with_columns(self, columns: Columns) -> Window:
         """Return the same history for other columns; what was not counted before is at 0 there."""

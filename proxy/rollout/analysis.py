@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from proxy.metrics.snapshot import Columns, Judged
-from proxy.rollout.plan import CHECK, SIGNAL, Limit
+from proxy.rollout.plan import CHECK, COUNTED, SIGNAL, Limit
 from proxy.rollout.state import Record
 from proxy.routing.table import STABLE, VERSIONS
 
@@ -35,7 +35,7 @@ ERROR = "ERROR"
 VERDICTS = (PASS, FAIL, INCONCLUSIVE, ERROR)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Count:
     """How a limit counts: `count` of `n`; for a minimum `count` are the good ones, for a maximum the bad ones."""
 
@@ -59,7 +59,7 @@ class Histogram(Protocol):
         """Return sparse HDR counts."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sight:
     """What judges can look at in a block.
 
@@ -84,7 +84,8 @@ class Sight:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, though nobody changes one: it is made for every limit in every block, and freezing triples its cost.
+@dataclass(slots=True)
 class Verdict:
     """What a judge found of `limit`. `due`: it is a FAIL that is to be acted on.
 
@@ -131,11 +132,13 @@ class Judge(Protocol):
 class Counter:
     """Counts what one limit is about; `None` of it is counted when the workers do not know its latency or signal."""
 
-    __slots__ = ("_first", "_limit", "_signal", "_threshold", "readable")
+    __slots__ = ("_first", "_good", "_limit", "_plain", "_signal", "_threshold", "readable")
 
     def __init__(self, limit: Limit, columns: Columns) -> None:
         self._limit = limit
         self._first = limit.first_byte
+        self._good = limit.min is not None  # what the limit counts speaks for the version
+        self._plain = limit.source == COUNTED and limit.metric == "error_rate" and not self._good
         self._threshold: int | None = None
         self._signal: int | None = None
         self.readable = True
@@ -167,8 +170,10 @@ class Counter:
 
     def bad(self, judged: Judged) -> tuple[int, int]:
         """Return (n, those of them that speak against the version)."""
+        if self._plain:
+            return judged.ended + judged.diverted, judged.bad
         found = self(judged)
-        return (found.n, found.n - found.count) if self._limit.min is not None else (found.n, found.count)
+        return found.n, found.n - found.count if self._good else found.count
 
 
 def allowed(limit: Limit) -> float:
@@ -180,11 +185,17 @@ def allowed(limit: Limit) -> float:
 
 def breached(limit: Limit, counted: Count) -> bool:
     """Tell whether the measured share is on the wrong side of the limit, exactly."""
+    # In integers: a product of fractions takes ten times as long, and this is asked in every block.
     if limit.quantile is not None:
-        return counted.count > (1 - exact(limit.quantile)) * counted.n
+        good, of = exact(limit.quantile).as_integer_ratio()
+        return counted.count * of > (of - good) * counted.n
     if limit.min is not None:
-        return counted.count < exact(limit.min) * counted.n
-    return limit.max is not None and counted.count > exact(limit.max) * counted.n
+        least, of = exact(limit.min).as_integer_ratio()
+        return counted.count * of < least * counted.n
+    if limit.max is None:
+        return False
+    most, of = exact(limit.max).as_integer_ratio()
+    return counted.count * of > most * counted.n
 
 
 def beyond(limit: Limit, number: float) -> bool:
