@@ -38,7 +38,9 @@ async def get_report(call: Call) -> web.StreamResponse:
     name = call.service
     kind = accepted(call.request.headers.getall("Accept", []))
     events = await _events(call, name)
-    item, points = call.operations.service(name), call.request.app[TRACKS].points(name)
+    item = call.operations.service(name)
+    tracks = call.request.app[TRACKS]
+    points = [*await tracks.past(name, report.started(name, events)), *tracks.points(name)]
     body = await asyncio.to_thread(_rendered, kind, name, item, events, points)
     headers = {**HEADERS, "Vary": "Accept"}
     return web.Response(body=body, content_type=kind, charset=None if kind == JSON else "utf-8", headers=headers)

@@ -5,8 +5,8 @@ there are more than `MOST` of them, neighbours are put together and every point 
 rollout of two days takes no more memory than one of an hour. Sums stay exact, of percentiles the worst stays.
 
 A track begins anew when `new` gets weight after `APART_S` without any (a rollout begins), and stands still when `new`
-has had no weight for `AFTER_S` (it is over). It is in memory: after a restart of the supervisor a report has plots
-from then on, and all decisions.
+has had no weight for `AFTER_S` (it is over). It is in memory: what was measured before the supervisor started is read
+from the block journal, once for each rollout.
 """
 
 from __future__ import annotations
@@ -78,12 +78,25 @@ class Tracks:
     def __init__(self, operations: Operations, wall: Callable[[], float] = time.time) -> None:
         self._operations = operations
         self._wall = wall
+        self._began = wall()
         self._tracks: dict[str, Track] = {}
+        self._past: dict[str, tuple[tuple[float, float], list[Json]]] = {}
 
     def points(self, service: str) -> list[Json]:
         """Return the points of a service."""
         track = self._tracks.get(service)
         return [] if track is None else track.points
+
+    async def past(self, service: str, since: float | None) -> list[Json]:
+        """Return the points from `since` (seconds since 1970, `None`: there are none) until the first of `points`."""
+        points = self.points(service)
+        until = points[0]["t"] - points[0]["seconds"] if points else self._began
+        if since is None or until <= since:
+            return []
+        found = self._past.get(service)
+        if found is None or found[0] != (since, until):
+            found = self._past[service] = (since, until), await self._operations.past(service, since, until)
+        return found[1]
 
     def look(self) -> None:
         """Look at every service once."""

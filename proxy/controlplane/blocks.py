@@ -25,13 +25,14 @@ a second of lines has 3.3 kB, with 10 latencies 0.9 kB (`python -m loadtests.jud
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 from urllib.parse import quote
 
 import orjson
@@ -40,6 +41,7 @@ from proxy.controlplane.history import History
 from proxy.controlplane.scales import TOTAL
 from proxy.metrics.snapshot import Columns, Judged, ServiceCounts
 from proxy.rollout.judges import Court
+from proxy.rollout.past import Past
 from proxy.rollout.plan import COUNTED, HOLD, SHARES, Limit
 from proxy.rollout.state import percent
 from proxy.routing.table import NEW, STABLE, VERSIONS
@@ -169,6 +171,17 @@ class Blocks:
         path = self.path(service)
         return [*_olds(path), *([path] if path.exists() else [])]
 
+    def past(self, service: str, since: float, until: float) -> list[dict[str, Any]]:
+        """Return what was written from `since` to `until` (s since 1970), as points of a report; for a thread."""
+        found = Past(since, until)
+        files = self.files(service)
+        for path, later in zip(files, [*files[1:], None], strict=False):
+            # All of a file is older than the first block of the next one.
+            if later is None or (_first_t(later) or since) > since:
+                with contextlib.suppress(OSError, EOFError), _lines(path) as lines:
+                    found.take(lines)
+        return found.points()
+
     def _add_histograms(self, line: dict[str, Any], series: _Series, name: str, history: History) -> None:
         newest_s, before_s = history.newest_s, series.slice_s
         if newest_s is None or newest_s == before_s:
@@ -208,9 +221,8 @@ class Blocks:
     def _is_full(self, path: Path, newest: bytes) -> bool:
         if path.stat().st_size >= self._most_bytes:
             return True
-        with path.open("rb") as file:
-            oldest = next((line for line in file if line.startswith(b'{"t"')), newest)
-        return bool(orjson.loads(newest)["t"] - orjson.loads(oldest)["t"] >= self._most_age_s)
+        oldest = _first_t(path)
+        return oldest is not None and bool(orjson.loads(newest)["t"] - oldest >= self._most_age_s)
 
     def _rotate(self, path: Path) -> None:
         olds = _olds(path)
@@ -235,6 +247,16 @@ def _stem(old: Path) -> str:
 
 def _number(old: Path) -> int:
     return int(old.name.split(".")[1])
+
+
+def _lines(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
+
+
+def _first_t(path: Path) -> float | None:
+    with _lines(path) as lines:
+        first = next((line for line in lines if line.startswith(b'{"t"')), None)
+    return None if first is None else float(orjson.loads(first)["t"])
 
 
 def _cut(path: Path) -> None:

@@ -285,6 +285,10 @@ class Controller:
         """Yield events with a number above `since`, those to come too."""
         return self._journal.follow(since)
 
+    async def past(self, name: str, since: float, until: float) -> list[Json]:
+        """Return what the block journal has of a service, as points of a report; empty without a journal."""
+        return [] if self._blocks is None else await asyncio.to_thread(self._blocks.past, name, since, until)
+
     # --- orders --------------------------------------------------------------------------------------------------
 
     async def set_weights(self, name: str, new_bp: int, order: Order, *, ttl_s: float | None = None) -> Json:

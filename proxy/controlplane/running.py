@@ -208,6 +208,10 @@ class Running:
         """Yield stored and then live events with seq > since."""
         return self._controller.follow_events(since)
 
+    async def past(self, name: str, since: float, until: float) -> list[Json]:
+        """Return what earlier supervisors measured of a service, as points of a report."""
+        return await self._controller.past(name, since, until)
+
 
 def needs_restart(before: Settings, after: Settings) -> list[str]:
     """Return the keys of the config that changed and that only a restart brings into force."""

@@ -65,6 +65,12 @@ def build(service: str, item: Mapping[str, Any], events: Sequence[Json], points:
     }
 
 
+def started(service: str, events: Sequence[Json]) -> float | None:
+    """Return when the last rollout of a service was started (seconds since 1970), `None` if none was."""
+    times = [event["time"] for event in events if event["type"] == told.STARTED and event.get("service") == service]
+    return times[-1] if times else None
+
+
 def _stages(stage: Mapping[str, Any] | None, phase: str, events: Sequence[Json]) -> list[Json]:
     entered = {
         (event.get("after") or {}).get("stage"): event["time"]

@@ -34,6 +34,12 @@ class FakeOperations:
         self.drilled |= {"latched": True, "restored": True, "why": ""}
         self.stage = None
         self.streams = 0
+        self.past_asked = []
+        self.past_points = []
+
+    async def past(self, name, since, until):
+        self.past_asked.append((name, since, until))
+        return self.past_points
 
     def status(self):
         workers = [{"slot": 0, "pid": 4711, "state": "serving", "beat_age_s": 0.02}]

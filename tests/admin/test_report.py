@@ -161,3 +161,22 @@ async def test_the_points_come_into_the_report():
         track.look(api.operations.service("web"), started + 5)
         value, _ = await api.ask("GET", REPORT)
         assert [point["t"] for point in value["points"]] == [started + 5]
+
+
+@running
+async def test_what_was_measured_before_the_supervisor_started_is_read_once_for_a_rollout():
+    operations = FakeOperations()
+    operations.past_points = [{"t": 1.0, "seconds": 1.0, "weight": 10}]
+    times = iter((1000.0, 1002.0, 1007.0, 1012.0))
+    tracks = Tracks(operations, lambda: next(times))
+    assert await tracks.past("web", None) == []
+    assert await tracks.past("web", 500.0) == await tracks.past("web", 500.0) == operations.past_points
+    assert operations.past_asked == [("web", 500.0, 1000.0)]
+    operations.weight_bp["web"] = 1000
+    for _ in range(3):
+        tracks.look()
+    await tracks.past("web", 500.0)
+    assert operations.past_asked[1:] == [("web", 500.0, 1002.0)]
+    # What this supervisor has seen from the beginning needs no past.
+    assert await tracks.past("web", 1002.0) == []
+    assert len(operations.past_asked) == 2

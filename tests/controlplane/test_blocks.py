@@ -231,3 +231,19 @@ def test_a_disk_that_fails_is_said_once_and_holds_nobody_up(tmp_path, caplog):
     rounds(blocks, 5)
     blocks.close()
     assert len(caplog.records) == 1
+
+
+def test_the_past_of_a_rollout_is_read_from_all_its_files(tmp_path):
+    blocks = Blocks(tmp_path, most_bytes=2000)
+    blocks.begin(counts(0), History())
+    for index in range(1, 201):
+        add(blocks, counts(10 * index, index), 1000.0 + index, rules(stage="canary" if index <= 100 else "half"))
+        blocks.flush(1000.0 + index)
+    blocks.close()
+    assert len(blocks.files("web")) > 2
+    whole = blocks.past("web", 1_001_000.0, 1_001_200.0)
+    assert sum(point["new"]["requests"] for point in whole) == 2000
+    assert [point["t"] for point in whole] == sorted(point["t"] for point in whole)
+    part = blocks.past("web", 1_001_100.0, 1_001_150.0)
+    assert sum(point["stable"]["requests"] for point in part) == 500
+    assert blocks.past("api", 0.0, 2e9) == []
