@@ -75,7 +75,7 @@ class Detector:
     `wealth`: of the richest gambler, for each way; at most 1 says that nothing that was before speaks for a failure.
     """
 
-    __slots__ = ("_ceilings", "_enough", "_most", "_total", "_ways", "alarm_at", "wealth")
+    __slots__ = ("_ceilings", "_enough", "_most", "_rest", "_total", "_ways", "alarm_at", "wealth")
 
     def __init__(self, alarm_at: float, ways: Sequence[Way] = WAYS, total_blocks: float = TOTAL_BLOCKS) -> None:
         self.alarm_at = alarm_at
@@ -84,6 +84,8 @@ class Detector:
         self._most = (self._enough / ways[0].part) ** (1 / total_blocks) - 1
         self._ceilings = [KEPT * self._enough / way.part for way in ways]
         self._total = 0.0
+        # What is allowed and staked while nothing is bad and nothing speaks for a failure: such bets change nothing.
+        self._rest: tuple[float, float] | None = None
         self.wealth = [1.0] * len(ways)
 
     @property
@@ -101,6 +103,10 @@ class Detector:
 
         `stake` (0…1): how much the block counts; it must not depend on how the share came out.
         """
+        if share == 0 and self._rest == (allowed, stake):
+            return  # it would come out as it is
+        calm = share == 0 and max(self.wealth) <= 1
+        self._rest = (allowed, stake) if calm else None
         largest = stake * (min(MOST_LOSS / allowed, self._most) if allowed else self._most)
         third = (1 - allowed) / 3
         upper = max(0.0, share - 1 + third) / third if third else 0.0

@@ -298,3 +298,17 @@ def test_ten_thousand_random_streams_never_proven_with_the_bound_above_the_limit
         proofs += was_proven
     assert proofs > 500
     assert wrong <= 0.05 * above
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.0, 0.0, 0.1, 1.0]), st.sampled_from([0.01, 0.3]), st.sampled_from([0.5, 1.0]))
+    )
+)
+def test_bets_that_are_left_out_would_change_nothing(bets: list[tuple[float, float, float]]) -> None:
+    quick, every = Detector(18.0), Detector(18.0)
+    for share, allowed, stake in [bet for bet in bets for _ in range(3)]:
+        quick.bet(share, allowed, stake)
+        every._rest = None
+        every.bet(share, allowed, stake)
+        assert (quick.wealth, quick.evidence) == (every.wealth, every.evidence)
