@@ -91,7 +91,7 @@ def _parsed(part: str) -> Limit:
     if match["held"] and not match["window"]:
         raise ValueError(f"has {part!r}: write the window too, such as {metric}={bound} over 1m for {match['held']}")
     try:
-        number = parse_duration(bound) * 1000 if metric in LATENCIES else parse_share(bound)
+        number = parse_duration(bound, bare="ms") * 1000 if metric in LATENCIES else parse_share(bound)
         window_s = parse_duration(match["window"]) if match["window"] else None
         for_s = parse_duration(match["held"]) if match["held"] else 0.0
     except ValueError as error:
