@@ -48,7 +48,7 @@ from proxy.rollout.analysis import Reading, evidence, reason_of, value
 from proxy.rollout.bench import kind_of
 from proxy.rollout.effect import Note
 from proxy.rollout.event import Breach, Event, NewChanged, NewRemoved, Rollback, SetWeight, Tick, WorkerLost
-from proxy.rollout.machine import STABLE_NOT_READY
+from proxy.rollout.machine import STABLE_NOT_READY, allowed
 from proxy.rollout.plan import ROLLBACK, ServicePlan
 from proxy.rollout.state import PROGRESSING, ROLLED_BACK, Record, ServiceState
 from proxy.routing.split import seed_of
@@ -322,6 +322,7 @@ class Controller:
         if order.dry_run:
             return self.service_status(name)
         lowers = entry.state.weight_bp > 0
+        entry.asking = False  # also where it changes nothing: a start that waits for its hooks is not wanted any more
         event = Rollback(order.actor, order.reason, stable_ready=entry.watch.stable_ready)
         durable = await self.commits.run(self.carry_out(entry, event))
         return self.answer(entry, self.service_status(name), durable=durable, lowers=lowers)
@@ -395,6 +396,7 @@ class Controller:
 
     async def _set_weight(self, entry: Entry, event: SetWeight) -> bool:
         if event.weight_bp <= entry.state.weight_bp:
+            entry.asking = entry.asking and event.weight_bp > 0
             return await self.carry_out(entry, event)
         async with self.changing:
             return await self.carry_out(entry, event)
@@ -418,7 +420,7 @@ class Controller:
                 "Overtaken",
                 "something else changed the weight while this was being stored",
                 cure="look at the status and repeat the request if it still applies",
-                extra={"phase": state.phase, "revision": state.revision},
+                extra={"phase": state.phase, "allowed": allowed(state), "revision": state.revision},
             )
         return stored
 

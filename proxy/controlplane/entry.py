@@ -17,10 +17,11 @@ class Entry:
     `held_until`: nothing that gives `new` more is tried before, because storing it failed. `verification`: of the last
     rollback, while it lasts. `reported`: when progress was last told. `drilling`: synthetic failures are being added;
     `drilled_ns`, `drilled_by`, `drilled_from`: the instant (CLOCK_MONOTONIC) and reason of the decision that they led
-    to, and the state that it met.
+    to, and the state that it met. `asking`: hooks are being asked before something is ordered; a rollback ends that.
     """
 
     __slots__ = (
+        "asking",
         "dirty",
         "drilled_by",
         "drilled_from",
@@ -40,6 +41,7 @@ class Entry:
         self.state = state
         self.pending: ServiceState | None = None
         self.dirty = False  # the state in force is not the stored one
+        self.asking = False
         self.drilling = False
         self.drilled_ns: int | None = None
         self.drilled_by = ""

@@ -2,8 +2,11 @@
 
 A hook is a `url`, which gets a POST with a JSON object, or a command (`run`), which gets the same object as its
 standard input. 2xx, or exit code 0, within the hook's time-out means go; everything else, silence too, is a failure,
-and what was answered is shown to people. A command that does not end in time is ended with all that it started.
-Nothing here raises: a failing hook is an answer.
+and what was answered is shown to people. A command that does not end in time, or that says more than 1 MiB, is ended
+with all that it started. Nothing here raises: a failing hook is an answer.
+
+What a command says is shown to everybody who may read. So values of environment variables that are secrets by their
+name are taken out of it: a script that prints its environment must not give the operator's token away.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +25,11 @@ import orjson
 from proxy.rollout.plan import Hook
 
 SHOWN_BYTES = 4000  # of what a hook says
+MOST_BYTES = 1024 * 1024  # of what a command may say
+READ_BYTES = 64 * 1024
 END_S = 1.0  # what is left to the pipes of a command that was ended
+SECRET = re.compile(r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH", re.IGNORECASE)
+LEAST_SECRET = 6  # characters; what is shorter would blank out anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,7 @@ async def _post(hook: Hook, told: dict[str, Any]) -> Answer:
             session.post(where, data=orjson.dumps(told), headers={"content-type": "application/json"}) as response,
         ):
             body = await response.content.read(SHOWN_BYTES)
-            text = body.decode(errors="replace")
+            text = _without_secrets(body)
             return Answer(200 <= response.status < 300, {"url": where, "status": response.status, "body": text})
     except TimeoutError:
         return Answer(ok=False, said={"url": where, "why": f"no answer within {hook.timeout_s:g} s"})
@@ -69,16 +77,47 @@ async def _run(hook: Hook, told: dict[str, Any]) -> Answer:
         )
     except (OSError, ValueError) as error:
         return Answer(ok=False, said={**said, "why": f"cannot be started: {error}"})
-    talk = asyncio.create_task(process.communicate(orjson.dumps(told)))
+    output = bytearray()
+    talk = asyncio.create_task(_talk(process, orjson.dumps(told), output))
     try:
-        output, _ = await asyncio.wait_for(asyncio.shield(talk), hook.timeout_s)
+        if await asyncio.wait_for(asyncio.shield(talk), hook.timeout_s):
+            said["exit"] = process.returncode
+        else:
+            said["why"] = f"said more than {MOST_BYTES} bytes"
     except TimeoutError:
+        said["why"] = f"did not end within {hook.timeout_s:g} s"
+    if "why" in said:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        output = b""
         with contextlib.suppress(TimeoutError):
-            output, _ = await asyncio.wait_for(talk, END_S)
-        said["why"] = f"did not end within {hook.timeout_s:g} s"
-    else:
-        said["exit"] = process.returncode
-    return Answer(said.get("exit") == 0, {**said, "output": output[-SHOWN_BYTES:].decode(errors="replace")})
+            await asyncio.wait_for(_rest(process, talk), END_S)
+    return Answer(said.get("exit") == 0, {**said, "output": _without_secrets(bytes(output[-SHOWN_BYTES:]))})
+
+
+async def _talk(process: asyncio.subprocess.Process, told: bytes, output: bytearray) -> bool:
+    """Tell a command what it is about and take what it says, to its end; return False when that is too much."""
+    if process.stdin is not None and process.stdout is not None:
+        process.stdin.write(told)
+        process.stdin.close()
+        while chunk := await process.stdout.read(READ_BYTES):
+            output += chunk
+            if len(output) > MOST_BYTES:
+                return False
+    await process.wait()
+    return True
+
+
+async def _rest(process: asyncio.subprocess.Process, talk: asyncio.Task[bool]) -> None:
+    """Wait for the end of a command that was killed."""
+    await talk
+    while process.stdout is not None and await process.stdout.read(READ_BYTES):
+        pass
+    await process.wait()
+
+
+def _without_secrets(said: bytes) -> str:
+    text = said.decode(errors="replace")
+    for name, value in os.environ.items():
+        if len(value) >= LEAST_SECRET and SECRET.search(name):
+            text = text.replace(value, "***")
+    return text

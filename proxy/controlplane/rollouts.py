@@ -3,10 +3,11 @@
 Rules beside those of the controller (`proxy.controlplane.controller`):
 
 * the hooks before a start or a promotion are called within the request, before anything is changed: one that fails
-  refuses it (409 `HookFailed`) and shows what it said. When a stage would go on by itself the hook before the next one
-  is asked meanwhile, and a failure pauses the rollout; killed in between, it is asked again. The hooks after a rollback
-  and completion change nothing; they are owed from the decision until they have answered, so that a kill in between
-  calls them once more, never less than once;
+  refuses it (409 `HookFailed`) and shows what it said. They hold up nobody else, and what is decided for the service
+  meanwhile stands: then the request is refused (409 `Overtaken`). When a stage would go on by itself the hook before
+  the next one is asked meanwhile, and a failure pauses the rollout; killed in between, it is asked again. The hooks
+  after a rollback and completion change nothing; they are owed from the decision until they have answered, so that a
+  kill in between calls them once more, never less than once;
 * a plan in a request may need latencies that the workers do not count yet: then they get a table that has them first;
 * `finish` is a change of the table: until every worker has it, each goes on by the words of the generation it has.
 """
@@ -14,7 +15,8 @@ Rules beside those of the controller (`proxy.controlplane.controller`):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ from proxy.controlplane.store import REGISTERED, STABLE_REGISTERED, Owed
 from proxy.errors import ConfigError, Refused
 from proxy.rollout.effect import BEFORE_STAGE, CallHook
 from proxy.rollout.event import Finish, HookAnswered, Pause, Promote, Restored, Resume, Start
-from proxy.rollout.machine import allowed
+from proxy.rollout.machine import allowed, running
 from proxy.rollout.plan import Hook, Plan
 from proxy.rollout.state import DRILL, PROGRESSING, ROLLED_BACK, ServiceState, shown
 from proxy.routing.table import VERSIONS, Version
@@ -110,14 +112,9 @@ class Rollouts:
 
     async def _start(self, entry: Entry, plan: Plan, order: Order) -> bool:
         host = self._host
-        async with host.changing:
-            event = Start(plan, host.fresh_salt(entry), order.actor, order.reason, order.if_match)
-            move(
-                entry.plan, entry.latest, event, host.now()
-            )  # what is refused anyway is refused before hooks are called
-            answers: dict[str, Any] = {}
-            for name in (BEFORE_START, BEFORE_STAGE):
-                answers |= await self._ask(entry, plan, name, plan.stages[0].name)
+        event = Start(plan, host.fresh_salt(entry), order.actor, order.reason, order.if_match)
+        move(entry.plan, entry.latest, event, host.now())  # what is refused anyway is refused before hooks are called
+        async with self._asked_before(entry, plan, (BEFORE_START, BEFORE_STAGE), plan.stages[0].name) as answers:
             if answers:
                 event = replace(event, evidence={"hooks": answers})
             table = registry.counting(host.table, entry.plan, plan)
@@ -131,19 +128,12 @@ class Rollouts:
 
     async def _promote(self, entry: Entry, order: Order, *, full: bool) -> bool:
         host = self._host
-        async with host.changing:
-            event = Promote(
-                order.actor,
-                order.reason,
-                full,
-                order.if_match,
-                record=host.record(entry),
-                stable_ready=entry.watch.stable_ready,
-            )
-            made = move(entry.plan, entry.latest, event, host.now())
-            rollout = made.after.rollout
-            if rollout is not None and made.after.phase == PROGRESSING:
-                await self._ask(entry, rollout.plan, BEFORE_STAGE, rollout.now_at.name)
+        event = Promote(order.actor, order.reason, full, order.if_match)
+        after = move(entry.plan, entry.latest, event, host.now()).after
+        names = (BEFORE_STAGE,) if after.phase == PROGRESSING else ()
+        rollout = running(after)
+        async with self._asked_before(entry, rollout.plan, names, rollout.now_at.name):
+            event = replace(event, record=host.record(entry), stable_ready=entry.watch.stable_ready)
             return await host.carry_out(entry, event)
 
     async def _finish(self, entry: Entry, order: Order) -> bool:
@@ -182,14 +172,45 @@ class Rollouts:
 
     # --- hooks ---------------------------------------------------------------------------------------------------
 
+    @asynccontextmanager
+    async def _asked_before(
+        self, entry: Entry, plan: Plan, names: Sequence[str], stage: str
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Call hooks, and then let what was ordered be done as the only change; gives what they said by their names."""
+        there = [name for name in names if getattr(plan.hooks, name) is not None]
+        if not there:
+            async with self._host.changing:
+                yield {}
+            return
+        extra: dict[str, object] = {"phase": entry.state.phase, "allowed": allowed(entry.state)}
+        if entry.asking:
+            what = "the hooks of another order are being asked"
+            raise Refused(409, "Busy", what, cure="wait for their answer", extra=extra)
+        entry.asking, revision = True, entry.latest.revision
+        try:
+            answers: dict[str, Any] = {}
+            for name in there:
+                answers[name] = await self._ask(entry, plan, name, stage)
+            async with self._host.changing:
+                if not entry.asking or entry.latest.revision != revision:
+                    state = entry.state
+                    raise Refused(
+                        409,
+                        "Overtaken",
+                        "something else was decided while the hooks were asked: that stands",
+                        cure="look at the status and repeat the request if it still applies",
+                        extra={"phase": state.phase, "allowed": allowed(state), "revision": state.revision},
+                    )
+                yield answers
+        finally:
+            entry.asking = False
+
     async def _ask(self, entry: Entry, plan: Plan, name: str, stage: str) -> dict[str, Any]:
-        """Call a hook that can stop what was ordered; return what it said by its name."""
-        hook: Hook | None = getattr(plan.hooks, name)
-        if hook is None:
-            return {}
+        """Call a hook that can stop what was ordered; return what it said."""
+        hook: Hook = getattr(plan.hooks, name)
         answer = await hooks.call(hook, name, self._about(entry, plan, stage))
         if answer.ok:
-            return {name: shown_hook(answer)}
+            return shown_hook(answer)
         raise Refused(
             409,
             "HookFailed",

@@ -132,6 +132,13 @@ def may_advance(rollout: Rollout, standing: Standing, now: float) -> bool:
     return stage.advance == PROVEN and rollout.next_stage is not None and standing.passed and standing.proven
 
 
+def running(state: ServiceState) -> Rollout:
+    """Return the rollout of a service that must have one."""
+    if state.rollout is None:
+        raise ValueError(f"a service in phase {state.phase} without a rollout")
+    return state.rollout
+
+
 # --- breaches and rollbacks ----------------------------------------------------------------------------------------
 
 
@@ -333,7 +340,7 @@ def _pause(_plan: ServicePlan, state: ServiceState, event: Pause, now: float) ->
 def _pause_for(
     state: ServiceState, reason: str, actor: str, said: str, now: float, evidence: Mapping[str, object]
 ) -> Step:
-    rollout = _running(state).stopped(now)
+    rollout = running(state).stopped(now)
     after = replace(state, phase=PAUSED, reason=reason, revision=state.revision + 1, rollout=rollout)
     note = Note("RolloutPaused", actor, said, shown(state), shown(after), evidence)
     return after, (Persist(note), Announce(note))
@@ -341,7 +348,7 @@ def _pause_for(
 
 def _resume(_plan: ServicePlan, state: ServiceState, event: Resume, now: float) -> Step:
     _match(state, event.if_match)
-    rollout = _running(state)
+    rollout = running(state)
     # Whoever resumes has seen that the hold was over: it waits as long again.
     waits_s = max(rollout.now_at.hold_s, rollout.ran_s)
     after = _progressing(state, replace(rollout, since=now, waits_s=waits_s), now)
@@ -352,7 +359,7 @@ def _resume(_plan: ServicePlan, state: ServiceState, event: Resume, now: float) 
 
 def _promote(_plan: ServicePlan, state: ServiceState, event: Promote, now: float) -> Step:
     _match(state, event.if_match)
-    rollout = _running(state)
+    rollout = running(state)
     last = len(rollout.plan.stages) - 1
     if rollout.stage == last:
         return _complete(state, event.actor, event.reason, {}, now)
@@ -369,7 +376,7 @@ def _advance(
     evidence: Mapping[str, object],
     now: float,
 ) -> Step:
-    rollout = _running(state)
+    rollout = running(state)
     if rollout.now_at.weight_bp < FULL and record:
         rollout = replace(rollout, record=record, record_of=rollout.now_at.name)
     after = _progressing(state, _entered(rollout, target, now), now)
@@ -378,7 +385,7 @@ def _advance(
 
 
 def _complete(state: ServiceState, actor: str, reason: str, evidence: Mapping[str, object], now: float) -> Step:
-    rollout = _running(state).stopped(now)
+    rollout = running(state).stopped(now)
     after = replace(
         state,
         phase=COMPLETED,
@@ -416,7 +423,7 @@ def _finish(_plan: ServicePlan, state: ServiceState, event: Finish, _now: float)
 
 
 def _hook_answered(_plan: ServicePlan, state: ServiceState, event: HookAnswered, now: float) -> Step:
-    rollout = _running(state)
+    rollout = running(state)
     if not rollout.asking or event.stage != rollout.stage + 1:
         return state, ()
     if not event.ok:
@@ -430,7 +437,7 @@ def _hook_too_late(_plan: ServicePlan, state: ServiceState, _event: HookAnswered
 
 
 def _plan_changed(_plan: ServicePlan, state: ServiceState, event: PlanChanged, now: float) -> Step:
-    rollout = _running(state)
+    rollout = running(state)
     if event.choice not in (KEEP, RESTART):
         raise Refused(
             409,
@@ -490,7 +497,7 @@ def _tick(_plan: ServicePlan, state: ServiceState, event: Tick, now: float) -> S
 def _progress(plan: ServicePlan, state: ServiceState, event: Tick, now: float) -> Step:
     if state.no_stable and event.stable_ready:
         return _stable_back(state)
-    rollout, standing = _running(state), event.standing
+    rollout, standing = running(state), event.standing
     if standing is None or rollout.asking:
         return state, ()
     if may_advance(rollout, standing, now):
@@ -553,12 +560,6 @@ def _restarted(_plan: ServicePlan, state: ServiceState, event: Restarted, now: f
 
 
 # --- small things --------------------------------------------------------------------------------------------------
-
-
-def _running(state: ServiceState) -> Rollout:
-    if state.rollout is None:
-        raise ValueError(f"a service in phase {state.phase} without a rollout")
-    return state.rollout
 
 
 def _entered(rollout: Rollout, stage: int, now: float) -> Rollout:

@@ -47,6 +47,21 @@ def test_a_command_that_reads_nothing_and_says_much_is_no_trouble():
     assert len(found.said["output"]) == 4000
 
 
+def test_a_command_that_never_stops_talking_is_ended_at_once(tmp_path):
+    pid = tmp_path / "pid"
+    found = run(Hook(run=("sh", "-c", f"echo $$ > {pid}; exec yes"), timeout_s=60))
+    assert (found.ok, found.said["why"]) == (False, "said more than 1048576 bytes")
+    assert len(found.said["output"]) == 4000
+    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
+def test_what_a_hook_says_has_no_secret_of_the_environment_in_it(monkeypatch):
+    monkeypatch.setenv("TIDEGATE_ADMIN_TOKEN", "the-operators-own")
+    found = run(Hook(run=("sh", "-c", "env; exit 1")))
+    assert "TIDEGATE_ADMIN_TOKEN=***" in found.said["output"]
+    assert "the-operators-own" not in found.said["output"]
+
+
 @pytest.mark.parametrize("status,ok", [(200, True), (204, True), (302, False), (503, False)])
 def test_an_url_gets_a_post_and_its_status_decides(status, ok):
     seen = []
