@@ -1,7 +1,8 @@
-"""What the core has to reach beside CPU per request (that is `make bench`): memory, shutting, and being looked at.
+"""What has to be reached beside CPU per request (that is `make bench`): memory, shutting, restarts, being looked at.
 
-`python -m loadtests.reach [memory] [stall] [shut] [polling]` measures on a real `tidegate run` with two workers and
-prints a line per figure. It is no test and has no pass mark; the figures go into notes with the command beside them.
+`python -m loadtests.reach [memory] [stall] [shut] [hung] [restarts] [polling]` measures on a real `tidegate run` with
+two workers and prints a line per figure. It is no test and has no pass mark; the figures go into notes with the command
+beside them.
 Every part is bounded in time and ends what it started.
 """
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 from loadtests.bench.measure import pss_kib, tree
+from loadtests.reach import hung, restarts
 from loadtests.reach.stream import SIZE
 from proxy.cli.demo.parts import Proxy, started
 from proxy.ipc.layout import BOARD_BEAT, WORD
@@ -172,6 +174,24 @@ def shut() -> None:
     say("errors that clients saw, all rounds", str(errors))
 
 
+def hung_endpoint() -> None:
+    """Measure how soon the gate shuts when `new` takes requests and never answers (`hung.py`)."""
+    delays = sorted(hung.delays(ROUNDS))
+    middle = statistics.median(delays)
+    say(
+        f"first hung request's crossing to weight 0, {ROUNDS} rounds (median, most)",
+        f"{middle:.3f} s, {delays[-1]:.3f} s",
+    )
+
+
+def restarted() -> None:
+    """Measure what clients see of a supervisor that is killed and started again (`restarts.py`)."""
+    for name, fresh in (("connections kept", 0.0), ("a connection per request", 1.0)):
+        seen = restarts.killed(ROUNDS, fresh=fresh)
+        say(f"{ROUNDS} × kill -9 and restart, {name}: failed requests", f"{sum(seen.failed.values())} of {seen.sent}")
+        say(f"{ROUNDS} × kill -9 and restart, {name}: longest wait", f"{seen.longest_s:.2f} s")
+
+
 def polling() -> None:
     """Measure beats and the proxy's own time per request without and with an admin API that is asked all the time."""
     for asked in (False, True):
@@ -249,7 +269,14 @@ class Pollers:
         connection.close()
 
 
-PARTS: dict[str, Callable[[], None]] = {"memory": memory, "stall": stall, "shut": shut, "polling": polling}
+PARTS: dict[str, Callable[[], None]] = {
+    "memory": memory,
+    "stall": stall,
+    "shut": shut,
+    "hung": hung_endpoint,
+    "restarts": restarted,
+    "polling": polling,
+}
 
 
 def main(names: list[str]) -> int:

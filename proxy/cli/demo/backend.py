@@ -83,6 +83,11 @@ class BackendConnection(asyncio.Protocol):
             else:
                 self._write(response)
 
+    def abort(self) -> None:
+        """Reset the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def _write(self, response: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(response)
