@@ -52,10 +52,17 @@ def explain(
         {name.lower().encode(): value.encode() for name, value in headers.items()},
         (client_ip or "").encode(),
     )
+    spoilt = f"; its cookie {MINTED_NAME.decode()} is not one that tidegate minted, so that it counts for nothing"
+    reads = service.sticky.by in ("cookie", "header")
+    said = spoilt if reads and minted and not _MINTED.fullmatch(minted) else ""
     if not key:
         how = "a cookie is minted and is the key" if _mints(service) else "each request is drawn"
         decided = {0: "stable", FULL: "new"}.get(weight_bp)
-        return {**answer, "version": decided, "reason": f"it brings no key: {how}, {weight_bp / 100:g} % go to new"}
+        return {
+            **answer,
+            "version": decided,
+            "reason": f"it brings no key: {how}, {weight_bp / 100:g} % go to new{said}",
+        }
     at = bucket(key, seed)
     is_new = at < weight_bp
     return {
@@ -64,7 +71,7 @@ def explain(
         "key_from": key_from,
         "bucket": at,
         "version": "new" if is_new else "stable",
-        "reason": f"bucket {at} {'<' if is_new else '>='} {weight_bp} of {FULL}",
+        "reason": f"bucket {at} {'<' if is_new else '>='} {weight_bp} of {FULL}{said}",
     }
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, cos, exp, log, pi, sqrt
+from math import ceil, cos, exp, fsum, lgamma, log, log1p, pi, sqrt
 from typing import Any
 
 from proxy.metrics.snapshot import Columns, Judged
@@ -33,7 +33,8 @@ Chance = Callable[[], float]
 MANY = 50.0
 # A rollout that is still not over after so many times its holds is said to be held.
 PATIENCE = 2.0
-Z = 1.959964  # 95 %
+TAIL = 0.025  # of the probability, on each side of an interval
+HALVINGS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """So many of all runs, with the 95 % interval for the probability behind it (Wilson)."""
+    """So many of all runs, with the exact 95 % interval for the probability behind it (Clopper and Pearson)."""
 
     runs: int
     of: int
@@ -78,11 +79,8 @@ class Part:
     @property
     def interval(self) -> tuple[float, float]:
         """The interval, 0…1."""
-        n, share = self.of, self.runs / self.of
-        middle = share + Z * Z / (2 * n)
-        half = Z * sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-        low, high = (middle - half) / (1 + Z * Z / n), (middle + half) / (1 + Z * Z / n)
-        return (low if self.runs else 0.0), (high if self.runs < n else 1.0)
+        low = _share_with(self.runs - 1, self.of, 1 - TAIL) if self.runs else 0.0
+        return low, _share_with(self.runs, self.of, TAIL) if self.runs < self.of else 1.0
 
 
 class Source:
@@ -222,6 +220,21 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
     ordered = sorted(values)
     at = {"p50": 0.5, "p95": 0.95, "max": 1.0}
     return {word: round(ordered[max(0, ceil(share * len(ordered)) - 1)], 3) for word, share in at.items()}
+
+
+def _share_with(at_most: int, of: int, probability: float) -> float:
+    """Return the share at which `at_most` hits of `of` or less have this probability (it falls as the share grows)."""
+    low, high = 0.0, 1.0
+    whole = lgamma(of + 1)
+    ways = [whole - lgamma(k + 1) - lgamma(of - k + 1) for k in range(at_most + 1)]
+    for _ in range(HALVINGS):
+        share = (low + high) / 2
+        hit, missed = log(share), log1p(-share)
+        if fsum(exp(way + k * hit + (of - k) * missed) for k, way in enumerate(ways)) > probability:
+            low = share
+        else:
+            high = share
+    return (low + high) / 2
 
 
 def poisson(mean: float, chance: Chance) -> int:

@@ -21,7 +21,7 @@ def test_a_failing_version_is_rolled_back_in_every_run_and_the_numbers_are_said(
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert lines[0] == "plan: 3 runs at 800 requests/s (seed 1)"
-    assert lines[2].split() == ["rolled", "back", "3", "100%", "43.85%", "to", "100%"]
+    assert lines[2].split() == ["rolled", "back", "3", "100%", "29.24%", "to", "100%"]
     assert "  because of: ErrorRateAboveLimit 3×" in lines
     assert "  rolled back in stage: one 3×" in lines
     assert any(line.startswith("  time to detect: p50 ") for line in lines)

@@ -39,6 +39,15 @@ def test_a_minted_cookie_comes_first_if_it_is_well_formed():
     assert ask(cookies={"session": "s", "tidegate": "forged"})["key_from"] == "cookie"
 
 
+def test_a_minted_cookie_that_is_malformed_is_named():
+    spoilt = "its cookie tidegate is not one that tidegate minted"
+    assert spoilt in ask(cookies={"tidegate": "forged"})["reason"]
+    assert spoilt in ask(cookies={"session": "s", "tidegate": MINTED[1:]})["reason"]
+    assert spoilt not in ask(cookies={"tidegate": MINTED})["reason"]
+    by_address = replace(SERVICE, sticky=Sticky("client_ip"))
+    assert spoilt not in ask(by_address, cookies={"tidegate": "x"}, client_ip="192.0.2.1")["reason"]
+
+
 def test_without_a_key_chance_decides_unless_the_weight_does():
     assert ask()["version"] is None
     assert "minted" in ask()["reason"]
