@@ -366,6 +366,49 @@ async def test_a_hook_that_says_no_refuses_a_start_and_shows_what_it_said(start)
     assert (world.word(), world.state().phase, world.state().revision) == (0, IDLE, 1)
 
 
+def waiting(folder):
+    """Return a hook that says go when its file is there, and that file."""
+    file = Path(folder, "go")
+    return Hook(run=("sh", "-c", f"while [ ! -e {file} ]; do sleep 0.02; done")), file
+
+
+@running
+async def test_a_rollback_while_the_hooks_of_a_start_are_asked_stands(start):
+    """Also where nothing is to be shut: whoever rolls back does not want what is about to start."""
+    with tempfile.TemporaryDirectory() as folder:
+        hook, go = waiting(folder)
+        world = await start(planned(hooks=Hooks(before_start=hook)))
+        await world.controller.rollback("web", ANN)
+        begin = asyncio.create_task(world.controller.rollouts.start("web", None, ANN))
+        await until(lambda: world.controller.entry("web").asking)
+        with pytest.raises(Refused) as second:
+            await world.controller.rollouts.start("web", None, ANN)
+        assert second.value.title == "Busy"
+        # Nobody else waits for the hook: what raises a weight or changes the table goes on.
+        assert not world.controller.changing.locked()
+        await world.controller.rollback("web", ANN)
+        go.touch()
+        with pytest.raises(Refused) as refused:
+            await begin
+        assert refused.value.title == "Overtaken"
+        assert (world.state().phase, world.word()) == (ROLLED_BACK, 0)
+        assert (await world.controller.rollouts.start("web", None, ANN))["phase"] == PROGRESSING
+
+
+@running
+async def test_a_version_that_comes_while_hooks_are_asked_is_not_started(start):
+    with tempfile.TemporaryDirectory() as folder:
+        hook, go = waiting(folder)
+        world = await start(planned(hooks=Hooks(before_start=hook)))
+        begin = asyncio.create_task(world.controller.rollouts.start("web", None, ANN))
+        await until(lambda: world.controller.entry("web").asking)
+        await world.controller.put_new("web", "another", ["http://127.0.0.1:1"], ANN)
+        go.touch()
+        with pytest.raises(Refused) as refused:
+            await begin
+        assert (refused.value.title, world.state().phase) == ("Overtaken", IDLE)
+
+
 @running
 async def test_a_hook_between_stages_is_asked_and_a_hanging_one_pauses(start):
     hook = Hook(run=("sh", "-c", "sleep 600"), timeout_s=0.2)
