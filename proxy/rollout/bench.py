@@ -127,9 +127,10 @@ class Bench:
         failing = self.failing()
         if failing:
             shown = evidence(failing[0], measure(failing[0]))
-            if len(failing) > 1:
-                shown["also"] = [reason_of(verdict.limit) for verdict in failing[1:]]
-            return Breach(reason_of(failing[0].limit), shown, self.stable_ready)
+            reason, *also = dict.fromkeys(reason_of(verdict.limit) for verdict in failing)
+            if also:
+                shown["also"] = also
+            return Breach(reason, shown, self.stable_ready)
         if reach is not None and reach.unreachable_s >= UNREACHABLE_S:
             found = {"failed": reach.failures, "seconds": round(reach.unreachable_s, 3), "limit_s": UNREACHABLE_S}
             return Breach(NO_HEALTHY_ENDPOINT, found, self.stable_ready)

@@ -26,7 +26,19 @@ PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
 
 # The plots, in SVG units.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 960, 190, 64, 12, 22, 24
-TICKS = 6
+TICKS = 8
+GAP_S = 3.0  # without any measuring, from which a line has a gap
+# Steps of a time axis, in seconds.
+STEPS = (
+    1,
+    2,
+    5,
+    10,
+    15,
+    30,
+    *(60 * n for n in (1, 2, 5, 10, 15, 30)),
+    *(3600 * n for n in (1, 2, 3, 6, 12, 24, 48, 168)),
+)
 MARK_LEAST = 14  # between two numbers of marks
 
 
@@ -96,6 +108,7 @@ def _decision(number: int, event: Json) -> Json:
         "actor": event.get("actor"),
         "reason": event.get("reason"),
         "text": told.sentence(event),
+        "weight": (event.get("after") or {}).get("new"),
         "evidence": dict(event.get("evidence") or {}),
     }
 
@@ -237,6 +250,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; ma
 dt { color: var(--soft); } dd { margin: 0; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .87rem; }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+.decisions td:nth-child(2) { white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; } tr:target { background: var(--panel); }
 svg { width: 100%; height: auto; display: block; margin: .5rem 0 1rem; }
 svg text { fill: var(--soft); font-size: 11px; } svg .title { fill: var(--ink); font-size: 13px; font-weight: 600; }
@@ -271,7 +285,7 @@ def _html(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _plots(report)
     for name, head, rows in _tables(report):
         yield f"<h2>{escape(name)}</h2>"
-        yield '<div class="wide"><table><thead><tr>'
+        yield f'<div class="wide"><table class="{name.lower()}"><thead><tr>'
         yield "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head) + "</tr></thead><tbody>"
         for number, row in enumerate(rows, 1):
             anchor = f' id="decision-{number}"' if name == "Decisions" else ""
@@ -288,37 +302,61 @@ def _plots(report: Mapping[str, Any]) -> Iterator[str]:
         return
     begin, end = points[0]["t"] - points[0]["seconds"], points[-1]["t"]
     marks = [one for one in report["decisions"] if begin <= one["t"] <= end]
-    weight: list[Series] = [("weight of new", "new", [(point["t"], point["weight"]) for point in points])]
-    yield _plot("Weight of new, %", weight, (begin, end), marks, most=100.0, steps=True)
+    yield _plot("Weight of new, %", [("weight of new", "new", _weights(report, end))], (begin, end), marks, most=100.0)
     yield _plot("Requests per second", _both(points, "rate"), (begin, end), marks)
-    limits = _bounds(report, "error_rate")
     errors = [(name, classes, _scaled(values)) for name, classes, values in _both(points, "error_rate")]
-    yield _plot("Bad responses, %", errors, (begin, end), marks, limits=[100 * limit for limit in limits])
+    bounds = [(100 * value, f"limit {_number(100 * value)} %") for value, _ in _bounds(report, ["error_rate"])]
+    yield _plot("Bad responses, %", errors, (begin, end), marks, limits=bounds)
     latencies = [
         (f"{series[0]} {name.removesuffix('_ms')}", f"{series[1]}{' faint' * (name != 'p99_ms')}", series[2])
         for name in PERCENTILES
         for series in _both(points, name)
     ]
-    slow = [bound for name in PERCENTILES for bound in _bounds(report, name.removesuffix("_ms"))]
-    yield _plot("Latency p50, p95, p99, ms", latencies, (begin, end), marks, limits=slow)
+    slow = _bounds(report, [name.removesuffix("_ms") for name in PERCENTILES])
+    bounds = [(value, f"{metric} limit {_number(value)} ms") for value, metric in slow]
+    yield _plot("Latency p99 (faint: p50, p95), ms", latencies, (begin, end), marks, limits=bounds)
+
+
+def _weights(report: Mapping[str, Any], end: float) -> list[tuple[float, float | None]]:
+    """Return the weight at every instant at which it changed, as steps."""
+    changes = [(one["t"], one["weight"]) for one in report["decisions"] if one.get("weight") is not None]
+    if not changes:
+        changes = [(point["t"] - point["seconds"], point["weight"]) for point in report["points"]]
+    steps: list[tuple[float, float | None]] = []
+    for t, weight in changes:
+        steps += [(t, steps[-1][1])] if steps else []
+        steps.append((t, weight))
+    return [*steps, (max(end, steps[-1][0]), steps[-1][1])] if steps else []
 
 
 def _both(points: Sequence[Json], key: str) -> list[Series]:
-    return [
-        (version, version, [(point["t"], (point.get(version) or {}).get(key)) for point in points])
-        for version in VERSIONS
-    ]
+    return [(version, version, list(_measured(points, version, key))) for version in VERSIONS]
+
+
+def _measured(points: Sequence[Json], version: str, key: str) -> Iterator[tuple[float, float | None]]:
+    """Yield the values in the middle of the time that they stand for; where nobody measured there is a gap."""
+    before = None
+    for point in points:
+        begin = point["t"] - point["seconds"]
+        if before is not None and begin - before > max(GAP_S, point["seconds"] / 2):
+            yield (before + begin) / 2, None
+        before = point["t"]
+        yield begin + point["seconds"] / 2, (point.get(version) or {}).get(key)
 
 
 def _scaled(values: list[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
     return [(t, None if value is None else 100 * value) for t, value in values]
 
 
-def _bounds(report: Mapping[str, Any], metric: str) -> list[float]:
-    """Return the fixed limits on `new` that can be drawn into a plot of this metric."""
-    limits = [limit for limit in report["limits"] if limit["metric"] == metric and limit["version"] == "new"]
+def _bounds(report: Mapping[str, Any], metrics: Sequence[str]) -> list[tuple[float, str]]:
+    """Return the fixed limits on `new` that can be drawn into a plot of these metrics."""
+    limits = [limit for limit in report["limits"] if limit["metric"] in metrics and limit["version"] == "new"]
     return sorted(
-        {limit["max"] for limit in limits if limit.get("max") is not None and limit.get("unit") in ("ratio", "ms")}
+        {
+            (limit["max"], limit["metric"])
+            for limit in limits
+            if limit.get("max") is not None and limit.get("unit") in ("ratio", "ms")
+        }
     )
 
 
@@ -329,13 +367,12 @@ def _plot(
     marks: Sequence[Json],
     *,
     most: float | None = None,
-    limits: Sequence[float] = (),
-    steps: bool = False,
+    limits: Sequence[tuple[float, str]] = (),
 ) -> str:
     values = [value for _, _, points in series for _, value in points if value is not None]
     # A limit far above all that was measured would press the lines to the ground: then it is only named.
     highest = max(values, default=0.0)
-    drawn = [limit for limit in limits if limit <= 4 * highest]
+    drawn = [bound for bound, _ in limits if bound <= 4 * highest]
     step, top = _scale(most or max([highest, *drawn], default=0.0))
 
     def x(t: float) -> float:
@@ -351,23 +388,21 @@ def _plot(
         at = y(number * step)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{at + 4}" text-anchor="end">{_number(number * step)}</text>')
-    for number in range(TICKS + 1):
-        t = span[0] + (span[1] - span[0]) * number / TICKS
-        anchor = "start" if not number else "end" if number == TICKS else "middle"
-        parts.append(f'<text x="{x(t)}" y="{HEIGHT - 6}" text-anchor="{anchor}">{_tick(t, span)}</text>')
+    for t, text in _ticks(span):
+        parts.append(f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 4}"/>')
+        parts.append(f'<text x="{x(t)}" y="{HEIGHT - 6}" text-anchor="middle">{text}</text>')
     parts += [f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(at)}" y2="{y(at)}"/>' for at in drawn]
     for name, classes, points in series:
-        for path in _paths(points, x, y, steps=steps):
+        for path in _paths(points, x, y):
             parts.append(f'<path class="plot {classes}" d="{path}"><title>{escape(name)}</title></path>')
     parts += _marks(marks, x)
     parts += _legend([one for one in series if "faint" not in one[1]], limits, drawn)
     return "".join([*parts, "</svg>"])
 
 
-def _paths(points: Sequence[tuple[float, float | None]], x: Any, y: Any, *, steps: bool) -> Iterator[str]:
+def _paths(points: Sequence[tuple[float, float | None]], x: Any, y: Any) -> Iterator[str]:
     """Yield the pieces of a line; where there is no value there is a gap."""
     piece: list[str] = []
-    before = ""
     for t, value in points:
         if value is None:
             if piece:
@@ -375,11 +410,8 @@ def _paths(points: Sequence[tuple[float, float | None]], x: Any, y: Any, *, step
             piece = []
             continue
         at = f"{x(t)} {y(value)}"
-        if piece and steps:
-            piece.append(f"L{x(t)} {before}")
         # A lone point is a line of no length, which round ends would show; here it gets one unit.
         piece.append(f"L{at}" if piece else f"M{at}h1")
-        before = str(y(value))
     if piece:
         yield "".join(piece)
 
@@ -395,15 +427,15 @@ def _marks(marks: Sequence[Json], x: Any) -> Iterator[str]:
         yield f'<g class="mark">{link}<line x1="{at}" x2="{at}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>{number}</a></g>'
 
 
-def _legend(series: Sequence[Series], limits: Sequence[float], drawn: Sequence[float]) -> Iterator[str]:
+def _legend(series: Sequence[Series], limits: Sequence[tuple[float, str]], drawn: Sequence[float]) -> Iterator[str]:
     at = float(WIDTH - RIGHT)
     entries = [(name, classes) for name, classes, _ in series]
-    entries += [(f"limit {_number(limit)}{'' if limit in drawn else ' (above)'}", "limit") for limit in limits]
+    entries += [(f"{name}{'' if bound in drawn else ' (above)'}", "limit") for bound, name in limits]
     for name, classes in reversed(entries):
-        at -= 6.5 * len(name)
-        yield f'<text x="{at:g}" y="14">{escape(name)}</text>'
-        yield f'<line class="key {classes}" x1="{at - 24:g}" x2="{at - 6:g}" y1="10" y2="10"/>'
-        at -= 40
+        yield f'<text x="{at:g}" y="14" text-anchor="end">{escape(name)}</text>'
+        at -= 6.2 * len(name) + 6
+        yield f'<line class="key {classes}" x1="{at - 18:g}" x2="{at:g}" y1="10" y2="10"/>'
+        at -= 32
 
 
 def _scale(highest: float) -> tuple[float, float]:
@@ -420,7 +452,11 @@ def _number(value: float) -> str:
     return f"{value:,.6g}" if value < 1000 else f"{value:,.0f}"
 
 
-def _tick(t: float, span: tuple[float, float]) -> str:
-    text = told.moment(t).rstrip("Z")
-    long = span[1] - span[0] > 86_400
-    return text[5:16] if long else text[11:19] if span[1] - span[0] < 900 else text[11:16]
+def _ticks(span: tuple[float, float]) -> Iterator[tuple[float, str]]:
+    """Yield at most `TICKS` round instants of a time axis (UTC), and what stands below them."""
+    step = next((one for one in STEPS if (span[1] - span[0]) / one <= TICKS), STEPS[-1])
+    first = ceil(span[0] / step) * step
+    for number in range(int((span[1] - first) / step) + 1):
+        t = first + number * step
+        text = told.moment(t)
+        yield t, text[11:19] if step < 60 else text[11:16] if step < 6 * 3600 else text[5:16]

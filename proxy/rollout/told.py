@@ -47,9 +47,13 @@ _REASONS = {
 
 
 def moves(event: Json) -> bool:
-    """Tell whether an event changed phase, stage or weight."""
+    """Tell whether an event changed phase, stage or weight; that a service came or went is none of these."""
     before, after = event.get("before") or {}, event.get("after") or {}
-    return any(before.get(key) != after.get(key) for key in ("phase", "stage", "new", "plan"))
+    return (
+        bool(before)
+        and bool(after)
+        and any(before.get(key) != after.get(key) for key in ("phase", "stage", "new", "plan"))
+    )
 
 
 def last_move(events: Iterable[Json]) -> Json | None:
@@ -144,6 +148,11 @@ def _what(event: Json) -> str:
         "SharedFault": "broke a limit that stable breaks too",
         "ControllerSilent": "was not judged for longer than the watchdog allows",
         "WorkerLost": "lost a worker",
+        "ServiceAdded": "came into the config",
+        "ServiceRemoved": "is in the config no more",
+        "HookCalled": f"called the hook {event.get('reason')}",
+        "ConfigChanged": "is served by a changed config",
+        "EndpointSet": "had an endpoint set by hand",
         PROGRESS: f"reported its progress in stage {event.get('reason')}",
     }
     return said.get(kind, f"says {kind}")

@@ -1,6 +1,7 @@
 """A whole rollout by the command line, on the product as it runs: from the pre-flight to the report and the replay."""
 
 import json
+import time
 
 from proxy.cli.demo.backend import ERRORS
 from tests.cli.conftest import tidegate
@@ -45,6 +46,10 @@ def test_a_rollout_from_pre_flight_to_replay(tmp_path, product, backends):
         assert "[>]  half" in verb("status")
         verb("rollout", "pause")
         assert verb("rollout", "resume").startswith("web: progressing")
+        # A supervisor that dies takes nothing of the record with it.
+        product.kill_everything()
+        restarted = time.time()
+        product.start()
         until_now(lambda: product.web()["stage"]["requests"] > 100, 30)
         backends.new.fail(ERRORS)
         verb("status", "--wait", "--timeout", "30s", code=3)
@@ -54,6 +59,9 @@ def test_a_rollout_from_pre_flight_to_replay(tmp_path, product, backends):
         report = json.loads(verb("report", "-o", "json"))
         assert (report["plan"], report["phase"]) == ("default", "rolled_back")
         assert [stage["state"] for stage in report["stages"]] == ["done", "failed"]
+        before = [point for point in report["points"] if point["t"] < restarted]
+        assert sum(point["new"]["rate"] * point["seconds"] for point in before) > 20
+        assert {point["weight"] for point in before} >= {10, 50}
         verb("report", "--html", tmp_path / "report.html")
         assert "rolled back" in (tmp_path / "report.html").read_text()
     assert product.end() == 0

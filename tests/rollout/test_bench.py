@@ -25,7 +25,7 @@ def bench(*verdicts, stable_ready=True):
 
 
 def test_a_failing_limit_rolls_back_and_names_the_others():
-    breach = bench(fails(), fails(Limit("p99", max=200.0))).breach(GOING)
+    breach = bench(fails(), fails(Limit("p99", max=200.0)), fails(Limit("error_rate", max=0.005))).breach(GOING)
     assert (breach.reason, breach.action, breach.evidence["also"]) == (
         "ErrorRateAboveLimit",
         "rollback",

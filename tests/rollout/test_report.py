@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.rollout import told
-from proxy.rollout.report import _scale, build, html, markdown
+from proxy.rollout.report import TICKS, _measured, _scale, _ticks, _weights, build, html, markdown
 
 T0 = 1_790_000_000.0
 EVIL = "<script>alert(1)</script>|`x`"
@@ -295,3 +295,37 @@ def test_moves_are_changes_of_phase_stage_or_weight():
 )
 def test_durations(seconds, said):
     assert told.duration(seconds) == said
+
+
+# --- the axes ------------------------------------------------------------------------------------------------------
+
+
+def test_a_time_axis_has_round_instants():
+    day = 1_700_006_400.0  # midnight
+    seconds = list(_ticks((day + 1.3, day + 72.0)))
+    assert [text for _, text in seconds] == [
+        "00:00:10",
+        "00:00:20",
+        "00:00:30",
+        "00:00:40",
+        "00:00:50",
+        "00:01:00",
+        "00:01:10",
+    ]
+    hours = [text for _, text in _ticks((day - 10, day + 5 * 3600))]
+    assert hours == ["00:00", "01:00", "02:00", "03:00", "04:00", "05:00"]
+    days = [text for _, text in _ticks((day, day + 8 * 86_400))]
+    assert days[:2] == ["11-15 00:00", "11-16 00:00"]
+    assert all(len(list(_ticks((day, day + span)))) <= TICKS + 1 for span in (1, 30, 700, 1e5, 1e6))
+
+
+def test_the_weight_is_drawn_as_it_was_decided():
+    decisions = [{"t": 10.0, "weight": 1}, {"t": 20.0, "weight": None}, {"t": 30.0, "weight": 50}]
+    assert _weights({"decisions": decisions}, 40.0) == [(10.0, 1), (30.0, 1), (30.0, 50), (40.0, 50)]
+    points = [{"t": 15.0, "seconds": 5.0, "weight": 10}]
+    assert _weights({"decisions": [], "points": points}, 15.0) == [(10.0, 10), (15.0, 10)]
+
+
+def test_where_nobody_measured_a_line_has_a_gap():
+    points = [{"t": t, "seconds": 5.0, "new": {"rate": 7.0}} for t in (5.0, 10.0, 30.0)]
+    assert list(_measured(points, "new", "rate")) == [(2.5, 7.0), (7.5, 7.0), (17.5, None), (27.5, 7.0)]
