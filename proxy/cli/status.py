@@ -61,11 +61,20 @@ def _print(status: dict[str, Any], service: str | None, output: Format) -> None:
 
 
 def _watch(client: Client, service: str | None, output: Format) -> None:
+    seen = False
     while True:
-        status = _get(client, service)
-        if output is Format.TEXT:
-            typer.echo(CLEAR if text.coloured() else "", nl=False)
-        _print(status, service, output)
+        try:
+            status = _get(client, service)
+        except Unreachable as error:
+            # Who watches a rollout wants to see the supervisor come back.
+            if not seen:
+                raise
+            typer.echo(f"tidegate: {error}; trying again", err=True)
+        else:
+            seen = True
+            if output is Format.TEXT:
+                typer.echo(CLEAR if text.coloured() else "", nl=False)
+            _print(status, service, output)
         time.sleep(WATCH_S)
 
 
@@ -197,18 +206,29 @@ def _limits(item: dict[str, Any]) -> list[str]:
             bound = f">= {_value(limit, limit['min'])}"
         if limit.get("max_ratio") is not None:
             bound = f"<= {text.number(limit['max_ratio'], 2)} times stable's"
-        needed = limit.get("needed")
+        where = " in this stage" if limit.get("scope") == "stage" else ""
         rows.append(
             [
                 limit["verdict"] + (", proven" if limit.get("proven") else ""),
-                f"{limit['metric']} of {limit['version']} {bound}",
+                f"{limit['metric']} of {limit['version']} {bound}{where}",
                 f"is {_value(limit, limit.get('value'))}",
                 f"over {text.number(limit.get('samples'), 0)} requests",
-                f"needs {text.number(needed, 0)} more" if needed else "",
+                _open(limit),
                 f"-> {limit['action']}" + (" (dry run)" if limit.get("dry_run") else ""),
             ]
         )
     return text.table(rows) if rows else []
+
+
+def _open(limit: dict[str, Any]) -> str:
+    """Return what a limit waits for."""
+    if limit.get("needed"):
+        return f"needs {text.number(limit['needed'], 0)} more"
+    if limit["verdict"] == "INCONCLUSIVE" and limit.get("alarm_at") and limit.get("evidence") is not None:
+        return f"over the limit, evidence {text.number(limit['evidence'])} of {text.number(limit['alarm_at'])}"
+    if limit["verdict"] == "INCONCLUSIVE" and limit.get("for_s") and limit.get("held_s"):
+        return f"over the limit for {text.duration(limit['held_s'])} of {text.duration(limit['for_s'])}"
+    return text.printable(limit["why"]) if limit.get("why") else ""
 
 
 def _value(limit: dict[str, Any], value: Any) -> str:

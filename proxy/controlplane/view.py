@@ -69,7 +69,10 @@ def service_status(
             VERSIONS[version]: _version(counts.name, version, counts.versions[version], watch.reach[version], history)
             for version in shown
         },
-        "limits": [_limit(counts.name, verdict, history, by_proof=by_proof) for verdict in watch.verdicts],
+        "limits": [
+            _limit(counts.name, verdict, history, by_proof=by_proof, of_stage=index >= watch.always)
+            for index, verdict in enumerate(watch.verdicts)
+        ],
         "last_event": last_event,
     }
 
@@ -140,7 +143,7 @@ def unit(verdict: Verdict) -> str:
     return unit_of(verdict.limit)
 
 
-def _limit(service: str, verdict: Verdict, history: History, *, by_proof: bool) -> Json:
+def _limit(service: str, verdict: Verdict, history: History, *, by_proof: bool, of_stage: bool) -> Json:
     limit = verdict.limit
     shown: Json = {
         "metric": limit.metric,
@@ -154,9 +157,11 @@ def _limit(service: str, verdict: Verdict, history: History, *, by_proof: bool) 
         "needed": max(verdict.needed, verdict.needed_to_prove or 0) if by_proof else verdict.needed,
         "needed_to_prove": verdict.needed_to_prove,
         "judge": verdict.judge,
+        "scope": "stage" if of_stage else "service",
         "action": limit.action,
         "window_s": limit.window_s,
         "for_s": limit.for_s,
+        "held_s": round(verdict.held_s, 3),
         "dry_run": limit.dry_run,
     }
     if limit.min is not None:

@@ -65,6 +65,11 @@ class Bench:
         self._totals: tuple[Judged, Judged] | None = None
         self._from: tuple[Judged, Judged] | None = None  # what was counted before the judges were made
 
+    @property
+    def always(self) -> int:
+        """How many of the limits are the service's own: they come first."""
+        return 0 if self.court is None else len(self.court.plan.limits)
+
     # --- every block ---------------------------------------------------------------------------------------------
 
     def seat(

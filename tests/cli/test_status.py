@@ -8,6 +8,7 @@ import pytest
 
 from proxy.cli import status as verb
 from proxy.cli import text
+from proxy.cli.client import Unreachable
 from tests.cli.conftest import admin_server, command, tidegate
 
 
@@ -113,6 +114,43 @@ def test_watch_shows_it_again_and_again(admin, monkeypatch):
     assert result.exit_code == 130
     assert result.output.count("web: idle") == 3
     assert tidegate("status", "--watch", "--wait", "--admin", admin.url).exit_code == 2
+
+
+def test_watch_goes_on_when_the_supervisor_comes_back(admin, monkeypatch):
+    asked = verb._get
+    gone = [False, True, False]
+
+    def get(client, service):
+        if gone.pop(0):
+            raise Unreachable(f"{admin.url} does not answer")
+        return asked(client, service)
+
+    def sleep(_):
+        if not gone:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(verb, "_get", get)
+    monkeypatch.setattr(verb.time, "sleep", sleep)
+    result = tidegate("status", "--watch", "--admin", admin.url)
+    assert result.output.count("web: idle") == 2
+    assert "does not answer; trying again" in result.output
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        ({"needed": 7}, "needs 7 more"),
+        ({"evidence": 3.21, "alarm_at": 14.06}, "over the limit, evidence 3.2 of 14.1"),
+        ({"for_s": 120.0, "held_s": 65.0}, "over the limit for 1m 5s of 2m"),
+        ({"why": "stable has 7 of 1000 samples"}, "stable has 7 of 1000 samples"),
+    ],
+)
+def test_a_limit_that_says_nothing_yet_says_what_it_waits_for(admin, more, said):
+    item = admin.operations.service("web")
+    limit = {**item["limits"][0], "verdict": "INCONCLUSIVE", "scope": "stage", **more}
+    (line,) = verb._limits({"limits": [limit]})
+    assert line.startswith("  INCONCLUSIVE  error_rate of new <= 1% in this stage")
+    assert said in line
 
 
 def test_text_from_elsewhere_cannot_command_the_terminal(admin):
