@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import HttpVersion11, hdrs, web
 
 from proxy.admin import observe, openapi, problem
+from proxy.admin.crowd import CROWD, Crowd, Runner
 from proxy.admin.events import STREAMS, Streams
 from proxy.admin.gate import Caller, Gate
 from proxy.admin.route import MAX_BODY, Call, Route, read_query
@@ -33,19 +34,20 @@ def build(operations: Operations, settings: AdminSettings) -> web.Application:
     gate = Gate(settings)
     streams = Streams()
     app[STREAMS] = streams
+    app[CROWD] = crowd = Crowd()
     app[observe.RENDERING] = asyncio.Lock()
     app[observe.OPENAPI] = observe.document(openapi.document(ROUTES))
     app.on_shutdown.append(streams.close)
     app[TRACKS] = tracks = Tracks(operations)
     app.cleanup_ctx.append(tracks.follow)
     for route in ROUTES:
-        _add(app, route, gate, operations, public=route.path == "/metrics" and settings.public_metrics)
+        _add(app, route, gate, operations, crowd, public=route.path == "/metrics" and settings.public_metrics)
     return app
 
 
 def runner(operations: Operations, settings: AdminSettings) -> web.AppRunner:
     """Return the server of the admin API, not yet set up; the caller gives it its socket."""
-    return web.AppRunner(
+    return Runner(
         build(operations, settings),
         access_log=None,
         handle_signals=False,
@@ -56,10 +58,12 @@ def runner(operations: Operations, settings: AdminSettings) -> web.AppRunner:
     )
 
 
-def _add(app: web.Application, route: Route, gate: Gate, operations: Operations, *, public: bool) -> None:
+def _add(app: web.Application, route: Route, gate: Gate, operations: Operations, crowd: Crowd, *, public: bool) -> None:
     async def handle(request: web.Request) -> web.StreamResponse:
         caller = OPEN if public or route.role == "open" else gate.admit(request, route.role)
-        return await route.handler(Call(request, operations, caller, read_query(request, route.query)))
+        call = Call(request, operations, caller, read_query(request, route.query))
+        with crowd.asking(request):
+            return await route.handler(call)
 
     options: dict[str, Any] = {"expect_handler": _expect}
     if route.method == hdrs.METH_GET:

@@ -59,6 +59,13 @@ def _weight(value: Any) -> int:
         raise ValueError(refused.problems[0].message) from None
 
 
+def _planned(value: Any) -> Any:
+    if not value or not isinstance(value, str | dict):
+        # An empty name is a variable of a script that was not set, and not the default plan.
+        raise ValueError("must be a plan's name, or a plan as an object")
+    return value
+
+
 Reason = Annotated[str, AfterValidator(reason), WithJsonSchema({"type": "string", "maxLength": MAX_REASON})]
 Label = Annotated[str, Field(max_length=100), AfterValidator(_label)]
 EndpointUrl = Annotated[str, AfterValidator(_endpoint)]
@@ -67,6 +74,11 @@ Percent = Annotated[
     int,
     BeforeValidator(_weight),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100, "multipleOf": 0.01}),
+]
+Planned = Annotated[
+    Any,
+    AfterValidator(_planned),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "object"}]}),
 ]
 Ttl = Annotated[str, AfterValidator(_ttl), WithJsonSchema({"type": "string", "examples": ["30m", "2h", "none"]})]
 
@@ -96,7 +108,7 @@ class Why(Strict):
 class RolloutStart(Strict):
     """POST …/rollout. Empty = the plan called default, or the only one."""
 
-    plan: str | dict[str, Any] | None = Field(
+    plan: Planned | None = Field(
         default=None, description="a plan's name, or a plan in the notation of a file (without hooks, signals, checks)"
     )
     reason: Reason = ""

@@ -69,7 +69,8 @@ One YAML file. [`config/reference.yaml`](../../config/reference.yaml) is this pa
 * **duration**: one number and one unit of `ms s m h d`, such as `250ms`. **share**: a number and `%`, such as `0.5%`.
   **weight**: a share with at most two decimals. **size**: a number and `KiB`, `MiB` or `GiB`.
   A bare number is refused for each of them.
-* **address**: `0.0.0.0:8080`, `[::]:8080` or `unix:/path`. **endpoint**: `http://host[:port]` or `unix:/path`.
+* **address**: `0.0.0.0:8080`, `[::]:8080` or `unix:/path`. A unix socket for clients has mode 0666, as with nginx: its
+  folder says who may connect. That of the admin API has 0600. **endpoint**: `http://host[:port]` or `unix:/path`.
   **network**: an IP address or `10.0.0.0/8`. **path**: relative ones are taken from the directory of the file.
 * `${NAME}` and `${NAME:-default}` take environment variables inside values; without a default the variable must
   be set. `$${` stands for `${` itself. What an error shows of a value is the text of the file, never the variable's.

@@ -15,7 +15,8 @@ Rules:
   open in one of their processes (/proc/PID/fd).
 * A unix socket is bound under a name of its own and moved over the path, so that there is no instant in which the
   path leads nowhere; what listened there before keeps its queue. A path on which nobody listens any more is
-  replaced, one on which somebody does is refused, and so is a path that is no socket.
+  replaced, one on which somebody does is refused, and so is a path that is no socket. Everybody may connect to one
+  that is for clients, as with nginx: the folder says who comes that far. The admin API's is this user's alone.
 * "[::]:PORT" means IPv6 only: an address stands for what it says, and both can be listed.
 
 Sources: socket(7), tcp(7), unix(7), proc(5), sd_listen_fds(3).
@@ -38,6 +39,9 @@ from proxy.errors import AddressInUse, ConfigError, Problem
 BACKLOG = 4096  # capped by net.core.somaxconn
 FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
 UNIX = "unix:"
+# Whoever connects needs the right to write, which the umask of most services leaves to nobody else.
+CLIENTS = 0o666
+OWN = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,7 @@ def open_listeners(
             listeners.append(Listener(address, address, None, shared[address]))
         elif address.startswith(UNIX):
             found = next((listener for listener in mine if listener.slot is None), None)
-            listeners.append(found or Listener(address, address, None, _open_unix(address)))
+            listeners.append(found or Listener(address, address, None, _open_unix(address, CLIENTS)))
         else:
             listeners.extend(_tcp_listeners(address, slots, [one for one in mine if one.slot is not None]))
     for listener in listeners:
@@ -172,7 +176,7 @@ def open_listeners(
 def open_admin(address: str) -> socket.socket:
     """Return the admin API's own listening socket; a unix one can only be used by this user (mode 0600)."""
     if address.startswith(UNIX):
-        return _open_unix(address, mode=0o600)
+        return _open_unix(address, OWN)
     family, where = _resolve(address, "admin.listen")
     sock = _tcp_socket(family)
     try:
@@ -320,7 +324,7 @@ def _probe_unix(address: str, orphaned: Orphaned, key: str) -> None:
     raise _taken(address, key)
 
 
-def _open_unix(address: str, mode: int | None = None) -> socket.socket:
+def _open_unix(address: str, mode: int) -> socket.socket:
     path = Path(address.removeprefix(UNIX))
     fresh = path.with_name(f"{path.name}.{os.getpid() % 10**8}")
     sock = socket.socket(socket.AF_UNIX)
@@ -328,8 +332,7 @@ def _open_unix(address: str, mode: int | None = None) -> socket.socket:
     try:
         fresh.unlink(missing_ok=True)
         sock.bind(str(fresh))
-        if mode is not None:
-            fresh.chmod(mode)  # before it listens: nobody connects in between
+        fresh.chmod(mode)  # before it listens: nobody connects in between
         sock.listen(BACKLOG)
         fresh.rename(path)
     except OSError as error:

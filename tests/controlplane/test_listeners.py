@@ -209,6 +209,16 @@ def test_an_address_of_another_machine_is_a_mistake_in_the_config():
         probe("192.0.2.1:1234")
 
 
+def test_everybody_may_connect_to_a_unix_socket_for_clients_whatever_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        (listener,), _ = open_listeners([f"unix:{tmp_path}/s"], 2)
+    finally:
+        os.umask(before)
+    with listener.sock:
+        assert (tmp_path / "s").stat().st_mode & 0o777 == 0o666
+
+
 def test_the_admin_socket_can_be_used_by_nobody_else(tmp_path):
     with open_admin(f"unix:{tmp_path}/admin"):
         assert (tmp_path / "admin").stat().st_mode & 0o777 == 0o600
