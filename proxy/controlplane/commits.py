@@ -32,16 +32,19 @@ from proxy.controlplane.move import Move
 from proxy.controlplane.operations import Json
 from proxy.controlplane.orphaned import Orphaned
 from proxy.controlplane.store import Change, Owed, Store, to_row
+from proxy.controlplane.verify import OUTCOMES
 from proxy.errors import Refused, StateError
 from proxy.ipc.layout import FLAG_WATCHDOG_OFF
 from proxy.rollout.effect import CallHook, ClearLatch, Note, Shut, StoreSalt, StoreWeight
 from proxy.rollout.event import CONTROLLER
-from proxy.rollout.state import shown
+from proxy.rollout.state import ROLLED_BACK, shown
 from proxy.routing.split import seed_of
 from proxy.routing.table import Version
 
 RETRY_S = 1.0  # so often is tried to store what could not be stored
 KEEP_S = 1.0  # so often what is left of a `ttl` and what has passed of a stage or an `after` is stored
+
+ROLLED_BACK_EVENT = "RolledBack"
 
 log = logging.getLogger("tidegate.controller")
 
@@ -222,6 +225,13 @@ class Commits:
             # After the words: a store into a mapped file may have to wait for the disk, users must not.
             self._latch.shut(service, effect.reason, self._clock.wall())
         return stored_ns
+
+    def verify_again(self, entries: Iterable[Entry]) -> None:
+        """Begin anew to verify the rollbacks of which a supervisor before has not told whether they worked."""
+        for entry in entries:
+            newest = self._journal.newest(entry.plan.name, (ROLLED_BACK_EVENT, *OUTCOMES))
+            if entry.state.phase == ROLLED_BACK and newest == ROLLED_BACK_EVENT:
+                entry.verify(self._now())
 
     def pay(self, owed: Owed) -> None:
         """Forget that a hook is owed."""

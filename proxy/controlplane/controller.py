@@ -139,6 +139,7 @@ class Controller:
         self.commits.announce(commit)
         for owed in stored.owed.values():
             self.rollouts.call(owed)
+        self.commits.verify_again(entries.values())
         # Status and metrics know every limit from the beginning; what passes until workers run is no silence.
         await self.tick()
         self._last_tick = None

@@ -69,6 +69,10 @@ class Entry:
     def rolled_back(self, reason: str, now: float) -> None:
         """Count a rollback, and begin to verify its effect."""
         self.rollbacks[reason] = self.rollbacks.get(reason, 0) + 1
+        self.verify(now)
+
+    def verify(self, now: float) -> None:
+        """Begin to verify the effect of the last rollback."""
         self.verification = Verification(limits_of(self.plan, self.state), now)
 
     @property

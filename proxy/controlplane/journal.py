@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 from proxy.controlplane.operations import Json
 from proxy.controlplane.store import Store
@@ -71,6 +71,11 @@ class Journal:
     def last(self, service: str) -> Json | None:
         """Return the newest event of a service."""
         return self._last.get(service)
+
+    def newest(self, service: str, types: Collection[str]) -> str | None:
+        """Return which of these types the service's newest event of them has, as far as events are in memory."""
+        kinds = (event["type"] for event in reversed(self._tail) if event["service"] == service)
+        return next((kind for kind in kinds if kind in types), None)
 
     async def since(self, seq: int, limit: int) -> list[Json]:
         """Return up to `limit` announced events with a number above `seq`, oldest first."""

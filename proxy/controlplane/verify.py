@@ -6,7 +6,7 @@ gets too few requests to say so, silence about it is enough after `MOST_S`. It i
 reached within `MOST_S`: then something else is wrong, and a person has to look.
 
 Dispatches are those by the split (testers who choose `new` by header may go on). A rollback is verified only while it
-stands: whoever gives `new` weight again ends it.
+stands: whoever gives `new` weight again ends it. A supervisor that starts before its predecessor has told begins anew.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from proxy.routing.table import NEW, STABLE
 MOST_S = 30.0
 FLAT_S = 2.0
 BY_SPLIT = ("hash", "mint", "random")
+VERIFIED, INEFFECTIVE = OUTCOMES = ("RollbackVerified", "RollbackIneffective")
 
 
 class Verification:
@@ -59,8 +60,8 @@ class Verification:
             "stable": {"requests": since.requests, "bad": since.bad, "over": over},
         }
         if flat_s >= FLAT_S and not over and (enough or age_s >= MOST_S):
-            return "RollbackVerified", numbers
+            return VERIFIED, numbers
         if age_s < MOST_S:
             return None
         why = "requests are still sent to new" if flat_s < FLAT_S else f"stable is over {', '.join(over)} too"
-        return "RollbackIneffective", {**numbers, "why": why}
+        return INEFFECTIVE, {**numbers, "why": why}

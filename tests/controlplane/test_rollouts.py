@@ -18,7 +18,7 @@ from proxy.rollout.state import COMPLETED, IDLE, PAUSED, PROGRESSING, ROLLED_BAC
 from proxy.routing.split import seed_of
 from proxy.routing.table import NEW, STABLE, Signal
 from tests.controlplane.regions import B, C, service, table, version
-from tests.controlplane.ruled import ANN
+from tests.controlplane.ruled import ANN, FakeClock
 from tests.controlplane.test_controller import running, until
 
 ERRORS = Limit("error_rate", max=0.01)
@@ -117,6 +117,40 @@ async def test_a_rollback_that_does_not_help_is_said_to_be_ineffective(start):
     event = last(world, "RollbackIneffective")
     assert event["evidence"]["stable"]["over"] == ["error_rate"]
     assert "RollbackVerified" not in [one["type"] for one in world.controller._journal._tail]
+
+
+@running
+async def test_a_rollback_is_verified_once_whatever_restarts_in_between(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 1)
+    await world.controller.rollback("web", ANN)
+    await flow(world, 1)
+    world.close()
+    again = await start(PLANS)
+    await flow(again, 1)
+    assert "RollbackVerified" not in again.types()
+    await flow(again, 3)
+    assert again.types()[-1] == "RollbackVerified"
+    again.close()
+    third = await start(PLANS)
+    await flow(third, 40)
+    assert third.types().count("RollbackVerified") == 1
+    assert "RollbackIneffective" not in third.types()
+
+
+@running
+async def test_a_rollback_that_does_not_help_is_told_after_a_restart_too(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await world.controller.rollback("web", ANN)
+    world.close()
+    again = await start(PLANS, clock=FakeClock(5000.0))
+    for _ in range(125):
+        again.hand.end(STABLE, status=500, kind="status", times=10)
+        await again.tick()
+    await again.settle()
+    assert last(again, "RollbackIneffective")["evidence"]["seconds"] >= 30
 
 
 @running
