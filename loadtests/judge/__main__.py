@@ -1,7 +1,8 @@
 """`python -m loadtests.judge`: how fast the judge is and how often it is wrong, in counts with exact bounds.
 
-Prints Markdown; what was printed last is kept in `RESULTS.md`. Every row has its own stream of chance, made from the
-seed and its place, so that one part can be run alone. A healthy row of 300 days takes two minutes of one core.
+Prints Markdown, the targets first; what was printed last is kept in `RESULTS.md`. Every row has its own stream of
+chance, made from the seed and its place, so that one part can be run alone. A healthy row of 300 days takes two minutes
+of one core.
 """
 
 from __future__ import annotations
@@ -12,18 +13,34 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
 from loadtests.judge.counts import Counted
-from loadtests.judge.scenarios import AT, NEVER, Alarms, Failure, failing, healthy_days, outage
+from loadtests.judge.scenarios import (
+    AT,
+    NEVER,
+    OTHERS,
+    PRODUCT,
+    Alarms,
+    Days,
+    Failure,
+    failing,
+    healthy_days,
+    near,
+    outage,
+    settings_on_healthy_days,
+)
 from loadtests.judge.streams import WHOLE, Healthy
 from loadtests.judge.vectorised import NAIVE_RESPONSES, NAIVE_WINDOWS
 from proxy.rollout.evidence import ShareEvidence
 from proxy.rollout.ratio import Attribution, RatioEvidence
 
-PARTS = ("cost", "failing", "outages", "healthy", "bursts", "load")
+PARTS = ("failing", "outages", "near", "healthy", "bursts", "load", "settings", "cost")
+# The limit that the targets are for; the others are shown.
+TARGET = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +69,58 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the judge has to reach, what it does reach, and whether that is enough."""
+
+    asked: str
+    found: Counted
+    met: bool
+
+
+Targets: TypeAlias = list[Target]
+
+
 def report(options: Options, parts: list[str], command: str) -> Iterator[str]:
     """Yield the lines of the report."""
-    began = time.monotonic()
+    began = time.process_time()
+    tables: dict[str, Callable[[Options, Targets], Iterator[str]]] = {
+        "failing": _failing,
+        "outages": _outages,
+        "near": _near,
+        "healthy": _healthy,
+        "bursts": _bursts,
+        "load": _load,
+        "settings": _settings,
+        "cost": _cost,
+    }
+    targets: Targets = []
+    details = [["", *tables[part](options, targets)] for part in parts]
     yield "# The judge, simulated"
     yield ""
     yield f"`{f'python -m loadtests.judge {command}'.strip()}`, {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC,"
-    yield f"seed {options.seed}, numpy {np.__version__}. Blocks of 250 ms; budget: 1 % false alarms in 24 h over two"
-    yield f"limits, an alarm at {AT:.2f} nats. In brackets: 95 % Clopper-Pearson."
+    yield f"seed {options.seed}, numpy {np.__version__}, {(time.process_time() - began) / 60:.0f} min of CPU time"
+    yield f"({platform.machine()}). Blocks of 250 ms; budget: 1 % false alarms in 24 h over two limits, however many"
+    yield f"stages share it, an alarm at {AT:.2f} nats. In brackets: 95 % Clopper-Pearson."
     yield f"Naive: {NAIVE_WINDOWS} breached windows of {NAIVE_RESPONSES} responses in a row."
-    tables = {"cost": _cost, "failing": _failing, "outages": _outages, "healthy": _healthy, "bursts": _bursts}
-    tables["load"] = _load
-    for part in parts:
+    yield "The blocks of a failure are counted from the first that holds a bad response."
+    if targets:
         yield ""
-        yield from tables[part](options)
+        yield from _targets(targets)
+    for lines in details:
+        yield from lines
+
+
+def _targets(targets: Targets) -> Iterator[str]:
+    yield f"## Targets (limit {_percent(TARGET)})"
     yield ""
-    yield f"Took {(time.monotonic() - began) / 60:.1f} min on one core of {platform.machine()}."
+    yield "| asked | found | |"
+    yield "|---|---|---|"
+    for target in targets:
+        yield f"| {target.asked} | {target.found} | {'met' if target.met else '**not met**'} |"
 
 
-def _cost(_options: Options) -> Iterator[str]:
+def _cost(_options: Options, _: Targets) -> Iterator[str]:
     share, ratio, whose = ShareEvidence(0.01, AT), RatioEvidence(1.5, 0.001, AT), Attribution(0.01, AT)
     rounds = 20_000
     yield "## Cost per block"
@@ -90,7 +140,7 @@ def _cost(_options: Options) -> Iterator[str]:
         yield f"| {name} | {(time.process_time() - before) / rounds * 1e6:.1f} |"
 
 
-def _failing(options: Options) -> Iterator[str]:
+def _failing(options: Options, targets: Targets) -> Iterator[str]:
     yield "## `new` fails after 20,000 good responses"
     yield ""
     yield "| limit | bad | requests/s | arrivals | begins | within | by evidence | median, p95 | naive | naive median |"
@@ -101,25 +151,34 @@ def _failing(options: Options) -> Iterator[str]:
         for share, rate, most in ((1.0, 20, 5), (1.0, 80, 5), (1.0, 400, 5), (0.2, 80, 10), (0.2, 400, 10)):
             for poisson, within in ((False, False), (True, False), (True, True)):
                 place += 1
+                begins = "within a block" if within else "with a block"
+                arrivals = "random" if poisson else "even"
                 failure = Failure(allowed, rate, share, poisson, within)
                 chance = np.random.default_rng((options.seed, 1, place))
                 alarms, naive = failing(failure, runs, chance)
+                found = Counted(int((alarms <= most).sum()), runs)
+                if allowed == TARGET:
+                    asked = f"{_percent(share)} bad at {rate}/s ({arrivals}), begins {begins}: {most} blocks in ≥ 95 %"
+                    targets.append(Target(asked, found, found.hits >= 0.95 * runs))
                 cells = (
                     _percent(allowed),
                     _percent(share),
                     str(rate),
-                    "random" if poisson else "even",
-                    "within a block" if within else "with a block",
+                    arrivals,
+                    begins,
                     f"{most} blocks",
-                    str(Counted(int((alarms <= most).sum()), runs)),
+                    str(found),
                     f"{_quantile(alarms, 0.5)}, {_quantile(alarms, 0.95)}",
                     str(Counted(int((naive <= most).sum()), runs)),
                     _quantile(naive, 0.5),
                 )
                 yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield "A bet wins less than 1/limit in a block: less than 20 at 5 %, and six such are less than the alarm needs."
+    yield "Hence total failure takes seven blocks there, whatever is bet."
 
 
-def _outages(options: Options) -> Iterator[str]:
+def _outages(options: Options, targets: Targets) -> Iterator[str]:
     yield "## Everything fails for a while, from a random instant on: how many runs are rolled back (limit 1 %)"
     yield ""
     lengths = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)
@@ -128,28 +187,59 @@ def _outages(options: Options) -> Iterator[str]:
     runs = min(200, options.runs)
     for rate in (20, 80, 400):
         chance = np.random.default_rng((options.seed, 2, rate))
-        yield f"| {rate} | {' | '.join(str(outage(seconds, rate, runs, chance)) for seconds in lengths)} |"
+        found = [outage(seconds, rate, runs, chance) for seconds in lengths]
+        targets.append(Target(f"all bad for {lengths[1]} s at {rate}/s: forgiven", found[1], not found[1].hits))
+        yield f"| {rate} | {' | '.join(map(str, found))} |"
 
 
-def _healthy(options: Options) -> Iterator[str]:
+def _near(options: Options, targets: Targets) -> Iterator[str]:
+    runs, hours = min(100, options.runs), options.hours
+    yield f"## Near the limit ({_percent(TARGET)}): when half and when 95 % of {runs} runs alarm, bad ones one by one"
+    yield ""
+    rates = (1, 20, 80, 400)
+    yield f"| true share | {' | '.join(f'{rate}/s' for rate in rates)} |"
+    yield f"|---{'|---' * len(rates)}|"
+    for row, (times, most) in enumerate(((0.9, 24), (1.25, 6), (1.5, 6), (2.0, 6), (3.0, 3), (5.0, 3), (20.0, 3))):
+        cells = []
+        for rate in rates:
+            chance = np.random.default_rng((options.seed, 6, row, rate))
+            alarms = near(TARGET, times, rate, runs, 3600 * min(most, hours), chance)
+            alarmed = Counted(int((alarms != NEVER).sum()), runs)
+            if times < 1:
+                cells.append(f"{alarmed} in {min(most, hours)} h")
+                targets.append(Target(f"{_percent(times * TARGET)} bad at {rate}/s: never", alarmed, not alarmed.hits))
+            else:
+                cells.append(f"{_seconds(alarms, 0.5)}, {_seconds(alarms, 0.95)}")
+        yield f"| {_percent(times * TARGET)} | {' | '.join(cells)} |"
+
+
+def _healthy(options: Options, targets: Targets) -> Iterator[str]:
     yield "## Healthy days rolled back"
     yield ""
     yield f"{options.hours} h from midnight; errors at 20 % of the limit in bursts of mean 5, p99 (p999, p95) at 90 %"
     yield "of its limit; blocks of 20 responses on average, 14 at night and 26 by day. `max_ratio`: 1.5, with a"
     yield "floor of a tenth of the limit."
     yield ""
-    yield from _days(
+    rows = [(allowed, weight) for allowed in options.limits for weight in (0.01, 0.1, 0.5)]
+    days = _days(
         options,
         3,
         [
             (f"limit {_percent(allowed)}, weight {_percent(weight)}", Healthy(weight=weight, allowed=allowed))
-            for allowed in options.limits
-            for weight in (0.01, 0.1, 0.5)
+            for allowed, weight in rows
         ],
     )
+    yield from DAYS_HEAD
+    for (allowed, weight), (found, line) in zip(rows, days, strict=True):
+        if allowed == TARGET:
+            asked = f"healthy {options.hours} h at weight {_percent(weight)}: ≤ 1 % rolled back"
+            for name, counted in (("", found.fixed), (" by `max_ratio`", found.ratio)):
+                targets.append(Target(asked + name, counted, counted.hits <= 0.01 * counted.runs))
+        yield line
 
 
-def _bursts(options: Options) -> Iterator[str]:
+def _bursts(options: Options, _: Targets) -> Iterator[str]:
+    options = _short(options)
     yield f"## The same with longer bursts and a deeper night (limit 1 %, weight 10 %, {options.hours} h from midnight)"
     yield ""
     rows = [(f"bursts of mean {burst}", Healthy(burst=burst, swing=0.0)) for burst in (5, 7.5, 10, 20)]
@@ -157,10 +247,12 @@ def _bursts(options: Options) -> Iterator[str]:
         (f"bursts of mean 5, blocks of {20 * (1 - swing):.0f} at night", Healthy(swing=swing)) for swing in (0.5, 0.8)
     ]
     rows += [("bursts of mean 10, blocks of 1 s", Healthy(burst=10, per_block=80))]
-    yield from _days(options, 4, rows)
+    yield from DAYS_HEAD
+    yield from (line for _, line in _days(options, 4, rows))
 
 
-def _load(options: Options) -> Iterator[str]:
+def _load(options: Options, _: Targets) -> Iterator[str]:
+    options = _short(options)
     yield f"## The same service at 160 requests/s, by weight (limit 1 %, {options.hours} h from midnight)"
     yield ""
     rows = []
@@ -168,15 +260,59 @@ def _load(options: Options) -> Iterator[str]:
         for of, said in ((WHOLE, "bursts of the service's responses"), ("own", "bursts of the version's responses")):
             healthy = Healthy(weight=weight, per_block=40 * weight, of=of)
             rows.append((f"weight {_percent(weight)}, blocks of {40 * weight:g}, {said}", healthy))
-    yield from _days(options, 5, rows)
+    yield from DAYS_HEAD
+    yield from (line for _, line in _days(options, 5, rows))
 
 
-def _days(options: Options, part: int, rows: list[tuple[str, Healthy]]) -> Iterator[str]:
-    yield "| service | errors + latency by evidence | `max_ratio` by evidence | errors + latency, naive |"
-    yield "|---|---|---|---|"
+def _settings(options: Options, _targets: Targets) -> Iterator[str]:
+    runs = min(200, options.runs)
+    yield "## What other constants would do (limit 1 %)"
+    yield ""
+    yield "Bets on the whole share reach the fifth block at any instant only if they are so large that outages of 0.9 s"
+    yield "and ordinary bursts make alarms. Columns, at 80 requests/s: total failure that begins within a block, found"
+    yield "within 5 blocks; 20 % bad, within 10; 0.9 s and 1 s of total failure, rolled back; the very same healthy"
+    yield f"days of {options.hours} h at weight 10 %, rolled back."
+    yield ""
+    yield "| setting | 100 %, 5 blocks | 20 %, 10 blocks | outage of 0.9 s | of 1 s | healthy days |"
+    yield "|---|---|---|---|---|---|"
+    settings = (PRODUCT, *OTHERS)
+
+    def chance(part: int) -> np.random.Generator:
+        return np.random.default_rng((options.seed, 7, part))
+
+    days = settings_on_healthy_days(settings, Healthy(), options.runs, chance(0), options.hours)
+    for setting, healthy in zip(settings, days, strict=True):
+        cells = [setting.name]
+        for number, (share, most) in enumerate(((1.0, 5), (0.2, 10)), 1):
+            failure = Failure(rate=80, share=share, within=True, blocks=40)
+            blocks, _naive = failing(failure, runs, chance(number), setting)
+            cells.append(str(Counted(int((blocks <= most).sum()), runs)))
+        cells += [str(outage(seconds, 80, runs, chance(3), setting)) for seconds in (0.9, 1.0)]
+        yield f"| {' | '.join([*cells, str(healthy)])} |"
+
+
+DAYS_HEAD = (
+    "| service | errors + latency by evidence | `max_ratio` by evidence | errors + latency, naive |",
+    "|---|---|---|---|",
+)
+
+
+def _days(options: Options, part: int, rows: list[tuple[str, Healthy]]) -> Iterator[tuple[Days, str]]:
     for place, (name, healthy) in enumerate(rows):
         days = healthy_days(healthy, options.runs, np.random.default_rng((options.seed, part, place)), options.hours)
-        yield f"| {name} | {days.fixed} | {days.ratio} | {days.naive} |"
+        yield days, f"| {name} | {days.fixed} | {days.ratio} | {days.naive} |"
+
+
+def _short(options: Options) -> Options:
+    return replace(options, runs=min(100, options.runs), hours=min(6, options.hours))
+
+
+def _seconds(alarms: Alarms, q: float) -> str:
+    block = int(np.quantile(alarms, q, method="higher"))
+    if block == NEVER:
+        return "later"
+    seconds = block / 4
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _quantile(alarms: Alarms, q: float) -> str:

@@ -100,23 +100,16 @@ def failing(
     return alarmed.since(bad_seen), naively.since(bad_seen)
 
 
-def near(
-    allowed: float, times: float, rate: float, runs: int, seconds: int, chance: np.random.Generator
-) -> tuple[Alarms, Alarms]:
-    """Return in which block each run alarms, by evidence and with the naive rule.
-
-    All the time `times` as many responses are bad as allowed, one by one.
-    """
-    judge, naive = PRODUCT.judge(runs, allowed), Naive(runs, allowed)
-    alarmed, naively = _Firsts(runs), _Firsts(runs)
+def near(allowed: float, times: float, rate: float, runs: int, seconds: int, chance: np.random.Generator) -> Alarms:
+    """Return in which block each run alarms when `times` as many as allowed are bad all the time, one by one."""
+    judge, alarmed = PRODUCT.judge(runs, allowed), _Firsts(runs)
     for number in range(1, 4 * seconds + 1):
         n = chance.poisson(rate / 4, runs)
-        bad = chance.binomial(n, times * allowed).astype(np.float64)
-        alarmed.note(number, judge.look(n.astype(np.float64), bad))
-        naively.note(number, naive.look(n.astype(np.float64), bad))
+        bad = chance.binomial(n, times * allowed)
+        alarmed.note(number, judge.look(n.astype(np.float64), bad.astype(np.float64)))
         if alarmed.all:
             break
-    return alarmed.block, naively.block
+    return alarmed.block
 
 
 def outage(seconds: float, rate: float, runs: int, chance: np.random.Generator, setting: Setting = PRODUCT) -> Counted:
@@ -149,7 +142,8 @@ def healthy_days(healthy: Healthy, runs: int, chance: np.random.Generator, hours
         n, bad = _twice(block.n, block.n), _twice(block.bad, block.slow)
         firsts[0].note(number, both.look(n, bad))
         firsts[1].note(number, ratio.look(block.n, block.bad, block.stable_n, block.stable_bad))
-        firsts[2].note(number, naive.look(n, bad))
+        if not firsts[2].all:
+            firsts[2].note(number, naive.look(n, bad))
     either, alone, wrong = (first.block != NEVER for first in firsts)
     return Days(
         Counted(int((either[:runs] | either[runs:]).sum()), runs),

@@ -55,7 +55,7 @@ class Way(NamedTuple):
 
 
 # The first finds total failure, the second a failure of a tenth or more, the last an excess of a half in minutes.
-WAYS = (Way(0.78, 1.0, UPPER), Way(0.1, 2 / 3, LOWER), Way(0.06, 0.08), Way(0.06, 0.02))
+WAYS = (Way(0.78, 1.0, UPPER), Way(0.12, 0.8, LOWER), Way(0.05, 0.08), Way(0.05, 0.02))
 # So many blocks in which all is bad make an alarm: the fourth. Fewer forgive less, more come later than the fifth.
 TOTAL_BLOCKS = 3.9
 # No bet loses more than this part of the wealth in one block. Of a limit of 1 % it is what bounds the largest bet.
