@@ -24,8 +24,8 @@ def test_it_says_when_it_would_have_been_and_by_which_numbers(tmp_path):
     result = tidegate("replay", write(tmp_path / "j.jsonl"), "--limits", "error_rate=1%,p99=200ms")
     assert result.exit_code == 0
     assert result.output.splitlines() == [
-        "rolled back at 2023-11-14 22:19:36.000Z: ErrorRateAboveLimit (by error_rate > 1%, p99 > 200ms)",
-        "  100 of 30,100 requests bad; the evidence is 100 of the last 100, in 5 blocks",
+        "rolled back at 2023-11-14 22:19:35.750Z: ErrorRateAboveLimit (by error_rate > 1%, p99 > 200ms)",
+        "  80 of 30,080 requests bad; the evidence is 80 of the last 80, in 4 blocks",
         "  1,510 blocks, 30,200 requests to new, 200 of them bad",
     ]
 
@@ -34,9 +34,9 @@ def test_json_is_the_object_of_the_contract(tmp_path):
     journal = write(tmp_path / "j.jsonl")
     found = json.loads(tidegate("replay", journal, "--limits", "error_rate=1%,p99=200ms", "-o", "json").output)
     assert list(found) == ["rolled_back_at", "reason", "blocks", "decisions"]
-    assert found["rolled_back_at"] == 1_700_000_376.0
+    assert found["rolled_back_at"] == 1_700_000_375.75
     assert (found["reason"], found["blocks"]) == ("ErrorRateAboveLimit", 1510)
-    assert found["decisions"][0]["evidence"]["bad"] == 100
+    assert found["decisions"][0]["evidence"]["bad"] == 80
 
 
 def test_a_limit_that_holds_is_shown_with_its_numbers(tmp_path):
@@ -129,7 +129,7 @@ def test_what_the_controller_writes_can_be_replayed(tmp_path):
     blocks.close()
     found = json.loads(tidegate("replay", blocks.path("web"), "-o", "json").output)
     assert (found["reason"], found["blocks"]) == ("ErrorRateAboveLimit", 40)
-    assert found["rolled_back_at"] == 1_700_000_000 + 35 / 4
+    assert found["rolled_back_at"] == 1_700_000_000 + 34 / 4
 
 
 def test_a_window_and_how_long_it_must_last_can_be_said(tmp_path):

@@ -41,11 +41,11 @@ def problems(lines, limits=(ERRORS,)):
 # --- decisions -----------------------------------------------------------------------------------------------------
 
 
-def test_total_failure_is_rolled_back_in_its_fifth_block_and_the_rest_is_only_counted():
+def test_total_failure_is_rolled_back_in_its_fourth_block_and_the_rest_is_only_counted():
     found = replay(read(journal([sample()] * 400 + [sample(bad=20)] * 50)), [ERRORS])
-    assert found.rollback.t == 1000 + 405 * 0.25
+    assert found.rollback.t == 1000 + 404 * 0.25
     assert found.rollback.reason == "ErrorRateAboveLimit"
-    assert found.rollback.evidence["since_breach"] == {"blocks": 5, "n": 100, "bad": 100}
+    assert found.rollback.evidence["since_breach"] == {"blocks": 4, "n": 80, "bad": 80}
     assert (found.blocks, found.requests, found.bad) == (450, 9000, 1000)
     assert found.plain() == {
         "rolled_back_at": found.rollback.t,
@@ -151,7 +151,7 @@ def test_histograms_answer_for_every_latency_and_give_the_percentile():
 def test_what_hangs_counts_before_it_is_a_request():
     lines = journal([sample()] * 40 + [sample(0, over={"p99": 20})] * 9, {"limits": {"p99": 200}})
     lines[1:41] = journal([sample(over={"p99": 0})] * 40)
-    assert replay(read(lines), [P99]).rollback.evidence["since_breach"] == {"blocks": 5, "n": 100, "bad": 100}
+    assert replay(read(lines), [P99]).rollback.evidence["since_breach"] == {"blocks": 4, "n": 80, "bad": 80}
 
 
 def test_first_bytes_are_never_taken_from_histograms_of_whole_responses():
