@@ -15,6 +15,7 @@ from proxy.rollout import told
 
 PAGE = 1000
 PAGES = 20
+PATIENCE_S = 60.0  # a long rollout is read from its journal when its supervisor was restarted
 
 
 def report(
@@ -27,7 +28,7 @@ def report(
     output: Output = Format.TEXT,
 ) -> None:
     """Show the report of the last rollout as Markdown, as JSON, or write it as one HTML file."""
-    client = connect(admin, token_file)
+    client = connect(admin, token_file, timeout_s=PATIENCE_S)
     path = f"{client.service(service)}/report"
     if html is not None:
         if output is Format.JSON:

@@ -3,13 +3,16 @@
 A report is drawn from what the running supervisor has seen. What an earlier one saw is in its block journal; here its
 blocks are put together to as many points as a plot can show. Counts stay exact, percentiles come from the histograms
 of all blocks of a point. Lines that cannot be read are passed over: a report shows what there is, `replay` is strict.
+
+Cost: 13 to 15 µs of CPU per line, about 11 s for a rollout of 54 hours; whoever asks does so in a thread, and once.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
+
+import orjson
 
 from proxy.metrics import hdr
 
@@ -32,14 +35,14 @@ class Past:
         self._last: float | None = None
         self._place = -1
         self._point: Json = {}
-        self._hists: dict[str, dict[int, int]] = {}
+        self._hists: dict[str, dict[str, int]] = {}  # indices as the lines have them
         self._points: list[Json] = []
 
     def take(self, lines: Iterable[str | bytes]) -> None:
         """Take lines."""
         for line in lines:
             try:
-                plain = json.loads(line)
+                plain = orjson.loads(line)
                 if "header" in plain:
                     self._weight = plain["header"]["judged"]["weight"]
                     self._block_s = plain["header"]["block_s"]
@@ -69,15 +72,17 @@ class Past:
             part = self._point[name]
             part["requests"] += requests
             part["bad"] += bad
-            found = self._hists.setdefault(name, {})
-            for index, count in (block[name].get("hist") or {}).items():
-                found[int(index)] = found.get(int(index), 0) + count
+            hist = block[name].get("hist")
+            if hist:
+                found = self._hists.setdefault(name, {})
+                for index, count in hist.items():
+                    found[index] = found.get(index, 0) + count
 
     def _close(self) -> None:
         if not self._point:
             return
         for name in VERSIONS:
-            counts = self._hists.get(name, {})
+            counts = {int(index): count for index, count in self._hists.get(name, {}).items()}
             for called, quantile in PERCENTILES.items():
                 us = hdr.percentile(counts, quantile)
                 self._point[name][called] = None if us is None else us / 1000
