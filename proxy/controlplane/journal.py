@@ -87,7 +87,12 @@ class Journal:
         return [event for event in self._tail if event["seq"] > seq][:limit]
 
     async def follow(self, seq: int) -> AsyncIterator[Json]:
-        """Yield events with a number above `seq`, those to come too, until `close`."""
+        """Yield events with a number above `seq`, those to come too, until `close`.
+
+        Who has seen a number that was never given followed another journal: this one is told from its beginning.
+        """
+        if seq >= self._next:
+            seq = 0
         while True:
             changed = self._changed
             page = await self.since(seq, PAGE)

@@ -14,7 +14,7 @@ Rules:
 * a FAIL rolls back when its limit is on `new`, is to roll back, is no dry run, and is not stable's fault as well. A
   stable that cannot be reached fails too: then nobody is moved, and `NoStable` says why;
 * a progressing rollout is paused by a limit whose action that is, by a fault that is shared, and by a check that could
-  not be read several times in a row.
+  not be read several times in a row. Whoever resumes has seen that: it has to be unreadable so often again.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Bench:
         self._block = 0  # the number of the last block that was heard
         self._key: tuple[Hashable, ...] = ()
         self._said: set[int] = set()  # limits in breach that were told and do not roll back
+        self._unread: dict[int, int] = {}  # by limit: how often its check could not be read when the ramp stood still
         self._totals: tuple[Judged, Judged] | None = None
         self._from: tuple[Judged, Judged] | None = None  # what was counted before the judges were made
 
@@ -92,6 +93,7 @@ class Bench:
             return False
         self._key = key
         self._said.clear()
+        self._unread.clear()
         rollout = state.rollout if since is not None else None
         weight_bp = state.weight_bp if rollout is None else rollout.now_at.weight_bp
         level = alarm_at or budget(plan, None if rollout is None else rollout.plan)
@@ -140,9 +142,12 @@ class Bench:
             found = {"failed": reach.failures, "seconds": round(reach.unreachable_s, 3), "limit_s": UNREACHABLE_S}
             return Breach(NO_HEALTHY_ENDPOINT, found, self.stable_ready)
         if state.phase != PROGRESSING:
+            self._unread = {index: verdict.unreadable for index, verdict in enumerate(self.verdicts)}
             return None
         for index, verdict in enumerate(self.verdicts):
-            reason = _pauses(verdict)
+            if not verdict.unreadable:
+                self._unread.pop(index, None)
+            reason = _pauses(verdict, self._unread.get(index, 0))
             if reason:
                 self._said.add(index)
                 return Breach(reason, evidence(verdict, measure(verdict)), self.stable_ready, action=PAUSE)
@@ -229,12 +234,12 @@ def kind_of(verdict: Verdict) -> str:
     return SHARED_FAULT if verdict.shared else "LimitFailed"
 
 
-def _pauses(verdict: Verdict) -> str:
-    """Return why a verdict stops the ramp, "" if it does not."""
+def _pauses(verdict: Verdict, unread: int) -> str:
+    """Return why a verdict stops the ramp, "" if it does not. `unread`: so often a check could not be read before."""
     limit = verdict.limit
     if not limit.acts:
         return ""
-    if verdict.unreadable >= UNREADABLE:
+    if verdict.unreadable - unread >= UNREADABLE:
         return CHECK_UNREADABLE
     if verdict.due and verdict.word == FAIL and verdict.shared:
         return SHARED_FAULT

@@ -443,7 +443,8 @@ def _plan_changed(_plan: ServicePlan, state: ServiceState, event: PlanChanged, n
             409,
             "PlanChanged",
             f"the plan {rollout.plan.name!r} of the running rollout is another one in the config, or not there",
-            cure="say keep (it goes on by the plan that it was started with) or restart (from its first stage)",
+            cure="reload with POST /api/v1/config/reload?running_plan=keep (it goes on by the plan that it was started "
+            "with) or running_plan=restart (from its first stage)",
             extra={"phase": state.phase, "allowed": [KEEP, RESTART]},
         )
     if event.choice == KEEP or event.plan is None:

@@ -128,3 +128,16 @@ def test_a_follower_gets_what_is_there_and_what_comes(store):
         assert seen == list(range(1, 252))
 
     asyncio.run(follow())
+
+
+@running
+async def test_who_followed_another_journal_is_told_this_one_from_its_beginning(store):
+    """As after a restart of an instance whose state is in memory: the numbers begin again."""
+    journal = Journal(store)
+    for _ in range(2):
+        event = journal.make("web", NOTE, 1.0)
+        await asyncio.wrap_future(store.save(Change(events=(event,))))
+        journal.announce(event)
+    journal.close()
+    assert [event["seq"] async for event in journal.follow(500)] == [1, 2]
+    assert [event["seq"] async for event in journal.follow(2)] == []

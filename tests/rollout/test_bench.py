@@ -1,5 +1,7 @@
 """The bench: what follows from verdicts, whoever asks."""
 
+from dataclasses import replace
+
 import pytest
 
 from proxy.metrics.snapshot import Columns, Judged
@@ -62,6 +64,17 @@ def test_limits_that_pause_and_checks_that_cannot_be_read():
     assert bench(fails(pause)).breach(GOING).reason == "StableErrorRateAboveLimit"
     unreadable = Verdict("ERROR", Limit("rss", max=5, source="check"), "reading", unreadable=3)
     assert bench(unreadable).breach(GOING).reason == "CheckUnreadable"
+    # Whoever resumes does not wait for the next reading to be let go on.
+    resumed = bench(unreadable)
+    assert resumed.breach(replace(GOING, phase=PAUSED)) is None
+    assert resumed.breach(GOING) is None
+    resumed.verdicts = (replace(unreadable, unreadable=6),)
+    assert resumed.breach(GOING).reason == "CheckUnreadable"
+    resumed.breach(replace(GOING, phase=PAUSED))
+    for count, reason in ((0, None), (1, None), (3, "CheckUnreadable")):
+        resumed.verdicts = (replace(unreadable, unreadable=count),)
+        found = resumed.breach(GOING)
+        assert (found and found.reason) == reason
 
 
 def test_nothing_is_acted_on_at_weight_0_nor_in_completed():
