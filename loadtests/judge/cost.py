@@ -6,8 +6,8 @@ between the ticks. Every service runs a rollout: two limits of the service and t
 at once; beside the ticks only the writing is left out of the count. What SQLite and the journal do in threads of their
 own counts.
 
-`--idle` measures services without a rollout: no weight, no traffic. `--parts` shows which part of a tick costs what;
-reading the CPU clock for it costs 1 µs for each part and service.
+At a rate of 0 the services are idle: no rollout, no weight, no traffic. `--parts` shows which part of a tick costs
+what; reading the CPU clock for it costs 1 µs for each part and service.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ from proxy.routing.table import NEW, STABLE, RoutingTable
 
 BLOCK_S = 0.25
 WARM_UP = 20  # ticks before anything is measured
-OF_STABLE, OF_NEW = 44, 6  # answers per service and block: 200 requests/s
+WEIGHT = 0.1  # of the stage, and of what is written
 # The parts of a tick, by the class and the method that does them.
 PARTS: tuple[tuple[type, str, str], ...] = (
     (Collector, "collect", "read the counters"),
@@ -113,11 +113,12 @@ class Writer:
         """Unmap."""
         self._segment.close()
 
-    def block(self, of_stable: int, of_new: int) -> None:
-        """Write what so many answers of each version leave behind, in every service."""
+    def block(self, answers: float) -> None:
+        """Write what so many answers (on average) leave behind, in every service."""
         words, chance = self._segment.words, self._chance
         for index, thresholds in enumerate(self._thresholds):
-            for version, n in ((STABLE, of_stable), (NEW, of_new)):
+            for version, mean in ((STABLE, answers * (1 - WEIGHT)), (NEW, answers * WEIGHT)):
+                n = int(mean + chance.random())
                 at = self._places.versions[index][version]
                 end = self._places.endpoints[index][version][0]
                 bad = chance.random() < n * 0.001
@@ -183,36 +184,36 @@ class World:
         self.latch.close()
 
 
-async def measure(services: int, workers: int, ticks: int, *, idle: bool = False, parts: bool = False) -> Cost:
-    """Return what a tick costs on average."""
+async def measure(services: int, workers: int, ticks: int, rate: float, *, parts: bool = False) -> Cost:
+    """Return what a tick costs on average; `rate`: requests/s of each service, 0 = idle, without a rollout."""
     with tempfile.TemporaryDirectory() as directory:
         world = World(Path(directory), services, workers)
         await world.controller.start()
-        if not idle:
+        if rate:
             for name in world.controller.names():
                 await world.controller.rollouts.start(name, None, Order("bench"))
-        await _ticks(world, WARM_UP, idle=idle)
+        await _ticks(world, WARM_UP, rate)
         spent: dict[str, int] = defaultdict(int)
         before, written = time.process_time_ns(), 0
         with _watched(spent, on=parts):
-            written = await _ticks(world, ticks, idle=idle)
+            written = await _ticks(world, ticks, rate)
         all_ns = time.process_time_ns() - before - written
         for name in world.controller.names():
             shown = world.controller.service_status(name)
-            if not idle and (shown["phase"] != "progressing" or len(shown["limits"]) != 4):
+            if rate and (shown["phase"] != "progressing" or len(shown["limits"]) != 4):
                 raise RuntimeError(f"what was measured is no rollout: {shown}")
         await world.close()
         return Cost(all_ns / ticks / 1e6, {name: ns / ticks / 1e6 for name, ns in spent.items()})
 
 
-async def _ticks(world: World, ticks: int, *, idle: bool) -> int:
+async def _ticks(world: World, ticks: int, rate: float) -> int:
     """Let time pass; return the CPU time (ns) that writing took."""
     written = 0
     for _ in range(ticks):
         before = time.thread_time_ns()
-        if not idle:
+        if rate:
             for writer in world.writers:
-                writer.block(OF_STABLE // world.workers, OF_NEW // world.workers)
+                writer.block(rate * BLOCK_S / world.workers)
         world.clock.ns += int(BLOCK_S * 1e9)
         written += time.thread_time_ns() - before
         await world.controller.tick()
@@ -246,27 +247,31 @@ def _timed(call: Callable[..., Any], spent: dict[str, int], name: str) -> Callab
     return timed
 
 
-def report(counts: Sequence[int], workers: int, ticks: int, rounds: int, *, parts: bool) -> Iterator[str]:
-    """Yield the lines of a Markdown table: the median of `rounds`."""
-    yield f"{workers} workers, {ticks} ticks of {BLOCK_S * 1000:g} ms, median of {rounds}:"
+def report(arguments: argparse.Namespace) -> Iterator[str]:
+    """Yield the lines of the report."""
+    counts = [int(count) for count in arguments.services.split(",")]
+    rates = [float(rate) for rate in arguments.rates.split(",")]
+
+    def cost(services: int, rate: float, *, parts: bool = False) -> Cost:
+        return asyncio.run(measure(services, arguments.workers, arguments.ticks, rate, parts=parts))
+
+    yield f"{arguments.workers} workers, {arguments.ticks} ticks of {BLOCK_S * 1000:g} ms, least of {arguments.rounds}:"
     yield ""
-    yield "| services | in a rollout, ms per tick | of a core | idle, ms per tick | of a core |"
-    yield "|---|---|---|---|---|"
+    yield "| services | requests/s of each, all in a rollout | CPU ms per tick | of a core |"
+    yield "|---|---|---|---|"
     for services in counts:
-        cells = [str(services)]
-        for idle in (False, True):
-            costs = sorted(asyncio.run(measure(services, workers, ticks, idle=idle)).tick_ms for _ in range(rounds))
-            found = costs[len(costs) // 2]
-            cells += [f"{found:.2f}", f"{found / BLOCK_S / 10:.2f} %"]
-        yield f"| {' | '.join(cells)} |"
-    if parts:
+        for rate in rates:
+            found = min(cost(services, rate).tick_ms for _ in range(arguments.rounds))
+            shown = f"{rate:g}" if rate else "idle, no rollout"
+            yield f"| {services} | {shown} | {found:.2f} | {found / BLOCK_S / 10:.2f} % |"
+    if arguments.parts:
         yield ""
-        yield f"| part of a tick, {counts[-1]} services in a rollout | ms |"
+        yield f"| part of a tick, {counts[-1]} services with {rates[-1]:g} requests/s | CPU ms |"
         yield "|---|---|"
-        cost = asyncio.run(measure(counts[-1], workers, ticks, parts=True))
-        for name, ms in cost.parts.items():
+        found_parts = cost(counts[-1], rates[-1], parts=True)
+        for name, ms in found_parts.parts.items():
             yield f"| {name} | {ms:.2f} |"
-        yield f"| the rest (and reading the CPU clock) | {cost.tick_ms - sum(cost.parts.values()):.2f} |"
+        yield f"| the rest (and reading the CPU clock) | {found_parts.tick_ms - sum(found_parts.parts.values()):.2f} |"
 
 
 def main(argv: list[str]) -> int:
@@ -275,12 +280,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--services", default="1,5,20", help="numbers of services (1,5,20)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--ticks", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rates", default="0,100,400", help="requests/s of each service; 0 = idle (0,100,400)")
+    parser.add_argument("--rounds", type=int, default=3, help="the least counts: neighbours make CPU time longer (3)")
     parser.add_argument("--parts", action="store_true", help="show the parts of a tick")
     arguments = parser.parse_args(argv)
     logging.disable(logging.WARNING)
-    counts = [int(count) for count in arguments.services.split(",")]
-    for line in report(counts, arguments.workers, arguments.ticks, arguments.rounds, parts=arguments.parts):
+    for line in report(arguments):
         print(line, flush=True)
     return 0
 

@@ -4,9 +4,8 @@
 the tick has decided: it takes the histograms into the history, a quarter of them each time, so that no tick is late
 for what is only shown. `deep` reads what is large, for /metrics. All only read shared memory: workers do not notice.
 
-Cost on a two-core x86-64 machine: `collect` 70 µs for one service and two workers, 1 ms for 20 services and two
-workers, 2.4 ms for 20 and eight. `keep` in each tick: 0.3 ms per service and worker that was busy (300 different
-latencies in the second), a tenth of that for one that was not. `deep` costs 0.15 ms per service when called between.
+Cost: `python -m loadtests.judge.cost --parts`; what it printed last is in `loadtests/judge/RESULTS.md`. A service in which
+not a word has changed costs its reading and one comparison.
 """
 
 from __future__ import annotations

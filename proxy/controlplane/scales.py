@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from proxy.controlplane.generation import Generation
@@ -38,7 +39,8 @@ Sparse = dict[int, int]
 _PART = 64  # words that are compared at a time
 _PART_BYTES = _PART * layout.WORD
 _NOTHING = memoryview(array("Q", bytes(layout.WORD * layout.HDR_WORDS)))
-_ZEROS = bytes(layout.WORD * layout.HDR_WORDS)
+# So many bytes in which nothing was counted, shared by all blocks: what is small stays in the processor's cache.
+_zeros = lru_cache(maxsize=256)(bytes)
 
 
 class Scale(NamedTuple):
@@ -68,13 +70,20 @@ class Delta(NamedTuple):
 
 
 class _Seen:
-    """What was last seen of a block: its words, and the first and last byte (in parts) where anything was counted."""
+    """What was last seen of a block: its words, and between which bytes (in parts) anything was counted."""
 
     __slots__ = ("begin", "end", "words")
 
     def __init__(self, size: int) -> None:
-        self.words = array("Q", _ZEROS[:size])
+        self.words = array("Q", _zeros(size))
         self.begin, self.end = size, 0
+
+    def widen(self, raw: bytes) -> None:
+        """Take note of where in the bytes of the block something is counted."""
+        if raw.startswith(_zeros(self.begin)) and raw.endswith(_zeros(max(0, len(raw) - self.end))):
+            return
+        used = [at for at in range(0, len(raw), _PART_BYTES) if any(raw[at : at + _PART_BYTES])]
+        self.begin, self.end = min(self.begin, used[0]), max(self.end, used[-1] + _PART_BYTES)
 
 
 class Scales:
@@ -173,10 +182,12 @@ class Scales:
             raw = bytes(now)
             before = seen[number]
             if before is None:
-                if raw == _ZEROS[: len(raw)]:
+                if raw == _zeros(len(raw)):
                     continue
                 before = seen[number] = _Seen(len(raw))
-            known = before.words.tobytes()
+            before.widen(raw)
+            raw = raw[before.begin : before.end]
+            known = before.words[before.begin // layout.WORD : before.end // layout.WORD].tobytes()
             if raw != known:
                 pending = self._pending.setdefault(block.scale, {})
                 _grow(pending.setdefault((block.incarnation, block.thresholds_us), {}), now, before, raw, known)
@@ -211,18 +222,13 @@ def _blocks_of(generation: Generation) -> list[Block]:
 def _grow(counts: Sparse, now: memoryview, before: _Seen, raw: bytes, known: bytes) -> None:
     """Add to `counts` what the words of a block grew by, and bring `before` up to date.
 
-    `raw` and `known` are the bytes of `now` and of `before`.
+    `raw` and `known` are the bytes of `now` and of `before` from where anything was counted.
     """
-    if raw[: before.begin] != known[: before.begin] or raw[before.end :] != known[before.end :]:
-        differ = [
-            at for at in range(0, len(raw), _PART_BYTES) if raw[at : at + _PART_BYTES] != known[at : at + _PART_BYTES]
-        ]
-        before.begin, before.end = min(before.begin, differ[0]), max(before.end, differ[-1] + _PART_BYTES)
     words = before.words
-    for start in range(before.begin, before.end, _PART_BYTES):
+    for start in range(0, len(raw), _PART_BYTES):
         if raw[start : start + _PART_BYTES] == known[start : start + _PART_BYTES]:
             continue
-        at = start // layout.WORD
+        at = (before.begin + start) // layout.WORD
         for new, old in zip(now[at : at + _PART].tolist(), words[at : at + _PART].tolist(), strict=True):
             if new != old:
                 if new < old:
