@@ -347,3 +347,32 @@ def test_no_counter_of_metrics_ever_goes_back(bench: Bench) -> None:
         assert {name: (count, now[name]) for name, count in before.items() if now.get(name, count) < count} == {}
         before |= now  # an edge that is gone and comes back is where it was, or further
     assert sum(number for name, number in before.items() if name.startswith("tidegate_requests_total")) > 1000
+
+
+def test_counts_in_which_no_word_has_changed_are_the_very_same(bench: Bench) -> None:
+    generation = bench.generation(table(service("web"), service("shop")), slots=2)
+    for hand in bench.hands:
+        hand.end(us=1000)
+    before = bench.collector.collect().services
+    bench.clock.now_ns += SECOND
+    bench.hands[1].end(NEW, us=1000)
+    after = bench.collector.collect().services
+    assert after["shop"] is before["shop"]
+    assert after["web"].versions[NEW].judged.requests == 1
+    # What a worker counted is not forgotten with its region, and what people say of endpoints is seen at once.
+    bench.generations.store_endpoint_state("shop", STABLE, A.url, layout.ENDPOINT_DRAIN)
+    bench.generations.fold_worker(0)
+    last = bench.collector.collect().services
+    assert last["shop"].versions[STABLE].endpoints[0].state == "drain"
+    assert last["web"].versions[STABLE].judged == after["web"].versions[STABLE].judged
+    assert bench.generations.current is generation
+
+
+def test_a_latency_far_from_all_others_is_found(bench: Bench) -> None:
+    bench.generation()
+    [hand] = bench.hands
+    for us in (20_000, 30_000_000, 1, 20_001):
+        hand.end(us=us)
+        bench.generations.scales.harvest_lately(bench.generations.live, 0, 1)
+    found = bench.generations.scales.total(Scale("total", "web", STABLE))
+    assert found == hdr.merge({hdr.index(us): 1} for us in (20_000, 30_000_000, 1, 20_001))
