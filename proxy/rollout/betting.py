@@ -14,9 +14,9 @@ who gets rich was right that something is wrong.
   Guarantee: the wealth of all gamblers together is expected to grow by at most 1 per block and the richest has no more
   than all of them, hence P(alarm within T blocks) ≤ T / exp(alarm_at).
 `Bound`: between which limits does the share lie, at every instant at once?
-  The empirical Bernstein confidence sequence of the same paper (theorem 2; inequality of Fan, Grama & Liu 2015), of
-  share − allowed, so that what is allowed may differ from block to block. Each side holds at all times together with
-  probability 1 − doubt, for the average of the expected shares, each block weighing as it was bet on.
+  The empirical Bernstein confidence sequence of Waudby-Smith & Ramdas (theorem 2; inequality of Fan, Grama & Liu 2015),
+  of share − allowed, so that what is allowed may differ from block to block. Each side holds at all times together
+  with probability 1 − doubt, for the average of the expected shares, each block weighing as it was bet on.
 
 A way may see a part of the share only: a function that is nowhere above the share has no greater expected value, so
 bets on it keep the guarantee. What lies between the allowed share and 1 is cut into thirds, because its parts tell a

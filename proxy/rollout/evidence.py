@@ -18,11 +18,12 @@ bad and 1 % for the share, availability ≥ a the same with 1 − a. `ShareEvide
   after the fast ones of its time, and where the load comes in pulses it would be a block of its own, 100 % slow.
 
 What it takes, in blocks (limit 1 %, two limits, 24 h): at total failure the one in which it begins and four more, 8 to
-10 at 20 % bad (`loadtests/judge`). A bet wins less than 1/allowed, so a larger limit takes more: 7 at 5 %, 27 at 50 %.
+10 at 20 % bad (`loadtests/judge`). A bet wins less than 1/allowed, so a larger limit takes more, 7 at 5 % and 27 at
+50 %, and so does one of 1 % where the rollout lasts longer or has more limits: one block.
 What breaks it: bursts longer than a block. One that fills three and halves of two more never alarms if all was well
 before; one that fills four does at limits up to 1 %, because by then it cannot be told from a failure. `judge.block` is
 the knob: four or five times as long as the bursts that are to be forgiven. No traffic: no bet, no alarm, no proof.
-Cost: 4 µs per limit and block.
+Cost: 5 µs per limit and block.
 """
 
 from __future__ import annotations

@@ -8,7 +8,18 @@ import pytest
 
 from loadtests.judge.__main__ import main
 from loadtests.judge.counts import Counted
-from loadtests.judge.scenarios import AT, Failure, failing, healthy_days, outage
+from loadtests.judge.scenarios import (
+    AT,
+    NEVER,
+    OTHERS,
+    PRODUCT,
+    Failure,
+    failing,
+    healthy_days,
+    near,
+    outage,
+    settings_on_healthy_days,
+)
 from loadtests.judge.streams import DAY, WHOLE, Healthy, blocks, in_bursts
 from loadtests.judge.vectorised import Naive, RatioAlarms, ShareAlarms
 from proxy.rollout.evidence import ShareAlarm, alarm_at
@@ -82,17 +93,43 @@ def test_total_failure_of_random_arrivals_is_decided_within_five_blocks():
     assert (alarms <= 5).mean() >= 0.95
 
 
+@pytest.mark.parametrize("rate, share, most", [(20, 1, 5), (80, 1, 5), (400, 1, 5), (80, 0.2, 10), (400, 0.2, 10)])
+def test_a_failure_that_begins_at_any_instant_is_decided_as_fast(rate, share, most):
+    alarms, _ = failing(Failure(rate=rate, share=share, within=True, blocks=300), 200, chance())
+    assert (alarms <= most).mean() >= 0.95
+
+
+def test_bets_on_the_whole_share_alone_are_late_or_forgive_less():
+    late = failing(Failure(rate=80, within=True, blocks=40), 200, chance(), OTHERS[0])[0]
+    assert (late <= 5).mean() < 0.8
+    assert outage(0.9, 80, 200, chance(), OTHERS[-1]).hits > outage(0.9, 80, 200, chance()).hits
+
+
 @pytest.mark.parametrize("poisson", [True, False])
 def test_a_fifth_bad_is_decided_within_ten_blocks(poisson):
     alarms, _ = failing(Failure(rate=80, share=0.2, poisson=poisson), 200, chance())
     assert (alarms <= 10).mean() >= 0.95
 
 
+@pytest.mark.slow
 def test_a_healthy_hour_is_left_alone_and_the_naive_rule_does_not():
     days = healthy_days(Healthy(), 30, chance(), hours=1)
     assert days.fixed.hits == 0
     assert days.ratio.hits == 0
     assert days.naive.hits > 15
+
+
+def test_nearer_to_the_limit_takes_longer_and_under_it_for_ever():
+    half, twice = (np.median(near(0.01, times, 400, 40, 300, chance())) for times in (1.5, 2.0))
+    assert twice < half < NEVER
+    assert (near(0.01, 0.9, 400, 40, 300, chance()) == NEVER).all()
+
+
+@pytest.mark.slow
+def test_settings_are_compared_on_the_same_days():
+    found = settings_on_healthy_days((PRODUCT, PRODUCT, *OTHERS), Healthy(burst=20), 3, chance(), hours=1)
+    assert found[0] == found[1]
+    assert len(found) == 2 + len(OTHERS)
 
 
 def test_what_is_shorter_than_three_blocks_is_forgiven_and_six_are_not():
@@ -160,9 +197,15 @@ def test_three_breached_windows_in_a_row():
     assert found.index(True) == 11
 
 
-def test_the_report_says_how_it_was_made(capsys):
+def test_the_report_says_how_it_was_made_and_begins_with_what_was_asked(capsys):
     assert main(["--runs", "5", "--hours", "1", "--parts", "cost,outages", "--seed", "3"]) == 0
     said = capsys.readouterr().out
     assert "seed 3" in said
-    assert "| 80 | 0 of 5 (0.0 – 52.2 %) | 0 of 5 (0.0 – 52.2 %) |" in said
+    assert said.index("## Targets") < said.index("## Cost") < said.index("## Everything fails")
+    assert "| all bad for 0.75 s at 80/s: forgiven | 0 of 5 (0.0 – 52.2 %) | met |" in said
     assert alarm_at(0.01, DAY, 2) == AT
+
+
+def test_without_a_part_that_has_targets_there_are_none(capsys):
+    assert main(["--parts", "cost"]) == 0
+    assert "Targets" not in capsys.readouterr().out
