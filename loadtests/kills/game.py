@@ -35,11 +35,11 @@ from loadtests.kills.traffic import Failure, Traffic
 from loadtests.kills.watch import Stored, Violation, Watch
 from proxy.cli.demo.backend import ERRORS, SLOW, WELL
 
-RATE = 200.0
+RATE = 120.0
 KINDS = {"running": 34, "starting": 14, "order": 16, "shutting": 18, "raising": 12, "hook": 6, "completed": 6}
 EVERYBODY = 1 / 8  # so often the workers are killed too
 BAD = 0.4  # so often `new` turns bad in a round of the kind `running`
-RUNS_S = 1.2
+RUNS_S = 1.0
 START_S = 1.5
 SHUTS_S = 6.0
 CLOCK_S = 1.5  # so often is stored how long a stage has run, and a bit
@@ -157,13 +157,13 @@ class Game:
             self.watch.pass_time(self._draw.uniform(0.0, START_S))
             found = self._kill(played)
             self.proxy.begin()
-        began_ns = time.monotonic_ns()
+        began_with = self._traffic.new.requests
         if kind == "completed":
             self.watch.until(self._roll_back_at_once, 30.0)
         if not self.watch.until(lambda: self.proxy.ready, 30.0):
             raise RuntimeError(f"not ready again:\n{self.proxy.said()[-4000:]}")
         played.restart_s = time.monotonic() - self.proxy.began
-        self._check_started(found, began_ns)
+        self._check_started(found, began_with)
         self._traffic.new.mode = WELL
         self._keep_failures(played)
         for one in self.violations[before:]:
@@ -316,9 +316,9 @@ class Game:
             if revision > found.revision:
                 self.watch.wrong(f"answered with revision {revision}, stored is {found.revision}")
 
-    def _check_started(self, found: Stored, began_ns: int) -> None:
+    def _check_started(self, found: Stored, began_with: int) -> None:
         """Compare the status after a start with what was stored before."""
-        came = sum(one.arrived_ns >= began_ns for one in self._traffic.new.book)
+        came = self._traffic.new.requests - began_with
         shown = self.proxy.web()
         now = self.watch.stored()
         passed_s = (time.monotonic_ns() - found.at_ns) / 1e9

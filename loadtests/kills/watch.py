@@ -1,6 +1,6 @@
 """Looking from outside, all the time, at what may never be: the checks of the kill game.
 
-Nothing here asks the proxy. A *sample*, taken every 10 ms, reads the weight words of the supervisor's shared memory,
+Nothing here asks the proxy. A *sample*, taken every 20 ms, reads the weight words of the supervisor's shared memory,
 the latch file, and the row in the state file through a connection of its own, supervisor alive or not. Beside them
 stand the endpoints' books. What is checked:
 
@@ -28,7 +28,7 @@ from proxy.controlplane.latch import HEADER
 from proxy.ipc.layout import CONTROL_WEIGHT, HEADER_WORDS, WEIGHT_MASK, WORD
 from proxy.routing.split import bucket, seed_of
 
-EVERY_S = 0.01
+EVERY_S = 0.02
 SCAN_S = 0.1
 LOOKS = 3  # a word and a row cannot be read at one instant: one that is above must stay so
 

@@ -1,13 +1,14 @@
 """What has to be reached beside CPU per request (that is `make bench`): memory, shutting, restarts, being looked at.
 
-`python -m loadtests.reach [memory] [stall] [shut] [hung] [restarts] [polling]` measures on a real `tidegate run` with
-two workers and prints a line per figure. It is no test and has no pass mark; the figures go into notes with the command
-beside them.
+`python -m loadtests.reach [memory] [stall] [shut] [hung] [restarts] [polling] [long]` measures on a real `tidegate run`
+with two workers (`long`: on its control plane, in pressed time; it takes ten minutes of one core) and prints a line per
+figure. It is no test and has no pass mark; the figures go into notes with the command beside them.
 Every part is bounded in time and ends what it started.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 from loadtests.bench.measure import pss_kib, tree
-from loadtests.reach import hung, restarts
+from loadtests.reach import hung, long, restarts
 from loadtests.reach.stream import SIZE
 from proxy.cli.demo.parts import Proxy, started
 from proxy.ipc.layout import BOARD_BEAT, WORD
@@ -33,6 +34,7 @@ from proxy.ipc.layout import BOARD_BEAT, WORD
 CONNECTIONS = 5_000
 STALL_S = 10.0
 ROUNDS = 20
+HOURS = (1, 6, 12, 24, 48)
 POLLED_S = 15.0
 RATE = 2_000
 
@@ -192,6 +194,15 @@ def restarted() -> None:
         say(f"{ROUNDS} × kill -9 and restart, {name}: longest wait", f"{seen.longest_s:.2f} s")
 
 
+def long_rollout() -> None:
+    """Measure what a rollout of 48 hours holds beside one of an hour (`long.py`)."""
+    for held in asyncio.run(long.measure(HOURS[-1], HOURS)):
+        say(
+            f"a rollout of {held.hours} h: objects, resident memory",
+            f"{held.objects}, {held.resident_kib / 1024:.1f} MiB",
+        )
+
+
 def polling() -> None:
     """Measure beats and the proxy's own time per request without and with an admin API that is asked all the time."""
     for asked in (False, True):
@@ -276,6 +287,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "hung": hung_endpoint,
     "restarts": restarted,
     "polling": polling,
+    "long": long_rollout,
 }
 
 

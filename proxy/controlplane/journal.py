@@ -4,15 +4,20 @@ An *event* is the object of GET /api/v1/events: {seq, time, service, type, actor
 Its number is given when it is made, so that it is stored in the same transaction as the change it tells of; it is
 *announced* (shown, followed, logged) after that, in the order of the numbers: whoever follows and comes back with
 the last number misses nothing. A number whose change was refused is dropped and never used again. The newest events
-are kept in memory: status and followers never wait for the disk.
+are kept in memory, packed: status and followers never wait for the disk, and a rollout that reports its progress for
+days holds no more than one of an hour (a report with eight limits is 160 objects, and packed 0.8 kB).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Collection
+from itertools import islice
+from typing import NamedTuple
 
 from proxy.controlplane.operations import Json
 from proxy.controlplane.store import Store
@@ -24,6 +29,20 @@ PAGE = 100  # events that a follower gets at a time
 log = logging.getLogger("tidegate.events")
 
 
+class Packed(NamedTuple):
+    """An event as it is kept in memory."""
+
+    seq: int
+    service: str
+    type: str
+    raw: bytes
+
+    def event(self) -> Json:
+        """Return the event."""
+        found: Json = json.loads(zlib.decompress(self.raw))
+        return found
+
+
 class Journal:
     """Makes events, announces them, finds them."""
 
@@ -32,7 +51,7 @@ class Journal:
         self._seq = 0
         self._next = 1  # the number that is announced next
         self._waiting: dict[int, Json | None] = {}  # announced out of order, or dropped
-        self._tail: deque[Json] = deque(maxlen=KEPT)
+        self._tail: deque[Packed] = deque(maxlen=KEPT)
         self._last: dict[str, Json] = {}
         self._changed = asyncio.Event()
         self._closed = False
@@ -40,8 +59,8 @@ class Journal:
     def begin(self, last_seq: int) -> None:
         """Go on after the stored events, the last of which has the number `last_seq`; raise `StateError`."""
         self._seq, self._next = last_seq, last_seq + 1
-        self._tail.extend(self._store.last_events(KEPT))
-        self._last = {event["service"]: event for event in self._tail}
+        for event in self._store.last_events(KEPT):
+            self._keep(event)
 
     def make(self, service: str, note: Note, time: float, evidence: Json | None = None) -> Json:
         """Return the next event; `time` in seconds since the Unix epoch, `evidence` comes on top of the note's."""
@@ -74,17 +93,17 @@ class Journal:
 
     def newest(self, service: str, types: Collection[str]) -> str | None:
         """Return which of these types the service's newest event of them has, as far as events are in memory."""
-        kinds = (event["type"] for event in reversed(self._tail) if event["service"] == service)
+        kinds = (one.type for one in reversed(self._tail) if one.service == service)
         return next((kind for kind in kinds if kind in types), None)
 
     async def since(self, seq: int, limit: int) -> list[Json]:
         """Return up to `limit` announced events with a number above `seq`, oldest first."""
-        if self._tail and self._tail[0]["seq"] > max(seq, 0) + 1:
+        if self._tail and self._tail[0].seq > max(seq, 0) + 1:
             # Older than what is in memory: the store is asked, which waits for the disk. The loop does not.
             last = self._next - 1
             stored = await asyncio.wrap_future(self._store.events(seq, limit))
             return [event for event in stored if event["seq"] <= last]
-        return [event for event in self._tail if event["seq"] > seq][:limit]
+        return [one.event() for one in islice((one for one in self._tail if one.seq > seq), limit)]
 
     async def follow(self, seq: int) -> AsyncIterator[Json]:
         """Yield events with a number above `seq`, those to come too, until `close`.
@@ -110,13 +129,17 @@ class Journal:
         self._closed = True
         self._changed.set()
 
+    def _keep(self, event: Json) -> None:
+        raw = zlib.compress(json.dumps(event).encode(), 1)
+        self._tail.append(Packed(event["seq"], event["service"], event["type"], raw))
+        self._last[event["service"]] = event
+
     def _release(self) -> None:
         while self._next in self._waiting:
             event = self._waiting.pop(self._next)
             self._next += 1
             if event is not None:
-                self._tail.append(event)
-                self._last[event["service"]] = event
+                self._keep(event)
                 log.info("%s", _line(event))
         self._changed.set()
         self._changed = asyncio.Event()

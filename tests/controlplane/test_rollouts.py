@@ -47,11 +47,11 @@ async def flow(world, seconds, *, new=10, stable=10, bad=0):
 
 
 def last(world, kind):
-    return next(event for event in reversed(world.controller._journal._tail) if event["type"] == kind)
+    return next(event.event() for event in reversed(world.controller._journal._tail) if event.type == kind)
 
 
 def reasons(world, kind):
-    return [event["reason"] for event in world.controller._journal._tail if event["type"] == kind]
+    return [event.event()["reason"] for event in world.controller._journal._tail if event.type == kind]
 
 
 @running
@@ -116,7 +116,7 @@ async def test_a_rollback_that_does_not_help_is_said_to_be_ineffective(start):
     await world.settle()
     event = last(world, "RollbackIneffective")
     assert event["evidence"]["stable"]["over"] == ["error_rate"]
-    assert "RollbackVerified" not in [one["type"] for one in world.controller._journal._tail]
+    assert "RollbackVerified" not in [one.type for one in world.controller._journal._tail]
 
 
 @running

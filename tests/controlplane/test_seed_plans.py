@@ -162,7 +162,7 @@ async def test_analyzer_healthy_to_the_end(start):
     run = await course(start, "ultra-fast-analyzer")
     assert await run.ended() == (COMPLETED, "")
     assert run.path == [1, 10, 100]
-    assert "ProgressReport" in [event["type"] for event in run.world.controller._journal._tail]
+    assert "ProgressReport" in [event.type for event in run.world.controller._journal._tail]
 
 
 @pytest.mark.parametrize("stage, may_have", [("canary", 1.0e9), ("ramp", 1.5e9), ("full", 2.0e9)])
