@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log, pi
 from statistics import NormalDist
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,7 @@ class Healthy:
         return 1 - normal.cdf(normal.inv_cdf(1 - self.allowed) - log(self.p99))
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """One block of every run: responses of `new`, the bad and the slow of them; responses of stable and the bad."""
 
     n: Numbers
@@ -65,13 +64,17 @@ class Block:
 def blocks(healthy: Healthy, runs: int, hours: int, chance: np.random.Generator) -> Iterator[Block]:
     """Yield the blocks of so many hours, one after the other; at an hour's end a burst may go over to another run."""
     for hour in range(hours):
-        at = (np.arange(HOUR) + hour * HOUR) / DAY
-        rate = healthy.per_block * (1 - healthy.swing * np.cos(2 * pi * at))
-        n, bad, stable_n, stable_bad = (_own if healthy.of == OWN else _whole)(healthy, rate, runs, chance)
-        slow = chance.binomial(n, healthy.slow)
-        columns = [np.ascontiguousarray(part.T, dtype=np.float32) for part in (n, bad, slow, stable_n, stable_bad)]
+        columns = _hour(healthy, runs, hour, chance)
         for index in range(HOUR):
             yield Block(*(column[index].astype(np.float64) for column in columns))
+
+
+def _hour(healthy: Healthy, runs: int, hour: int, chance: np.random.Generator) -> list[NDArray[np.float32]]:
+    at = (np.arange(HOUR) + hour * HOUR) / DAY
+    rate = healthy.per_block * (1 - healthy.swing * np.cos(2 * pi * at))
+    n, bad, stable_n, stable_bad = (_own if healthy.of == OWN else _whole)(healthy, rate, runs, chance)
+    slow = chance.binomial(n, healthy.slow)
+    return [np.ascontiguousarray(part.T, dtype=np.float32) for part in (n, bad, slow, stable_n, stable_bad)]
 
 
 def in_bursts(n: NDArray[np.int64], share: float, burst: float, chance: np.random.Generator) -> NDArray[np.int64]:

@@ -113,10 +113,18 @@ def test_a_fifth_bad_is_decided_within_ten_blocks(poisson):
 
 @pytest.mark.slow
 def test_a_healthy_hour_is_left_alone_and_the_naive_rule_does_not():
-    days = healthy_days(Healthy(), 30, chance(), hours=1)
+    (days,) = healthy_days([Healthy()], 30, [chance()], hours=1)
     assert days.fixed.hits == 0
     assert days.ratio.hits == 0
     assert days.naive.hits > 15
+
+
+@pytest.mark.slow
+def test_services_side_by_side_are_judged_as_alone():
+    services = [Healthy(burst=40), Healthy(burst=20, weight=0.5)]
+    both = healthy_days(services, 3, [chance(1), chance(2)], hours=1)
+    alone = [healthy_days([healthy], 3, [chance(number)], hours=1)[0] for number, healthy in enumerate(services, 1)]
+    assert both == alone
 
 
 def test_nearer_to_the_limit_takes_longer_and_under_it_for_ever():
