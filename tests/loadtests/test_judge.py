@@ -119,12 +119,18 @@ def test_a_healthy_hour_is_left_alone_and_the_naive_rule_does_not():
     assert days.naive.hits > 15
 
 
-@pytest.mark.slow
+@pytest.fixture
+def short_hours(monkeypatch):
+    monkeypatch.setattr("loadtests.judge.streams.HOUR", 1000)
+
+
+@pytest.mark.usefixtures("short_hours")
 def test_services_side_by_side_are_judged_as_alone():
-    services = [Healthy(burst=40), Healthy(burst=20, weight=0.5)]
+    services = [Healthy(errors=30.0), Healthy(burst=20, weight=0.5)]
     both = healthy_days(services, 3, [chance(1), chance(2)], hours=1)
     alone = [healthy_days([healthy], 3, [chance(number)], hours=1)[0] for number, healthy in enumerate(services, 1)]
     assert both == alone
+    assert both[0].fixed.hits == 3
 
 
 def test_nearer_to_the_limit_takes_longer_and_under_it_for_ever():
@@ -133,7 +139,7 @@ def test_nearer_to_the_limit_takes_longer_and_under_it_for_ever():
     assert (near(0.01, 0.9, 400, 40, 300, chance()) == NEVER).all()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("short_hours")
 def test_settings_are_compared_on_the_same_days():
     found = settings_on_healthy_days((PRODUCT, PRODUCT, *OTHERS), Healthy(burst=20), 3, chance(), hours=1)
     assert found[0] == found[1]
