@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     began = time.monotonic()
     with TemporaryDirectory(prefix="tidegate-kills-") as folder, Traffic() as traffic:
         game = Game(Path(folder), traffic, arguments.seed)
-        game.play(arguments.rounds, told=20)
+        game.play(game.draw_kinds(arguments.rounds), told=20)
         lines = table(game, traffic, time.monotonic() - began)
     command = f"python -m loadtests.kills --rounds {arguments.rounds} --seed {arguments.seed}"
     now = dt.datetime.now(dt.UTC)

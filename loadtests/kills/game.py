@@ -27,6 +27,7 @@ import random
 import sqlite3
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,17 +120,22 @@ class Game:
 
     # --- the whole -----------------------------------------------------------------------------------------------
 
-    def play(self, rounds: int, told: int = 0) -> None:
-        """Play so many rounds; say every `told` rounds how far it is."""
+    def draw_kinds(self, rounds: int) -> Iterator[str]:
+        """Yield the kinds of so many rounds."""
+        for _ in range(rounds):
+            yield self._draw.choices(tuple(KINDS), tuple(KINDS.values()))[0]
+
+    def play(self, kinds: Iterable[str], told: int = 0) -> None:
+        """Play a round of each of these kinds; say every `told` rounds how far it is."""
         try:
             self.proxy.begin()
             self.proxy.wait_ready()
             self._traffic.load(self.proxy.port, RATE)
-            for number in range(rounds):
-                self._round()
-                if told and (number + 1) % told == 0:
+            for number, kind in enumerate(kinds, 1):
+                self._round(kind)
+                if told and number % told == 0:
                     failed = sum(len(one.failures) for one in self.rounds)
-                    print(f"{number + 1} rounds, {len(self.violations)} violations, {failed} failed", flush=True)
+                    print(f"{number} rounds, {len(self.violations)} violations, {failed} failed", flush=True)
             self._wait_for_hooks()
             self._traffic.rest()
             self.watch.sample()
@@ -142,8 +148,7 @@ class Game:
         if "internal error" in self.proxy.said() or "Traceback" in self.proxy.said():
             self.watch.wrong(f"an error of the proxy's own:\n{self.proxy.said()}")
 
-    def _round(self) -> None:
-        kind = self._draw.choices(tuple(KINDS), tuple(KINDS.values()))[0]
+    def _round(self, kind: str) -> None:
         played = Round(kind, self._draw.random() < EVERYBODY)
         self.rounds.append(played)
         before = len(self.violations)
