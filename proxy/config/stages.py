@@ -11,11 +11,11 @@ from proxy.config.values import (
     Argument,
     Duration,
     File,
+    HookUrl,
     MetricName,
     Name,
     Notation,
     Section,
-    Url,
     Wait,
     WaitOrNone,
     Weight,
@@ -47,7 +47,9 @@ class StageConfig(Section):
 class HookConfig(Section):
     """Something outside that is asked or told. 2xx or exit code 0 = go; otherwise the output is shown."""
 
-    url: Url | None = Field(default=None, description="gets a POST with what happens", examples=["http://127.0.0.1/go"])
+    url: HookUrl | None = Field(
+        default=None, description="gets a POST with what happens", examples=["http://127.0.0.1/go"]
+    )
     run: Annotated[Annotated[list[Argument], Field(min_length=1)] | None, Notation("list of text")] = Field(
         default=None,
         description="or a command and its arguments, without a shell",

@@ -162,6 +162,15 @@ def hide_query(url: str | None) -> str | None:
     return None if url is None else url.partition("?")[0] + ("?***" if "?" in url else "")
 
 
+def hide_path(url: str | None) -> str | None:
+    """Return a URL without the text of its path and query: with some services the path itself is the secret."""
+    if url is None:
+        return None
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host}{slash}{'***' if path else ''}"
+
+
 def _listen(value: object) -> str:
     if isinstance(value, dict):
         raise PydanticCustomError("whole", f"a TLS listener is not in this version yet: {TLS_LATER}")
@@ -216,6 +225,7 @@ SignalHeader = Annotated[str, Notation("header name"), _text(_signal_header)]
 MatchHost = Annotated[str, Notation("host"), _text(parse_match_host)]
 MatchPath = Annotated[str, Notation("path prefix"), _text(parse_match_path)]
 Url = Annotated[str, Notation("URL"), _text(parse_url), PlainSerializer(hide_query)]
+HookUrl = Annotated[str, Notation("URL"), _text(parse_url), PlainSerializer(hide_path)]
 MetricName = Annotated[str, Notation("metric name"), _text(_metric_name)]
 Pattern = Annotated[str, Notation("regular expression"), _text(_pattern)]
 JsonPath = Annotated[str, Notation("JSON path"), _text(lambda text: text if parse_json_path(text) is not None else "")]

@@ -88,7 +88,18 @@ def take_in(
             taken.table = registry.counting(taken.table, plan, state.rollout.plan)
             _all_counted(taken, plan, state, running=plan.name in running)
         _fix_salt(taken, plan, state)
+    for name in running.keys() - {plan.name for plan in plans}:
+        taken.notes.append(_gone(name, running[name]))
     return taken
+
+
+def _gone(name: str, state: ServiceState) -> str:
+    """Say what is forgotten of a service, and what is not."""
+    kept = [f"its weight of new, {percent(state.weight_bp)} %,"] if state.weight_bp else []
+    if state.rollout is not None and state.phase in (PROGRESSING, PAUSED):
+        kept.append(f"its rollout by {state.rollout.plan.name!r}, {state.phase},")
+    said = f": {' and '.join(kept)} is kept and applies again when the service comes back" if kept else ""
+    return f"{name}: is no longer served{said}"
 
 
 def _begin(

@@ -286,6 +286,8 @@ class Rollouts:
         Returns {"drill": "passed" | "failed", "limit", "decided_s", "reached_s", "latched", "restored", "why"}: seconds
         from the first injection to the decision, and from that until every worker had it (`None`: not all did).
 
+        Nobody else waits for it; what is ordered meanwhile stands.
+
         What it does not prove: that the workers would have counted a real failure (no request fails), that stable can
         carry the traffic for longer than this took, that hooks work (none is called), nor how fast a failure of a few
         percent would be seen: everything that is injected is bad. A real breach meanwhile is seen again afterwards.
@@ -296,40 +298,36 @@ class Rollouts:
         host = self._host
         _may_drill(entry)
         began = host.now()
-        async with host.changing:
-            _may_drill(entry)
-            before = entry.state
-            entry.begin_drill()
-            try:
-                while entry.drilling and host.now() - began < DRILL_MOST_S:
-                    await host.next_tick(DRILL_MOST_S)
-            finally:
-                entry.drilling = False
-            decided_ns, met = entry.drilled_ns, entry.drilled_from
-            if entry.state.phase != ROLLED_BACK or entry.state.reason != DRILL or decided_ns is None or met is None:
-                entry.watch.forget()
-                why = (
-                    "something else was decided meanwhile: that stands"
-                    if entry.state.revision != before.revision
-                    else f"no limit that rolls back failed within {DRILL_MOST_S:g} s of total failure"
-                )
-                return {"drill": "failed", "why": why, "restored": entry.state.revision == before.revision}
-            limit = entry.drilled_by
-            reached_s = await self._reached(entry, decided_ns)
+        before = entry.state
+        entry.begin_drill()
+        try:
+            while entry.drilling and host.now() - began < DRILL_MOST_S:
+                await host.next_tick(DRILL_MOST_S)
+        finally:
+            entry.drilling = False
+        decided_ns, met = entry.drilled_ns, entry.drilled_from
+        if entry.state.phase != ROLLED_BACK or entry.state.reason != DRILL or decided_ns is None or met is None:
             entry.watch.forget()
-            took: Json = {
-                "limit": limit,
-                "decided_s": round(decided_ns / 1e9 - began, 4),
-                "reached_s": reached_s,
-                "latched": host.latched(entry.plan.name) is not None,
-            }
-            # What a person ordered while the drill had not decided yet stands: that is what the gate was shut on.
-            restored = await self._restore(entry, met, order, took)
-            passed = reached_s is not None and took["latched"] and restored
             why = (
-                "" if passed else "not every worker showed that it sends nobody to new" if restored else "not restored"
+                "something else was decided meanwhile: that stands"
+                if entry.state.revision != before.revision
+                else f"no limit that rolls back failed within {DRILL_MOST_S:g} s of total failure"
             )
-            return {"drill": "passed" if passed else "failed", **took, "restored": restored, "why": why}
+            return {"drill": "failed", "why": why, "restored": entry.state.revision == before.revision}
+        limit = entry.drilled_by
+        reached_s = await self._reached(entry, decided_ns)
+        entry.watch.forget()
+        took: Json = {
+            "limit": limit,
+            "decided_s": round(decided_ns / 1e9 - began, 4),
+            "reached_s": reached_s,
+            "latched": host.latched(entry.plan.name) is not None,
+        }
+        # What a person ordered while the drill had not decided yet stands: that is what the gate was shut on.
+        restored = await self._restore(entry, met, order, took)
+        passed = reached_s is not None and took["latched"] and restored
+        why = "" if passed else "not every worker showed that it sends nobody to new" if restored else "not restored"
+        return {"drill": "passed" if passed else "failed", **took, "restored": restored, "why": why}
 
     async def _reached(self, entry: Entry, decided_ns: int) -> float | None:
         host = self._host
@@ -340,10 +338,11 @@ class Rollouts:
         return None
 
     async def _restore(self, entry: Entry, before: ServiceState, order: Order, took: Json) -> bool:
-        try:
-            return await self._host.carry_out(entry, Restored(before, order.actor, took))
-        except Refused:
-            return False
+        async with self._host.changing:
+            try:
+                return await self._host.carry_out(entry, Restored(before, order.actor, took))
+            except Refused:
+                return False
 
     def _plan(self, entry: Entry, plan: str | Mapping[str, Any] | None) -> Plan:
         if plan is None or isinstance(plan, str):

@@ -159,16 +159,19 @@ def test_the_plan_of_a_name_or_the_default_one():
 def test_secrets_of_hooks_and_checks_are_not_shown(everything_runs, tmp_path):  # noqa: F811
     (tmp_path / "plan.yaml").write_text(
         "stages: [{name: a, weight: 1%, hold: 1h}]\n"
-        "hooks: {before_start: {url: 'http://h/?k=literal'}, after_rollback: {run: [go, '${S}']}}\n"
+        "hooks: {before_start: {url: 'http://h/services/T0literal?k=literal'}, after_rollback: {run: [go, '${S}']}}\n"
         "checks: {rss: {url: 'http://h/${S}'}}\n"
     )
     text = "services: [{name: web, stable: {endpoints: [http://s]}, rollouts: {a: plan.yaml}}]"
     compiled = compile_text(text, {"S": "hunter-2"}, base=tmp_path)
     hooks = compiled.plans[0].rollouts[0].hooks
-    assert (hooks.before_start.url, hooks.after_rollback.run) == ("http://h/?k=literal", ("go", "hunter-2"))
+    assert (hooks.before_start.url, hooks.after_rollback.run) == (
+        "http://h/services/T0literal?k=literal",
+        ("go", "hunter-2"),
+    )
     assert compiled.plans[0].checks[0].url == "http://h/hunter-2"
     shown = compiled.redacted["services"][0]["rollouts"]["a"]
-    assert shown["hooks"]["before_start"]["url"] == "http://h/?***"
+    assert shown["hooks"]["before_start"]["url"] == "http://h/***"
     assert shown["hooks"]["after_rollback"]["run"] == ["go", "***"]
     assert "hunter" not in json.dumps(compiled.redacted) + repr(compiled)
 

@@ -668,8 +668,11 @@ async def test_services_come_and_go_with_reloads(start):
     both = table(service(), service("shop"))
     await world.controller.reload((PLAN, shop), both, ANN)
     assert (world.word("web"), world.word("shop")) == (1000, 500)
+    gone = await world.controller.reload(PLANS, TABLE, replace(ANN, dry_run=True))
+    kept = "shop: is no longer served: its weight of new, 5 %, is kept and applies again when the service comes back"
+    assert gone == (kept,)
     await world.controller.rollback("shop", ANN)
-    await world.controller.reload(PLANS, TABLE, ANN)
+    assert await world.controller.reload(PLANS, TABLE, ANN) == ("shop: is no longer served",)
     assert world.controller.names() == ("web",)
     await world.tick()
     await world.controller.reload((PLAN, shop), both, ANN)

@@ -783,6 +783,26 @@ async def test_what_a_person_orders_before_the_drill_has_decided_stands_after_it
 
 
 @running
+async def test_a_drill_holds_nobody_up_and_what_is_ordered_after_its_decision_stands(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 12)
+    world.controller._reached = lambda service, ns: world.state().phase == IDLE
+    drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
+    while world.word():
+        world.good(10)
+        await world.tick()
+        await asyncio.sleep(0.005)
+    await world.controller.set_weights("web", 900, ANN)
+    while not drill.done():
+        await world.tick()
+        await asyncio.sleep(0.005)
+    found = await drill
+    assert (found["drill"], found["restored"], found["why"]) == ("failed", False, "not restored")
+    assert (world.state().phase, world.word()) == (IDLE, 900)
+
+
+@running
 async def test_a_drill_needs_a_gate_to_shut(start):
     world = await start(PLANS)
     with pytest.raises(Refused) as refused:
