@@ -45,6 +45,7 @@ FORWARDED_HOST = 15
 TRUSTED_ONLY = 16
 CACHE_CONTROL = 17
 CONTENT_TYPE = 18
+MAX_FORWARDS = 19
 WATCHED = 64  # flag: the value is handed over in `RequestHead.found`
 
 REQUEST_KINDS: dict[bytes, int] = {
@@ -60,6 +61,7 @@ REQUEST_KINDS: dict[bytes, int] = {
     b"http2-settings": DROP,  # belongs to `Upgrade: h2c`, which is not forwarded
     b"te": TE,
     b"expect": EXPECT,
+    b"max-forwards": MAX_FORWARDS,
     b"x-request-id": REQUEST_ID,
     b"x-forwarded-for": FORWARDED_FOR,
     b"x-forwarded-proto": FORWARDED_PROTO,

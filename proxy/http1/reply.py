@@ -11,8 +11,10 @@ import json
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 TITLES = {
+    200: "OK",
     400: "Bad Request",
     404: "Not Found",
+    405: "Method Not Allowed",
     408: "Request Timeout",
     413: "Content Too Large",
     414: "URI Too Long",
@@ -61,6 +63,8 @@ def local_reply(
         b"Content-Length: %d" % len(body),
         b"Cache-Control: no-store",
     ]
+    if status in {200, 405}:
+        head.append(b"Allow: OPTIONS")  # RFC 9110 §9.3.7, §15.5.6: what can be asked of the proxy itself
     if request_id:
         head.append(b"X-Request-Id: " + request_id)
     if close:

@@ -16,7 +16,9 @@ Decisions where the RFCs leave a choice:
 * Host: exactly one, never empty (RFC 9112 §3.2); an absolute-form target replaces it (§3.2.2).
 * Content-Length more than once is refused even when equal; Transfer-Encoding must be `chunked` alone, in HTTP/1.1, and
   without Content-Length (RFC 9112 §6.1 and §6.3).
-* Proxy-Authorization is the endpoint's business here and passes (RFC 9110 §11.7.2), Max-Forwards too.
+* Max-Forwards of OPTIONS and TRACE is counted down; at 0 the request ends here: OPTIONS gets 200, TRACE 405
+  (RFC 9110 §7.6.2, §9.3.8). With other methods it passes as it is.
+* Proxy-Authorization is the endpoint's business here and passes (RFC 9110 §11.7.2).
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from proxy.http1.fields import (
     FORWARDED_PROTO,
     HOST,
     LINE_SIZE_MAX,
+    MAX_FORWARDS,
     MINTED_BYTES,
     NO_OPTIONS,
     ORDINARY,
@@ -74,6 +77,7 @@ _STARTS_MAX = 1024
 
 _NO_LENGTH = -2
 _CHUNKED_LINE = b"Transfer-Encoding: chunked"
+_COUNTED_METHODS = frozenset({b"OPTIONS", b"TRACE"})
 _UNCLEAN = "The head has a control character, or a line that does not end in CRLF."
 
 # method, target, path, HTTP/1.0?, authority of an absolute-form target or b"", the line to forward
@@ -261,8 +265,10 @@ class RequestParser:
         if edits or extra or start_line != lines[0]:
             block = rebuild(block, lines, start_line, edits, extra)
         head.block = block
-        # The rest of the block is what these fields always become, unless the target named another host.
-        head.fields = b"" if authority else data[start + len(lines[0]) : end + 2]
+        # The rest of the block is what these fields always become, unless the target named another host or the method
+        # says what to do with a field.
+        varies = authority or (rare is not None and any(kind == MAX_FORWARDS for kind, _, _ in rare))
+        head.fields = b"" if varies else data[start + len(lines[0]) : end + 2]
         head.forwarded_fields = block[len(start_line) :]
         head.received = data[start : end + 4]
         head.parser = self
@@ -494,6 +500,7 @@ def _judge_rare(
 ) -> Refusal | None:
     """Judge the fields that most requests do not have. `rare`: kind, line, value after the colon."""
     coding: bytes | None = None
+    counted = False
     upgrades: list[bytes] = []
     trailers_wanted = False
     trailer_lines: list[bytes] = []
@@ -510,6 +517,14 @@ def _judge_rare(
             trailer_lines.append(line)
             continue
         if kind == TRUSTED_ONLY and trusted:
+            continue
+        if kind == MAX_FORWARDS:
+            if head.method in _COUNTED_METHODS:
+                left = -1 if counted else parse_length(value)
+                if left <= 0:
+                    return _counted_out(head.method, left)
+                counted = True
+                edits.append((line, line[: line.find(b":")] + b": %d" % (left - 1)))
             continue
         edits.append((line, b""))
         if kind == UPGRADE:
@@ -556,6 +571,17 @@ def _judge_rare(
     if trailers_wanted:
         extra.append(b"TE: trailers")
     return None
+
+
+def _counted_out(method: bytes, left: int) -> Refusal:
+    """Return the answer to a request that Max-Forwards stops here; `left` is negative when its value is no number."""
+    if left < 0:
+        return malformed("The Max-Forwards of the request is not one decimal number.")
+    # > RFC 9110 §7.6.2: If the received value is zero (0), the intermediary MUST NOT forward the request; instead, the
+    # > intermediary MUST respond as the final recipient.
+    if method == b"OPTIONS":
+        return Refusal(200, "max_forwards", "Max-Forwards is 0: the request ends at this proxy.")
+    return Refusal(405, "max_forwards", "Max-Forwards is 0, and this proxy does not answer TRACE itself.")
 
 
 def _judge_coding(coding: bytes, head: RequestHead) -> Refusal | None:

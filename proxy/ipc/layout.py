@@ -87,6 +87,8 @@ LOCAL_REPLIES: tuple[tuple[int, str], ...] = (
     (504, "timeout"),
     (505, "http_version"),
     (500, "internal"),
+    (200, "max_forwards"),
+    (405, "max_forwards"),
 )
 LOCAL_REPLIES_WORDS = 32
 
