@@ -1,9 +1,20 @@
-"""What asyncio does not have: a timer that neither drifts nor catches up."""
+"""What asyncio does not have: a timer that neither drifts nor catches up, and an end that is seen as a break."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncGenerator
+
+_LINGER_ZERO = struct.pack("ii", 1, 0)
+
+
+def break_off(transport: asyncio.BaseTransport) -> None:
+    """Have the transport's close send RST, whatever it is closed by: the other side must not take this for an end."""
+    descriptor = transport.get_extra_info("socket").fileno()
+    with socket.socket(fileno=socket.dup(descriptor)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
 
 
 async def every(period_s: float) -> AsyncGenerator[int]:

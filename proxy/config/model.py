@@ -18,6 +18,7 @@ from proxy.config.load import Bare
 from proxy.config.stages import PlanConfig
 from proxy.config.values import (
     Duration,
+    DurationOrKeep,
     EndpointUrl,
     FieldName,
     File,
@@ -185,6 +186,16 @@ class FailoverConfig(Section):
     budget: Share = Field(default=0.2, description="at most this share of what is in flight, at least 3 requests")
 
 
+class OnRollbackConfig(Section):
+    """What becomes of the connections that last when `new` loses all its weight."""
+
+    tunnels: DurationOrKeep = Field(
+        default=30.0,
+        description="tunnels (WebSocket) and event streams on `new` are closed, spread over this time, so that their "
+        "clients come again, to `stable`; keep = they stay",
+    )
+
+
 class ServiceConfig(Section):
     """What clients reach: a `stable` version, and for a part of the year a `new` one."""
 
@@ -215,6 +226,10 @@ class ServiceConfig(Section):
     )
     fallback_to_new: bool = Field(
         default=False, description="true: `new` answers when no endpoint of `stable` is ready, at weight 0 too"
+    )
+    on_rollback: OnRollbackConfig = Field(
+        default=OnRollbackConfig(),
+        description="what becomes of the connections that last when `new` loses all its weight; short: keep",
     )
     watchdog: Wait = Field(default=2.0, description="nobody judged for this long: workers send everything to stable")
     host: UpstreamHost = Field(

@@ -32,6 +32,9 @@ def normalise(document: Document) -> None:
             loc: Loc = ("services", index)
             scope = counted | named(service)
             _limits(document, loc, service, "limits", scope)
+            if isinstance(service.get("on_rollback"), str):
+                service["on_rollback"] = {"tunnels": service["on_rollback"]}
+                document.same((*loc, "on_rollback", "tunnels"), (*loc, "on_rollback"))
             _plans(document, (*loc, "rollouts"), service.get("rollouts"), scope)
     if "services" not in data:
         _plans(document, ("plans",), data.get("plans"), counted)

@@ -143,6 +143,7 @@ def _service(service: ServiceConfig, base: Path) -> Service:
         ttfb_thresholds_us=thresholds_us(plan.every_limit(), first_byte=True),
         signals=plan.signals,
         fallback_to_new=service.fallback_to_new,
+        close_tunnels_s=service.on_rollback.tunnels,
         watchdog_s=service.watchdog,
         host=service.host,
         expose_version=service.expose_version,

@@ -196,6 +196,12 @@ class Notation:
 
 Duration = Annotated[float, Notation("duration"), BeforeValidator(parse_duration), _write(format_duration)]
 Wait = Annotated[Duration, Field(gt=0)]
+DurationOrKeep = Annotated[
+    float | None,
+    Notation("duration or keep"),
+    BeforeValidator(lambda value: None if value == "keep" else parse_duration(value)),
+    PlainSerializer(lambda value: "keep" if value is None else format_duration(value)),
+]
 WaitOrNone = Annotated[
     Annotated[float, Field(gt=0)] | None,
     Notation("duration or none"),

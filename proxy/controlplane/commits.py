@@ -214,6 +214,8 @@ class Commits:
                 self._generations.store_weight(service, effect.weight_bp, flags)
             else:
                 self._generations.store_weight(service, 0)
+            if isinstance(effect, Shut) or (isinstance(effect, StoreWeight) and not effect.weight_bp):
+                self._generations.count_rollback(service)
             if isinstance(effect, StoreSalt):
                 self._generations.store_seed(service, seed_of(effect.salt))
         if isinstance(effect, StoreWeight):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from proxy.ipc.layout import (
     CONTROL_OPENED,
+    CONTROL_ROLLBACKS,
     CONTROL_SEED,
     CONTROL_WEIGHT,
     ENDPOINT_HDR,
@@ -76,6 +77,10 @@ class Generation:
             words[self.control_layout.services[index] + CONTROL_OPENED] += 1
         epoch = ((words[at] >> EPOCH_SHIFT) + 1) & EPOCH_MASK
         words[at] = weight_bp | flags | epoch << EPOCH_SHIFT
+
+    def count_rollback(self, index: int) -> None:
+        """Have what lasts on `new` closed; the weight is 0 by now."""
+        self.control.words[self.control_layout.services[index] + CONTROL_ROLLBACKS] += 1
 
     def store_seed(self, index: int, seed: int) -> None:
         """Store the split's seed (64 bits)."""

@@ -96,6 +96,13 @@ class Generations:
             same = self._life(generation, service, NEW) == wanted
             generation.store_weight(generation.service_index[service], weight_bp if same else 0, flags)
 
+    def count_rollback(self, service: str) -> None:
+        """Have what lasts on `new` closed in every live generation in which that is still the same version."""
+        wanted = self._life(self._newest(service), service, NEW)
+        for generation in self._having(service):
+            if self._life(generation, service, NEW) == wanted:
+                generation.count_rollback(generation.service_index[service])
+
     def store_seed(self, service: str, seed: int) -> None:
         """Store the split's seed everywhere; `ValueError` unless the weight is 0 in every live generation.
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import sys
 from fcntl import ioctl
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -22,6 +21,7 @@ from termios import TIOCOUTQ
 from time import monotonic_ns
 from typing import TYPE_CHECKING, cast
 
+from proxy.aio import break_off
 from proxy.dataplane import record
 from proxy.dataplane.exchange import Exchange, local_message
 from proxy.dataplane.tunnel import Tunnel
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _WAITING_BYTES = 64 * 1024
 _LINGER_TICKS = 40  # 2 s
 _LINGER_BYTES = 64 * 1024 * 1024
-_LINGER_ZERO = struct.pack("ii", 1, 0)
 _TCP_ESTABLISHED = 1
 _TCP_CLOSE = 7
 _PEEK_TICKS = 10  # how often a connection that is not read from is asked whether its client left: 0.5 s
@@ -248,11 +247,11 @@ class Downstream(asyncio.Protocol):
         self.exchange = None
         if exchange.body_left:
             # Answered before the body was there. The rest cannot be told from the next request in time.
-            self._linger()
+            self.linger()
             return
         if not exchange.keep:
             if self.buffer or self.reading_paused:
-                self._linger()
+                self.linger()
             else:
                 self.close()
             return
@@ -328,7 +327,7 @@ class Downstream(asyncio.Protocol):
                 fields=fields,
             )
         )
-        self._linger()
+        self.linger()
 
     # ---------------------------------------------------------------- the ends
 
@@ -352,12 +351,11 @@ class Downstream(asyncio.Protocol):
         if isinstance(exchange, Exchange):
             self.worker.log_exchange(exchange)
         # RST: to an HTTP/1.0 client, whose body lasts until close, a FIN would say that it is complete.
-        descriptor = self.transport.get_extra_info("socket").fileno()
-        with socket.socket(fileno=socket.dup(descriptor)) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        break_off(self.transport)
         self.abort()
 
-    def _linger(self) -> None:
+    def linger(self) -> None:
+        """Close after everything written has been taken; what still comes is dropped for a moment."""
         self.closing = True
         self.lingering = True
         self.buffer = b""

@@ -473,10 +473,41 @@ class Exchange:
         record.switched(self, now)
         if self._failing_over:
             self._count_failover(rescued=True)
+        fields = self.version.exposed
+        if self.minted:
+            fields += self.worker.set_cookie(self.minted, downstream.secure)
         tunnel = Tunnel(self, downstream, upstream)
         downstream.exchange = upstream.exchange = tunnel
-        downstream.transport.write(head.block + self.version.exposed + b"\r\n" + data[head.end :])
+        downstream.transport.write(head.block + fields + b"\r\n" + data[head.end :])
         tunnel.begin()
+        self._lasts()
+
+    def _lasts(self) -> None:
+        """Have this tunnel or event stream closed when `new`, to which the split sent it, is rolled back."""
+        lasting = self.service.lasting
+        if lasting is None or not self.version.index or self._bucket < 0:
+            return
+        weight = self.service.plane.control.words[self.service.weight_at] & _WEIGHT_MASK
+        # The rollback may have come while the answer was waited for.
+        lasting.add(self, shut=not weight or record.outlived(self))
+
+    def leave(self) -> None:
+        """End an event stream in good order, so that its client comes again.
+
+        > HTML §9.2.3: When the end of the file is reached, any pending data must be discarded: an event of which only
+        a part has come is sent once more to whoever comes again.
+        """
+        now = monotonic_ns()
+        assert self.upstream is not None
+        if self._response_left >= 0:
+            # With a length there is no good order.
+            record.ended(self, now, -1)
+            self._cut()
+            return
+        self.upstream.reusable = False
+        if self._rechunk:
+            self.downstream.transport.write(LAST_CHUNK)
+        self._complete(now)
 
     def _pass_head(self, head: ResponseHead, data: bytes, now: int) -> None:
         """Write the response head, with what has arrived of the body, to the client."""
@@ -537,8 +568,10 @@ class Exchange:
                 )
             self._response_left = length
             self._response_decoder = ChunkedBody() if length == CHUNKED else None
-        self.event_stream = head.event_stream
-        if self.judged and not head.event_stream and not record.outlived(self):
+        if head.event_stream:
+            self.event_stream = True
+            self._lasts()
+        elif self.judged and not record.outlived(self):
             record.first_byte(self, self.waited_ns(now))
         self.active_tick = worker.wheel.tick
         block = b"%b%b\r\n" % (head.block, fields)

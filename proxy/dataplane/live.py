@@ -13,6 +13,7 @@ import re
 from ipaddress import ip_network
 
 from proxy.dataplane.deadline import ticks
+from proxy.dataplane.lasting import Lasting
 from proxy.dataplane.pool import Pool, Pools
 from proxy.http1.response import ResponseParser
 from proxy.ipc import layout
@@ -91,6 +92,7 @@ class LiveVersion:
         "total_at",
         "ttfb_at",
         "ttfb_within_at",
+        "tunnels",
         "within_at",
     )
 
@@ -107,6 +109,7 @@ class LiveVersion:
         self.within_at = counters_at + layout.VERSION_ENDED_WITHIN
         self.ttfb_within_at = counters_at + layout.VERSION_TTFB_WITHIN
         self.in_flight = 0
+        self.tunnels = 0
         self.last_dispatch_ns = 0
         self.exposed = b""
         if expose:
@@ -137,6 +140,7 @@ class LiveService:
         "host_line",
         "idle_ns",
         "in_flight",
+        "lasting",
         "mint",
         "name",
         "new",
@@ -146,6 +150,7 @@ class LiveService:
         "patience",
         "plane",
         "response_parser",
+        "rollbacks_at",
         "seed_at",
         "signals",
         "spec",
@@ -175,6 +180,8 @@ class LiveService:
         self.weight_at = 0
         self.opened_at = 0
         self.seed_at = 0
+        self.rollbacks_at = 0
+        self.lasting: Lasting | None = None  # unless what lasts on `new` is kept
         self.sticky_by = spec.sticky.by
         self.cookie_needle = (
             spec.sticky.name.encode() + b"=" if spec.sticky.by == "cookie" and spec.sticky.name else b""
@@ -269,6 +276,9 @@ class Plane:
             service.weight_at = control_at.services[index] + layout.CONTROL_WEIGHT
             service.seed_at = control_at.services[index] + layout.CONTROL_SEED
             service.opened_at = control_at.services[index] + layout.CONTROL_OPENED
+            service.rollbacks_at = control_at.services[index] + layout.CONTROL_ROLLBACKS
+            if service.has_new and spec.close_tunnels_s is not None:
+                service.lasting = Lasting(spec.close_tunnels_s, control.words[service.rollbacks_at])
             self.services.append(service)
         self.matcher = Matcher([(service.spec.match, service) for service in self.services])
         alone = (

@@ -2,7 +2,15 @@
 
 It takes the exchange's place on both connections and answers the same calls. Each direction ends on its own
 (half-close); the tunnel is over when both have, or when one side breaks. Its connection counts as in flight on its
-version and endpoint until then.
+version and endpoint until then. What it holds is bounded by one read in each direction: whoever does not take what
+was written is not read for.
+
+How it ends: a FIN is passed on as a FIN, behind everything that came before it; a break (RST) as a break, so that
+nobody takes what came for the whole. The proxy itself ends it after `timeouts.tunnel_idle` of silence and after a
+rollback (`on_rollback`): with FIN to both, and what the client still sends is read and dropped for a moment, so that
+nothing that is on its way to it is lost. There is no close frame (RFC 6455 §5.5.1): in the middle of another one it
+would be taken for a part of that. A WebSocket client reports 1006 then, and comes again. At the end of a drain
+everything is broken off.
 """
 
 from __future__ import annotations
@@ -31,12 +39,13 @@ class Tunnel:
         """Pass on what the client sent behind its handshake, and watch for silence."""
         worker = self.downstream.worker
         worker.tunnels += 1
+        self.exchange.version.tunnels += 1
         self.active_tick = worker.wheel.tick
         early = self.downstream.buffer
         if early:
             self.downstream.buffer = b""
             self.upstream.transport.write(early)
-        if self.downstream.reading_paused:
+        if self.downstream.reading_paused and not self.upstream.writing_paused:
             self.downstream.resume_reading()
         if self.downstream.ended:
             self.client_ended()
@@ -70,16 +79,18 @@ class Tunnel:
             self.downstream.transport.write_eof()
 
     def abandon(self) -> None:
-        """Take the end of the client's connection."""
+        """Take the break of the client's connection."""
         self._part()
+        self.upstream.cut()
 
     def upstream_ended(self, error: Exception | None) -> None:
         """Take the end of the endpoint's connection."""
         self._part()
+        self.upstream.close()
         if error is None:
             self.downstream.close()
         else:
-            self.downstream.abort()
+            self.downstream.cut()
 
     def hold(self) -> None:
         """Stop reading from the endpoint: the client does not take more."""
@@ -98,11 +109,20 @@ class Tunnel:
         else:
             self._over()
 
+    def leave(self) -> None:
+        """Close after a rollback."""
+        self._over()
+
     def _over(self) -> None:
         self._part()
-        self.downstream.close()
+        self.upstream.finish()
+        if self.downstream.ended:
+            self.downstream.close()
+        else:
+            self.downstream.linger()
 
     def _part(self) -> None:
+        """Count the tunnel out; each connection is on its own from here on."""
         exchange = self.exchange
         endpoint = exchange.endpoint
         if endpoint is None:
@@ -110,6 +130,7 @@ class Tunnel:
         exchange.endpoint = None
         exchange.upstream = None
         exchange.version.in_flight -= 1
+        exchange.version.tunnels -= 1
         endpoint.in_flight -= 1
         endpoint.pool.active -= 1
         worker = self.downstream.worker
@@ -117,4 +138,3 @@ class Tunnel:
         worker.log_exchange(exchange)
         self.downstream.exchange = None
         self.upstream.exchange = None
-        self.upstream.close()

@@ -11,6 +11,8 @@ import socket
 from time import monotonic_ns
 from typing import TYPE_CHECKING, cast
 
+from proxy.aio import break_off
+
 if TYPE_CHECKING:
     from proxy.dataplane.exchange import Exchange
     from proxy.dataplane.pool import Pool
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 256 * 1024
 _LAST_READS = 8
+_FINISH_TICKS = 200  # 10 s
 
 
 class Upstream(asyncio.Protocol):
@@ -128,6 +131,7 @@ class Upstream(asyncio.Protocol):
         self.reusable = False
         self.due = 0
         self._leave_pool()
+        self.worker.finishing.discard(self)
         if exc is not None and self.exchange is not None:
             self._take_last_words()
         self._tell_end(exc)
@@ -173,7 +177,7 @@ class Upstream(asyncio.Protocol):
             wheel.arm(self, pool.idle_ticks)
 
     def expire(self, _now: int) -> None:
-        """Close a connection that rested for `timeouts.pool_idle`."""
+        """Close a connection that rested for `timeouts.pool_idle`, or does not take the last of what was written."""
         if self.exchange is None:
             self.close()
 
@@ -188,6 +192,21 @@ class Upstream(asyncio.Protocol):
             self._connecting = None
         elif self._open:
             self.transport.abort()
+
+    def finish(self) -> None:
+        """Close after everything written has gone out, but do not wait for that for ever."""
+        self.reusable = False
+        self.exchange = None
+        if self._open:
+            self.worker.finishing.add(self)
+            self.transport.close()
+            self.worker.wheel.arm(self, _FINISH_TICKS)
+
+    def cut(self) -> None:
+        """Break off: the endpoint must not take what it got for the whole."""
+        if self._open:
+            break_off(self.transport)
+        self.close()
 
     def _take_last_words(self) -> None:
         """Take what the endpoint said before it broke off.

@@ -62,6 +62,7 @@ class Worker:
         self.wheel = Wheel()
         self.pools = Pools()
         self.downstreams: set[Downstream] = set()
+        self.finishing: set[Upstream] = set()  # closed, once the endpoint has taken what was written
         self.connections_elsewhere = 0
         self.accepted = 0
         self.tunnels = 0
@@ -325,6 +326,8 @@ class Worker:
                     and self._can_serve(service)
                 )
                 service.weights = plane.zeros if shut else control
+                if service.lasting is not None:
+                    service.lasting.look(self, control[service.rollbacks_at])
                 stable_only |= shut
         self._board.words[self._row + layout.ROW_STABLE_ONLY] = stable_only
 
@@ -344,6 +347,7 @@ class Worker:
                 for version in (service.stable, service.new):
                     at = version.counters_at
                     counts[at + layout.VERSION_IN_FLIGHT] = version.in_flight
+                    counts[at + layout.VERSION_TUNNELS] = version.tunnels
                     counts[at + layout.VERSION_LAST_DISPATCH_NS] = version.last_dispatch_ns
                     for endpoint in version.endpoints:
                         block = endpoint.counters_at
@@ -488,7 +492,7 @@ class Worker:
                     self.wheel.arm(downstream, _DRAIN_IDLE)
             self._stop_accepting()
             return  # what waited in the accept queue is a connection by the next sweep
-        if not self.downstreams or tick >= self._drain_until:
+        if not (self.downstreams or self.finishing) or tick >= self._drain_until:
             for downstream in list(self.downstreams):
                 downstream.abort()
             # One turn of the loop more, so that what was written is flushed and ends are counted.

@@ -56,9 +56,10 @@ ROW_WORDS = 16
 
 # Control: per service.
 CONTROL_SERVICE_WORDS = 4
-CONTROL_WEIGHT, CONTROL_SEED, CONTROL_OPENED = range(3)
+CONTROL_WEIGHT, CONTROL_SEED, CONTROL_OPENED, CONTROL_ROLLBACKS = range(4)
 # CONTROL_OPENED grows by 1 before the weight is stored above 0 where it was 0: an attempt on `new` that was dispatched
 # before that belongs to a trial that is over, and is judged no more.
+# CONTROL_ROLLBACKS grows by 1 after `new` has lost all its weight: what lasts there is closed (`on_rollback`).
 # The weight word: bits 0…15 weight (0…10,000) · 16…31 flags · 32…63 epoch (grows by 1 at every store).
 WEIGHT_MASK = 0xFFFF
 FLAG_WATCHDOG_OFF = 1 << 16  # phase `completed`: a silent controller changes nothing
@@ -122,6 +123,7 @@ VERSION_GAUGES = VERSION_ENDED + 4
 VERSION_IN_FLIGHT = VERSION_GAUGES  # gauge: attempts dispatched and not ended
 VERSION_OLDEST_US = VERSION_GAUGES + 1  # gauge: age of the oldest judged attempt in flight
 VERSION_LAST_DISPATCH_NS = VERSION_GAUGES + 2  # gauge: CLOCK_MONOTONIC just before the weight word was read
+VERSION_TUNNELS = VERSION_GAUGES + 3  # gauge: of those in flight
 VERSION_SLOW = VERSION_GAUGES + 4  # + i: judged attempts that passed threshold i, in flight or at their end
 # + k: judged attempts that ended within threshold k but not within k-1; k = len(thresholds): slower than all.
 # fast[i] of DESIGN §3.6 is the sum of words 0…i: one store per attempt instead of up to 16.

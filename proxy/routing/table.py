@@ -109,6 +109,7 @@ class Service:
 
     `thresholds_us`: the latencies of whole responses in all limits of the service, ascending; `ttfb_thresholds_us`:
     those of first bytes; at most `MAX_THRESHOLDS` together. `signals`: at most `MAX_SIGNALS`.
+    `close_tunnels_s`: over how long tunnels and event streams on `new` are closed after a rollback; `None`: they stay.
     `host`: "preserve", "endpoint" or a fixed name. `watchdog_s`: silence of the controller after which
     everything goes to `stable`.
     """
@@ -125,6 +126,7 @@ class Service:
     ttfb_thresholds_us: tuple[int, ...] = ()
     signals: tuple[Signal, ...] = ()
     fallback_to_new: bool = False
+    close_tunnels_s: float | None = 30.0
     watchdog_s: float = 2.0
     host: str = "preserve"
     expose_version: bool = True

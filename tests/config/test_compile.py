@@ -58,6 +58,7 @@ services:
       - {metric: p95, max: 290ms, version: stable, action: pause}
       - {metric: availability, min: 99%}
     judge: {block: 500ms}
+    on_rollback: {tunnels: 8s}
     timeouts: {connect: 2s, first_byte: 3s, idle: 4s, total: 5s, tunnel_idle: 6s, pool_idle: 7s}
     failover: {to_stable: never, when: [5xx], budget: 5%}
     fallback_to_new: true
@@ -109,6 +110,7 @@ def test_routing_table(whole, tmp_path):
                 match=Match("shop.example.com", "/api"),
                 sticky=Sticky("header", "x-user", mint=False),
                 override=Override("x-version", ("127.0.0.1/32",)),
+                close_tunnels_s=8,
                 timeouts=Timeouts(2, 3, 4, 5, 6, 7),
                 failover=Failover("never", ("5xx",), 0.05),
                 thresholds_us=(35_000, 290_000),

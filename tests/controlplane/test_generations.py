@@ -135,6 +135,24 @@ def test_a_weight_out_of_range_is_refused(generations: Generations, weight: int)
     assert generation.weight(0) == 5
 
 
+def test_a_rollback_is_counted_where_new_is_still_the_same(generations: Generations) -> None:
+    """Else a rollback of the next version would close what lasts on one that has become stable since."""
+
+    def rollbacks(generation: Generation) -> int:
+        at = generation.control_layout.services[generation.service_index["web"]]
+        return generation.control.words[at + layout.CONTROL_ROLLBACKS]
+
+    first = create(generations)
+    generations.counters_for(first, 0)
+    second = create(generations)
+    generations.counters_for(second, 0)
+    generations.count_rollback("web")
+    other = create(generations, table(service(new=version("9.9", C))))
+    generations.counters_for(other, 0)
+    generations.count_rollback("web")
+    assert [rollbacks(one) for one in (first, second, other)] == [1, 1, 1]
+
+
 def test_a_seed_changes_only_at_weight_0_everywhere(generations: Generations) -> None:
     old = create(generations, weight=1000)
     generations.counters_for(old, 0)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from proxy.ipc import layout
-from proxy.routing.table import AccessLog, Timeouts
+from proxy.routing.table import AccessLog, Sticky, Timeouts
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import request, response
 
@@ -215,6 +215,7 @@ def test_a_half_closed_tunnel_waits_for_an_endpoint_that_does_not_read(gate):
     go.set()
     sender.join(10)
     gate.finished(0)
+    eventually(lambda: got, "the end at the endpoint")
     assert got == [size]
 
 
@@ -301,3 +302,69 @@ def test_tunnels_stand_in_the_access_log(gate, tmp_path):
     client.finish()
     client.rest()
     same(lambda: path.read_text().count('"status":101'), 1)
+
+
+# ---------------------------------------------------------------- the ends, as each side sees them
+
+
+def test_a_break_of_the_client_is_a_break_for_the_endpoint(gate):
+    backend, client = open_tunnel(gate, echo)
+    client.reset()
+    eventually(lambda: backend.peers[0].ended, "the endpoint's side")
+    assert backend.peers[0].ended == "reset"
+
+
+def test_a_break_of_the_endpoint_is_a_break_for_the_client(gate, release):
+    def script(peer):
+        peer.request()
+        peer.send(SWITCH)
+        assert release.wait(10)
+        peer.reset()
+
+    _, client = open_tunnel(gate, script)
+    release.set()
+    assert client.end() == "reset"
+
+
+def test_a_silent_tunnel_ends_in_good_order_on_both_sides(gate):
+    """With FIN; and what the client is just sending does not destroy what it has not read yet."""
+    backend, client = open_tunnel(gate, echo, timeouts=Timeouts(tunnel_idle_s=0.2))
+    gate.finished(0)
+    client.send(b"on its way")
+    assert client.end() == "eof"
+    eventually(lambda: backend.peers[0].ended, "the endpoint's side")
+    assert backend.peers[0].ended == "eof"
+
+
+def test_a_minted_cookie_comes_with_the_switch(gate):
+    def script(peer):
+        peer.request()
+        peer.send(SWITCH)
+        peer.drain()
+
+    backend = gate.backend(script)
+    gate.serve(backend, gate.backend(script, name="new"), weight=5_000, sticky=Sticky(by="cookie", name="session"))
+    client = gate.client()
+    client.send(request("GET", "/chat", *ASK))
+    answer = client.response()
+    assert answer.status == 101
+    cookie = answer.get("Set-Cookie").partition(";")[0]
+    assert cookie.startswith("tidegate=")
+    # With it every further handshake comes to the same version.
+    for _ in range(5):
+        other = gate.client()
+        other.send(request("GET", "/chat", *ASK, f"Cookie: {cookie}"))
+        again = other.response()
+        assert again.get("Set-Cookie") is None
+        assert again.get("x-tidegate-version") == answer.get("x-tidegate-version")
+
+
+def test_a_failed_upgrade_is_charged_like_any_failure(gate):
+    def breaks(peer):
+        peer.request()
+        peer.reset()
+
+    gate.serve(gate.backend(breaks))
+    client = gate.client()
+    assert client.request("GET", "/chat", *ASK).status == 502
+    same(lambda: gate.judged(0), (1, {"reset": 1}))
