@@ -45,27 +45,29 @@ def is_local(address: str) -> bool:
 
 
 def parse_endpoint(url: str) -> Endpoint:
-    """Return the endpoint of `http://host[:port]` or `unix:/path`; raise `ValueError` with a clear sentence."""
+    """Return the endpoint of `http[s]://host[:port]` or `unix:/path`; raise `ValueError` with a clear sentence."""
     if url.startswith("unix:"):
         path = _unix_path(url)
         return Endpoint(url=f"unix:{path}", host="localhost", port=80, unix=path)
     scheme, separator, authority = url.partition("://")
     if not separator:
-        raise WrongValue("is not an endpoint", "write http://host:port or unix:/path")
-    if scheme.lower() == "https":
-        raise WrongValue("is an https endpoint", "TLS towards endpoints is not in this version yet, write http://…")
-    if scheme.lower() != "http":
-        raise WrongValue("has an unknown scheme", "write http://host:port or unix:/path")
+        raise WrongValue("is not an endpoint", "write http://host:port, https://host:port or unix:/path")
+    scheme = scheme.lower()
+    if scheme not in {"http", "https"}:
+        raise WrongValue("has an unknown scheme", "write http://host:port, https://host:port or unix:/path")
     authority = authority.removesuffix("/")
     for character, what in _NOT_IN_ENDPOINTS.items():
         if character in authority:
-            raise WrongValue(f"has {what}", "endpoints are http://host:port only")
+            raise WrongValue(f"has {what}", "endpoints are http://host:port or https://host:port only")
     host, port = _host_port(authority)
     if port == 0:
         raise WrongValue("has port 0", "write the port that the endpoint listens on")
     host = _upstream_host(host)
     suffix = "" if port is None else f":{port}"
-    return Endpoint(url=f"http://{host}{suffix}", host=host.strip("[]"), port=80 if port is None else port)
+    tls = scheme == "https"
+    if port is None:
+        port = 443 if tls else 80
+    return Endpoint(url=f"{scheme}://{host}{suffix}", host=host.strip("[]"), port=port, tls=tls)
 
 
 def parse_url(text: str) -> str:
@@ -124,6 +126,15 @@ def parse_match_path(text: str) -> str:
     if "//" in text or re.search(r"/\.\.?(?:/|$)", text):
         raise WrongValue("has an empty or dot segment", "requests are compared as they come")
     return text.rstrip("/") or "/"
+
+
+def parse_check_target(text: str) -> str:
+    """Return the request target of a health check in origin form: a path, and perhaps a query."""
+    if not text.startswith("/"):
+        raise WrongValue("does not begin with a slash", f"write /{text}")
+    if re.search(r"[^!-~]|#", text):
+        raise WrongValue("is not a path", "no spaces or #; write other characters as %20 and the like")
+    return text
 
 
 def parse_upstream_host(text: str) -> str:

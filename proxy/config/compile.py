@@ -1,7 +1,8 @@
 """The door of this room: a file, a text or flags become `Compiled`, or a `ConfigError` with every mistake.
 
 text → `load` (positions, variables) → `include` (plan files) → `later` (what cannot be done yet) → `normal` (short
-forms, metrics) → `schema` (one value at a time) → `rules` (between values) → `tables`. Plan files alone: `plans`.
+forms, metrics) → `schema` (one value at a time) → `rules` (between values) → `certificates` → `tables`.
+Plan files alone: `plans`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.config import later, rules, schema, tables
+from proxy.config import certificates, later, rules, schema, tables
 from proxy.config.addresses import parse_endpoint
 from proxy.config.flags import flag_of, flags_to_yaml
 from proxy.config.include import include, is_plan, read_text
 from proxy.config.load import load
 from proxy.config.model import Config
 from proxy.config.normal import normalise
-from proxy.config.tables import AdminSettings, Settings, Token
+from proxy.config.tables import AdminSettings, CertificateFiles, Entrance, Settings, Token
 from proxy.config.tokens import read_token_files
 from proxy.errors import ConfigError, Problem
 from proxy.rollout.plan import ServicePlan
@@ -27,7 +28,9 @@ from proxy.routing.table import RoutingTable
 
 __all__ = [
     "AdminSettings",
+    "CertificateFiles",
     "Compiled",
+    "Entrance",
     "Settings",
     "Token",
     "compile_file",
@@ -106,6 +109,7 @@ def _compile(text: str, environ: Mapping[str, str], *, name: str, base: Path, so
     normalise(document)
     config = schema.validate(document, Config)
     rules.check(document, base)
+    certificates.check(document, base)
     tokens = read_token_files(document, base)
     if config is None or document.problems:
         raise document.error()

@@ -15,9 +15,6 @@ from proxy.config.load import Document, Loc
 Path = tuple[str, ...]
 
 NOT_YET: dict[Path, str] = {
-    ("tls",): "give the address alone and end TLS in front of it",
-    ("admin", "tls"): "give the address alone and end TLS in front of it",
-    ("services", "health"): "every endpoint counts as ready, and what fails there is seen by the requests that fail",
 }
 
 

@@ -7,12 +7,21 @@ are in `rules`. What the running proxy does not do yet is in `later`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_serializer, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError
 
 from proxy.config.addresses import parse_cookie_name, parse_field_name
+from proxy.config.health import EjectConfig, HealthConfig
 from proxy.config.limits import CheckConfig, LimitConfig, SignalConfig
 from proxy.config.load import Bare
 from proxy.config.stages import PlanConfig
@@ -34,6 +43,7 @@ from proxy.config.values import (
     Salt,
     Secret,
     Section,
+    ServerName,
     Share,
     Size,
     SizeOrNone,
@@ -42,7 +52,37 @@ from proxy.config.values import (
     WaitOrNone,
     Weight,
     Workers,
+    none_for,
 )
+
+
+class CertificateConfig(Section):
+    """A certificate and its key, as PEM files. They are read again within a second when they change."""
+
+    cert: File = Field(description="the certificate, and below it those that lead to a root", examples=["tls/cert.pem"])
+    key: File = Field(description="its private key, without a passphrase", examples=["tls/key.pem"])
+
+
+class ListenerConfig(Section):
+    """One address that clients connect to. An address alone is `{address: …}`."""
+
+    address: Listen = Field(description="0.0.0.0:8080, [::]:8080 or unix:/path", examples=["0.0.0.0:8080"])
+    tls: list[CertificateConfig] = Field(
+        default=[],
+        min_length=1,
+        description="TLS, with one certificate or a list: the name that a client asks for chooses among their names, "
+        "an exact one before a wildcard; the first serves the rest",
+        examples=["{cert: tls/cert.pem, key: tls/key.pem}"],
+    )
+    proxy_protocol: bool = Field(
+        default=False,
+        description="true: every connection begins with a PROXY protocol header (v1 or v2), and only those of "
+        "trusted_proxies are taken",
+    )
+
+    @model_serializer(mode="wrap")
+    def _short(self, write: SerializerFunctionWrapHandler) -> Any:
+        return write(self) if self.tls or self.proxy_protocol else self.address
 
 
 class TokenConfig(Section):
@@ -73,6 +113,11 @@ class AdminConfig(Section):
         default="127.0.0.1:9900",
         description="one address, or unix:/path; beyond this machine an operator token is required",
     )
+    tls: CertificateConfig | None = Field(
+        default=None,
+        description="https:// for the API and the page",
+        examples=["{cert: tls/cert.pem, key: tls/key.pem}"],
+    )
     tokens: list[TokenConfig] = Field(default=[], description="named tokens: `Authorization: Bearer …`")
     public_metrics: bool = Field(default=False, description="true: /metrics needs no token")
     hosts: list[MatchHost] = Field(
@@ -98,9 +143,30 @@ class VersionConfig(Section):
     )
     endpoints: list[EndpointUrl] = Field(
         min_length=1,
-        description="http://host[:port] or unix:/path; requests go to the less busy of two drawn at random",
+        description="http://host[:port], https://host[:port] or unix:/path; requests go to the less busy of two "
+        "drawn at random",
         examples=["[http://127.0.0.1:9001]"],
     )
+
+
+class EndpointTlsConfig(Section):
+    """TLS towards the `https://` endpoints of both versions."""
+
+    verify: bool = Field(
+        default=True, description="false takes any certificate: whoever is on the way can read and change everything"
+    )
+    ca: File | None = Field(
+        default=None, description="PEM file of who may sign, instead of the system's", examples=["tls/ca.pem"]
+    )
+    server_name: ServerName | None = Field(
+        default=None,
+        description="what their certificates are for; absent = the name that `host` gives, else the endpoint's own",
+        examples=["app.internal"],
+    )
+    cert: File | None = Field(
+        default=None, description="the certificate that the proxy shows when asked", examples=["tls/proxy.pem"]
+    )
+    key: File | None = Field(default=None, description="its private key", examples=["tls/proxy.key"])
 
 
 class StickyConfig(Section):
@@ -220,6 +286,17 @@ class ServiceConfig(Section):
         examples=["{default: rollouts/canary.yaml}"],
     )
     judge: JudgeConfig = Field(default=JudgeConfig(), description="how often the limits are judged")
+    health: HealthConfig | None = Field(
+        default=None, description="active checks of the endpoints; absent = none: what fails there is seen by requests"
+    )
+    eject: Annotated[EjectConfig | None, BeforeValidator(none_for)] = Field(
+        default=EjectConfig(), description="take out endpoints that fail more than their siblings; none = never"
+    )
+    slow_start: Duration = Field(
+        default=10.0,
+        description="an endpoint that was down, ejected or taken out gets its share back over this time; "
+        "0s = at once; only where its version has others",
+    )
     timeouts: TimeoutsConfig = Field(default=TimeoutsConfig(), description="how long an endpoint may take")
     failover: FailoverConfig = Field(
         default=FailoverConfig(), description="which failures of `new` stable answers instead"
@@ -235,6 +312,7 @@ class ServiceConfig(Section):
     host: UpstreamHost = Field(
         default="preserve", description="the Host that endpoints see: preserve, endpoint, or a name"
     )
+    endpoint_tls: EndpointTlsConfig = Field(default=EndpointTlsConfig(), description="TLS towards https:// endpoints")
     expose_version: bool = Field(default=True, description="put x-tidegate-version and x-tidegate-label on responses")
 
 
@@ -277,11 +355,11 @@ class DrainConfig(Section):
 class Config(Section):
     """The whole file."""
 
-    listen: list[Listen] = Field(
-        default=["0.0.0.0:8080"],
+    listen: list[ListenerConfig] = Field(
+        default=[ListenerConfig(address="0.0.0.0:8080")],
         min_length=1,
-        description="where clients connect: one address or a list; [::]:8080, unix:/path",
-        examples=["0.0.0.0:8080"],
+        description="where clients connect: one or a list of addresses ([::]:8080 and unix:/path too) and of "
+        "{address: …, tls: {cert: …, key: …}}",
     )
     workers: Workers = Field(
         default="auto", description="processes; auto = what CPU affinity and the cgroup's quota give"

@@ -1,7 +1,8 @@
 """Short forms to long ones, and names to metrics, before the model looks at the data.
 
-`listen: A` becomes `listen: [A]`, `{p99: 200ms}` a list of limits, and the metric of every limit a `Metric` if it is
-known where it stands: every service has those that are counted, a service and a plan add their signals and checks.
+`listen: A` becomes `listen: [{address: A}]`, `{p99: 200ms}` a list of limits, and the metric of every limit a `Metric`
+if it is known where it stands: every service has those that are counted, a service and a plan add their signals and
+checks.
 What is not shaped as expected is left alone: the model says so.
 """
 
@@ -22,9 +23,7 @@ def normalise(document: Document) -> None:
     data = document.data
     if not isinstance(data, dict):
         return
-    if "listen" in data and not isinstance(data["listen"], list) and data["listen"] is not None:
-        data["listen"] = [data["listen"]]
-        document.same(("listen", 0), ("listen",))
+    _listeners(document, data)
     counted = {name: metric(name) for name in METRICS}
     services = data.get("services")
     for index, service in enumerate(services if isinstance(services, list) else []):
@@ -38,6 +37,22 @@ def normalise(document: Document) -> None:
             _plans(document, (*loc, "rollouts"), service.get("rollouts"), scope)
     if "services" not in data:
         _plans(document, ("plans",), data.get("plans"), counted)
+
+
+def _listeners(document: Document, data: dict[str, Any]) -> None:
+    if "listen" not in data or data["listen"] is None:
+        return
+    if not isinstance(data["listen"], list):
+        data["listen"] = [data["listen"]]
+        document.graft(("listen", 0), document, ("listen",))
+    for index, listener in enumerate(data["listen"]):
+        loc: Loc = ("listen", index)
+        if not isinstance(listener, dict | list) and listener is not None:
+            data["listen"][index] = {"address": listener}
+            document.same((*loc, "address"), loc)
+        elif isinstance(listener, dict) and isinstance(listener.get("tls"), dict):
+            listener["tls"] = [listener["tls"]]
+            document.graft((*loc, "tls", 0), document, (*loc, "tls"))
 
 
 def named(section: Mapping[str, Any]) -> Scope:

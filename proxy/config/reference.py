@@ -19,16 +19,21 @@ from pydantic.fields import FieldInfo
 
 from proxy.config import later
 from proxy.config.limits import CheckConfig, LimitConfig, RequireConfig, SignalConfig
-from proxy.config.model import Config, TokenConfig
+from proxy.config.model import AdminConfig, Config, EndpointTlsConfig, ListenerConfig, TokenConfig
 from proxy.config.schema import sections_in
 from proxy.config.stages import HookConfig, PlanConfig
 from proxy.config.units import format_duration, format_size
 from proxy.config.values import Notation, Section
 
 ROOT = Path(__file__).parents[2]
-# Keys that exclude another one: shown as comments, so that the file stays a valid one.
+# Keys that cannot stand there as they are, most because they exclude another one: shown as comments, so that the file
+# stays a valid one. A section among them is shown by its example.
 ALTERNATIVES: dict[type[Section], set[str]] = {
     TokenConfig: {"token_file"},
+    # These name files that not everybody has.
+    ListenerConfig: {"tls"},
+    AdminConfig: {"tls"},
+    EndpointTlsConfig: {"ca", "server_name", "cert", "key"},
     LimitConfig: {"min", "max_ratio", "floor"},
     RequireConfig: {"max", "max_ratio", "floor"},
     CheckConfig: {"file"},
@@ -70,15 +75,17 @@ One YAML file. [`config/reference.yaml`](../../config/reference.yaml) is this pa
   **weight**: a share with at most two decimals. **size**: a number and `KiB`, `MiB` or `GiB`.
   A bare number is refused for each of them.
 * **address**: `0.0.0.0:8080`, `[::]:8080` or `unix:/path`. A unix socket for clients has mode 0666, as with nginx: its
-  folder says who may connect. That of the admin API has 0600. **endpoint**: `http://host[:port]` or `unix:/path`.
-  **network**: an IP address or `10.0.0.0/8`. **path**: relative ones are taken from the directory of the file.
+  folder says who may connect. That of the admin API has 0600. **endpoint**: `http://host[:port]`,
+  `https://host[:port]` or `unix:/path`. **network**: an IP address or `10.0.0.0/8`. **path**: relative ones are taken
+  from the directory of the file.
 * `${NAME}` and `${NAME:-default}` take environment variables inside values; without a default the variable must
   be set. `$${` stands for `${` itself. What an error shows of a value is the text of the file, never the variable's.
 * `true` and `false` are the only booleans. A bare `yes`, `no`, `on` or `off` is refused: put it in quotes.
 * Anchors, aliases and `<<` work. A key that stands twice is refused.
 * A rollout plan is a file of its own: [`config/rollouts/`](../../config/rollouts) holds examples,
   `tidegate plan FILE` prints its timetable.
-* A stored weight wins over `split.new`. Changes of `listen`, `workers`, `state` and `admin` need a restart.
+* A stored weight wins over `split.new`. Changes of `listen`, `workers`, `state` and `admin` need a restart; other
+  certificates do not.
 """
 
 
@@ -119,8 +126,8 @@ def _section_yaml(section: type[Section], indent: str, path: later.Path, values:
     for key, field in _fields(section, path):
         inner = _inner(field)
         below = (*path, key)
-        if inner is None or inner is PlanConfig:
-            hidden = "# " if key in ALTERNATIVES.get(section, ()) else ""
+        hidden = "# " if key in ALTERNATIVES.get(section, ()) else ""
+        if inner is None or inner is PlanConfig or hidden:
             yield from _commented(f"{indent}{hidden}{key}: {values.get(key) or _value(field)}", field.description)
             continue
         yield from _commented(f"{indent}{key}:", field.description)
@@ -191,6 +198,8 @@ def _default(field: FieldInfo) -> str:
     default = field.get_default()
     if isinstance(default, Section):
         return ""
+    if _inner(field) is not None and isinstance(default, list):
+        default = [item.model_dump(mode="json") for item in default]
     text = _written(field, default)
     return "absent" if text is None else f"`{_yaml(text)}`"
 

@@ -64,6 +64,7 @@ def check_plan(document: Document, loc: Loc, plan: dict[str, Any], around: Aroun
 
 def _findings(data: dict[str, Any], services: Services) -> Iterator[Finding]:
     yield from _listeners(data)
+    yield from _prefaces(data)
     yield from _admin(data)
     yield from _request_limits(data)
     yield from _service_names(services)
@@ -78,8 +79,12 @@ def _findings(data: dict[str, Any], services: Services) -> Iterator[Finding]:
 
 
 def _listeners(data: dict[str, Any]) -> Iterator[Finding]:
-    listeners = items(data, "listen") if "listen" in data else ["0.0.0.0:8080"]
-    addresses: list[tuple[Loc, Any]] = [(("listen", index), address) for index, address in enumerate(listeners)]
+    listeners = items(data, "listen") if "listen" in data else [{"address": "0.0.0.0:8080"}]
+    addresses: list[tuple[Loc, Any]] = [
+        (("listen", index, "address"), listener.get("address"))
+        for index, listener in enumerate(listeners)
+        if isinstance(listener, dict)
+    ]
     addresses.append((("admin", "listen"), mapping(data, "admin").get("listen", "127.0.0.1:9900")))
     taken: list[str] = []
     for loc, text in addresses:
@@ -89,6 +94,18 @@ def _listeners(data: dict[str, Any]) -> Iterator[Finding]:
             yield loc, f"cannot be listened on beside {first}: give one of them another port or path"
         elif address:
             taken.append(address)
+
+
+def _prefaces(data: dict[str, Any]) -> Iterator[Finding]:
+    """Yield the listeners that take the PROXY protocol from nobody."""
+    for index, listener in mappings(data, "listen"):
+        local = str(listener.get("address", "")).startswith("unix:")
+        if listener.get("proxy_protocol") is True and not local and not data.get("trusted_proxies"):
+            cure = "name the balancers' addresses in trusted_proxies"
+            yield (
+                ("listen", index, "proxy_protocol"),
+                f"takes connections of trusted proxies only, and there are none: {cure}",
+            )
 
 
 def _overlap(address: str, other: str) -> bool:
@@ -102,7 +119,9 @@ def _overlap(address: str, other: str) -> bool:
 
 def _socket_paths(data: dict[str, Any], services: Services, base: Path) -> Iterator[Finding]:
     """Yield the relative socket paths that become too long for the kernel where the file stands."""
-    addresses: list[tuple[Loc, Any]] = [(("listen", index), text) for index, text in enumerate(items(data, "listen"))]
+    addresses: list[tuple[Loc, Any]] = [
+        (("listen", index, "address"), listener.get("address")) for index, listener in mappings(data, "listen")
+    ]
     addresses.append((("admin", "listen"), mapping(data, "admin").get("listen")))
     for loc, service in services:
         for version in ("stable", "new"):

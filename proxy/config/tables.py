@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxy.config import later, plan_tables
+from proxy.config import health, later, plan_tables
 from proxy.config.addresses import is_local, parse_endpoint
 from proxy.config.cpus import usable_cpus
 from proxy.config.limits import LimitConfig
 from proxy.config.load import Loc
-from proxy.config.model import Config, ServiceConfig, VersionConfig
+from proxy.config.model import CertificateConfig, Config, EndpointTlsConfig, ServiceConfig, VersionConfig
 from proxy.rollout.plan import ServicePlan, thresholds_us
 from proxy.routing.table import (
     AccessLog,
     Drain,
+    EndpointTls,
     Failover,
     Match,
     Override,
@@ -44,6 +45,22 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """Where a certificate and its key stand."""
+
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """What a listen address is beside an address: TLS with these certificates, the PROXY protocol."""
+
+    certificates: tuple[CertificateFiles, ...] = ()
+    proxy_protocol: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AdminSettings:
     """Where the admin API listens and who may use it. `hosts`: names browsers may use where no token is set."""
 
@@ -51,23 +68,25 @@ class AdminSettings:
     tokens: tuple[Token, ...]
     public_metrics: bool = False
     hosts: tuple[str, ...] = ()
+    tls: CertificateFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What needs a restart when it changes. `state` `None` = in memory."""
+    """What needs a restart when it changes. `state` `None` = in memory; `entrances`: of the addresses in `listen`."""
 
     listen: tuple[str, ...]
     workers: int
     state: Path | None
     admin: AdminSettings
+    entrances: Mapping[str, Entrance] = field(default_factory=dict)
 
 
 def settings(config: Config, base: Path, tokens: Mapping[str, str]) -> Settings:
     """Return the settings; `tokens` holds what token files say. Relative paths are taken from `base`."""
     workers = config.workers if isinstance(config.workers, int) else usable_cpus()
     return Settings(
-        listen=tuple(_address(address, base) for address in config.listen),
+        listen=tuple(_address(listener.address, base) for listener in config.listen),
         workers=workers,
         state=None if config.state is None else base / config.state,
         admin=AdminSettings(
@@ -75,8 +94,19 @@ def settings(config: Config, base: Path, tokens: Mapping[str, str]) -> Settings:
             tokens=tuple(_tokens(config, base, tokens)),
             public_metrics=config.admin.public_metrics,
             hosts=tuple(config.admin.hosts),
+            tls=None if config.admin.tls is None else _files(config.admin.tls, base),
         ),
+        entrances={
+            _address(listener.address, base): Entrance(
+                tuple(_files(pair, base) for pair in listener.tls), listener.proxy_protocol
+            )
+            for listener in config.listen
+        },
     )
+
+
+def _files(pair: CertificateConfig, base: Path) -> CertificateFiles:
+    return CertificateFiles(base / pair.cert, base / pair.key)
 
 
 def _tokens(config: Config, base: Path, read: Mapping[str, str]) -> Iterator[Token]:
@@ -147,7 +177,13 @@ def _service(service: ServiceConfig, base: Path) -> Service:
         watchdog_s=service.watchdog,
         host=service.host,
         expose_version=service.expose_version,
+        endpoint_tls=_endpoint_tls(service.endpoint_tls, base),
     )
+
+
+def _endpoint_tls(tls: EndpointTlsConfig, base: Path) -> EndpointTls:
+    ca, cert, key = (None if path is None else str(base / path) for path in (tls.ca, tls.cert, tls.key))
+    return EndpointTls(ca=ca, verify=tls.verify, server_name=tls.server_name, cert=cert, key=key)
 
 
 def _version(version: VersionConfig | None, base: Path) -> Version:
@@ -177,6 +213,9 @@ def _plan(service: ServiceConfig, base: Path) -> ServicePlan:
         false_alarms=service.judge.false_alarms,
         signals=tuple(dict.fromkeys(signals)),
         checks=tuple(dict.fromkeys(checks)),
+        health=health.health(service.health),
+        eject=health.eject(service.eject),
+        slow_start_s=service.slow_start,
     )
 
 

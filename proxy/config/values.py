@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from proxy.config.addresses import (
+    parse_check_target,
     parse_endpoint,
     parse_field_name,
     parse_listen,
@@ -44,7 +45,6 @@ from proxy.config.units import (
 from proxy.config.wrong import WrongValue
 
 WORKERS_MAX = 256
-TLS_LATER = "give the address alone and end TLS in front of it"
 # RFC 9110 §7.6.1, and all that begins with proxy-.
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
 _NAME_MAX = 63
@@ -157,6 +157,11 @@ def parse_json_path(text: str) -> tuple[str | int, ...]:
     return tuple(parts)
 
 
+def none_for(value: object) -> object:
+    """Return a section's value, `None` for the word none."""
+    return None if value == "none" else value
+
+
 def hide_query(url: str | None) -> str | None:
     """Return a URL without the text of its query, which may hold a secret."""
     return None if url is None else url.partition("?")[0] + ("?***" if "?" in url else "")
@@ -171,9 +176,13 @@ def hide_path(url: str | None) -> str | None:
     return f"{scheme}://{host}{slash}{'***' if path else ''}"
 
 
+def _server_name(text: str) -> str:
+    if ":" in text and not text.startswith("["):
+        raise WrongValue("has a port", "write the name alone: it is compared with the certificate")
+    return parse_upstream_host(text).strip("[]")
+
+
 def _listen(value: object) -> str:
-    if isinstance(value, dict):
-        raise PydanticCustomError("whole", f"a TLS listener is not in this version yet: {TLS_LATER}")
     if not isinstance(value, str) or isinstance(value, Bare):
         if isinstance(value, int) and not isinstance(value, bool):
             raise WrongValue("is a port without an address", f"write 0.0.0.0:{value}")
@@ -225,10 +234,12 @@ FileOrNone = Annotated[
 ]
 Listen = Annotated[str, Notation("address"), BeforeValidator(_listen)]
 EndpointUrl = Annotated[str, Notation("endpoint"), _text(lambda text: parse_endpoint(text).url)]
+ServerName = Annotated[str, Notation("host"), _text(_server_name)]
 Network = Annotated[str, Notation("network"), _text(parse_network)]
 FieldName = Annotated[str, Notation("header name"), _text(parse_field_name)]
 SignalHeader = Annotated[str, Notation("header name"), _text(_signal_header)]
 MatchHost = Annotated[str, Notation("host"), _text(parse_match_host)]
+CheckTarget = Annotated[str, Notation("path, with a query"), _text(parse_check_target)]
 MatchPath = Annotated[str, Notation("path prefix"), _text(parse_match_path)]
 Url = Annotated[str, Notation("URL"), _text(parse_url), PlainSerializer(hide_query)]
 HookUrl = Annotated[str, Notation("URL"), _text(parse_url), PlainSerializer(hide_path)]

@@ -29,8 +29,10 @@ from proxy.controlplane.blocks import Blocks, Rules
 from proxy.controlplane.checks import Checks
 from proxy.controlplane.collector import ENDPOINT_STATES, Collector
 from proxy.controlplane.commits import Commit, Commits, Versions, not_stored
+from proxy.controlplane.endpoints import SAID, Endpoints
 from proxy.controlplane.entry import Entry
 from proxy.controlplane.generations import Generations, ServiceWords
+from proxy.controlplane.health import Key
 from proxy.controlplane.history import History
 from proxy.controlplane.intake import Intake, salt, take_in
 from proxy.controlplane.journal import Journal
@@ -41,7 +43,7 @@ from proxy.controlplane.rollouts import DRILL_BAD, Rollouts
 from proxy.controlplane.scales import Scale
 from proxy.controlplane.store import REGISTERED, Change, Store, Stored
 from proxy.errors import Problem, Refused, StateError
-from proxy.ipc.layout import ENDPOINT_DOWN, ENDPOINT_READY, FLAG_WATCHDOG_OFF
+from proxy.ipc.layout import FLAG_WATCHDOG_OFF
 from proxy.metrics.expose import ServiceStanding
 from proxy.metrics.snapshot import ServiceCounts, Snapshot
 from proxy.rollout.analysis import Reading, evidence, reason_of, value
@@ -52,7 +54,7 @@ from proxy.rollout.machine import STABLE_NOT_READY, allowed
 from proxy.rollout.plan import ROLLBACK, ServicePlan
 from proxy.rollout.state import PROGRESSING, ROLLED_BACK, Record, ServiceState
 from proxy.routing.split import seed_of
-from proxy.routing.table import FULL, NEW, VERSIONS, Endpoint, RoutingTable, Service, Version
+from proxy.routing.table import FULL, NEW, STABLE, VERSIONS, Endpoint, RoutingTable, Service, Version
 
 SALT_BYTES = 12
 TICK_S = 0.25  # between two ticks, unless a service has shorter blocks
@@ -60,9 +62,6 @@ EARLIER_TTL = (
     "an earlier ttl still runs: when it is over, the weight of new becomes 0, because it was changed since "
     "(a weight with the ttl none stays)"
 )
-
-# What people can say of an endpoint; that one is down is found out, not said.
-ENDPOINT_CODES = {word: code for code, word in ENDPOINT_STATES.items() if code != ENDPOINT_DOWN}
 
 log = logging.getLogger("tidegate.controller")
 
@@ -106,7 +105,7 @@ class Controller:
         self._switch = switch
         self._salts = salts
         self._entries: dict[str, Entry] = {}
-        self._endpoints: dict[tuple[str, int, str], int] = {}  # what people said of them
+        self._endpoints = Endpoints(generations)
         self._journal = Journal(store)
         self.commits = Commits(generations, store, latch, self._journal, clock)
         self.changing = asyncio.Lock()  # held by what raises a weight or changes the table
@@ -124,7 +123,7 @@ class Controller:
         """
         stored = self._store.load()
         self.commits.versions.update(stored.versions)
-        self._endpoints.update(stored.endpoints)
+        self._endpoints.load(stored.endpoints)
         self._journal.begin(stored.last_seq)
         taken = self._take_in(self._plans, self.table, stored, Order("config"))
         self._latch.register(taken.begins)
@@ -152,6 +151,7 @@ class Controller:
         self._ticked.set()
         await self.commits.close(self._entries.values())
         self._journal.close()
+        await self._endpoints.close()
         if self._checks is not None:
             await self._checks.close()
         if self._blocks is not None:
@@ -180,6 +180,7 @@ class Controller:
         now = snapshot.time_s
         tick_s = self.tick_s
         self._say_silence(now)
+        self._look_at_endpoints(snapshot, now)
         judged = [(entry, entry.state) for entry in self._entries.values()]
         for name, entry in self._entries.items():
             watch, counts = entry.watch, snapshot.services[name]
@@ -243,6 +244,7 @@ class Controller:
             self._collector.history,
             self._journal.last(name),
             self._now(),
+            self._why,
             drilling=entry.drilling,
         )
 
@@ -250,7 +252,14 @@ class Controller:
         """Return what /metrics says of every service beside its counters."""
         history = self._collector.history
         return {
-            name: view.standing(entry.state, name, entry.watch, history, entry.rollbacks)
+            name: view.standing(
+                entry.state,
+                name,
+                entry.watch,
+                history,
+                entry.rollbacks,
+                (self._endpoints.ejections(name, STABLE), self._endpoints.ejections(name, NEW)),
+            )
             for name, entry in self._entries.items()
         }
 
@@ -344,9 +353,9 @@ class Controller:
     async def set_endpoint(self, name: str, version: int, url: str, state: str, order: Order) -> Json:
         """Set an endpoint ready, to drain or to maintenance, also for later starts; return `endpoints`."""
         entry = self.entry(name)
-        code = ENDPOINT_CODES.get(state)
+        code = SAID.get(state)
         if code is None:
-            problem = Problem("state", f"must be one of {', '.join(ENDPOINT_CODES)}")
+            problem = Problem("state", f"must be one of {', '.join(SAID)}")
             raise Refused(400, "RequestInvalid", "the state of the endpoint is not valid", problems=(problem,))
         urls = [endpoint.url for endpoint in self.service(name).version(version).endpoints]
         if url not in urls:
@@ -357,7 +366,7 @@ class Controller:
 
     async def _set_endpoint(self, entry: Entry, key: tuple[str, int, str], code: int, order: Order) -> None:
         async with self.changing:
-            before = self._endpoints.get(key, ENDPOINT_READY)
+            before = self._endpoints.said(key)
             if before == code:
                 return
             where = {"version": VERSIONS[key[1]], "url": key[2]}
@@ -370,22 +379,37 @@ class Controller:
             )
             event = self._journal.make(entry.plan.name, note, self._clock.wall())
             try:
-                await asyncio.wrap_future(self._store.save(Change(endpoints={key: code}, events=(event,))))
+                stored = self._endpoints.stored(key, code)
+                await asyncio.wrap_future(self._store.save(Change(endpoints={key: stored}, events=(event,))))
             except StateError as error:
                 self._journal.drop(event)
                 raise not_stored(error) from error
-            self._endpoints[key] = code
-            self._set_endpoints()
+            self._endpoints.say(key, code, self._now())
+            self._counts = None
             self._journal.announce(event)
 
     def _set_endpoints(self) -> None:
-        """Store what people said of endpoints in the words of those that the table has."""
-        for service, version, url in self._endpoints:
-            if any(one.name == service for one in self.table.services) and any(
-                endpoint.url == url for endpoint in self.service(service).version(version).endpoints
-            ):
-                self._generations.store_endpoint_state(service, version, url, self._endpoints[service, version, url])
+        """Store the words of the endpoints of the table that came into force."""
+        self._endpoints.store(self._now())
         self._counts = None
+
+    def _look_at_endpoints(self, snapshot: Snapshot, now: float) -> None:
+        """Take out and let in endpoints by what checks and requests have shown; tell it, and store who is down."""
+        news, changed = self._endpoints.look(snapshot.services, now)
+        for one in news:
+            self.commits.say(self._entries[one.service], one.kind, one.kind, one.numbers)
+        if changed:
+            self.commits.spawn(self._keep_endpoints(changed))
+
+    async def _keep_endpoints(self, changed: Mapping[Key, int]) -> None:
+        try:
+            await asyncio.wrap_future(self._store.save(Change(endpoints=changed)))
+        except StateError as error:
+            log.error("%s", error)  # noqa: TRY400 - the sentence says it all
+            self._endpoints.not_stored(changed)
+
+    def _why(self, service: str, version: int, url: str) -> str:
+        return self._endpoints.why((service, version, url), self._now())
 
     async def reload(self, plans: Sequence[ServicePlan], table: RoutingTable, order: Order) -> tuple[str, ...]:
         """Bring another config into force; return what people should know.
@@ -520,6 +544,7 @@ class Controller:
         self._counts = None
         for plan in plans:
             self._entries[plan.name].follow(plan)
+        self._endpoints.follow(plans, table)
         if self._checks is not None:
             self._checks.watch(plans)
 
@@ -633,6 +658,11 @@ class Controller:
             if entry.state.weight_bp and entry.pending is None:
                 made = move(entry.plan, entry.state, WorkerLost(slot, why), self._now())
                 self.commits.decide(made, self._entries)
+
+    def say_everywhere(self, kind: str, reason: str, numbers: Json) -> None:
+        """Tell every service something that concerns the whole and changes no state."""
+        for entry in self._entries.values():
+            self.commits.say(entry, kind, reason, numbers)
 
     def _say_silence(self, now: float) -> None:
         """Tell that workers had reason to send everything to stable: nobody judged for longer than the watchdog."""

@@ -29,10 +29,11 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Collection, Iterable, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from proxy.config.compile import Entrance
 from proxy.controlplane.lock import MAX_SOCKET_PATH
 from proxy.errors import AddressInUse, ConfigError, Problem
 
@@ -46,16 +47,31 @@ OWN = 0o600
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket. `asked` is the address of the config, `address` the bound one; `slot` `None` = shared."""
+    """A listening socket. `asked` is the address of the config, `address` the bound one; `slot` `None` = shared.
+
+    `tls`: whether it has certificates, which workers know by `asked`; `prefaced`: it takes the PROXY protocol.
+    """
 
     asked: str
     address: str
     slot: int | None
     sock: socket.socket
+    tls: bool = False
+    prefaced: bool = False
 
     def describe(self) -> dict[str, object]:
         """Return what a worker needs to know of it beside the descriptor."""
-        return {"address": self.address, "slot": self.slot}
+        beside = {**({"tls": self.asked} if self.tls else {}), **({"prefaced": True} if self.prefaced else {})}
+        return {"address": self.address, "slot": self.slot, **beside}
+
+
+def as_asked(listeners: Iterable[Listener], entrances: Mapping[str, Entrance]) -> list[Listener]:
+    """Return the listeners with what the config says of their addresses beside."""
+    found = []
+    for listener in listeners:
+        entrance = entrances.get(listener.asked, Entrance())
+        found.append(replace(listener, tls=bool(entrance.certificates), prefaced=entrance.proxy_protocol))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

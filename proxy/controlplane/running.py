@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from proxy import __version__
 from proxy.clock import Clock
-from proxy.config.compile import Compiled, Settings, compile_file
+from proxy.config.compile import CertificateFiles, Compiled, Settings, compile_file
 from proxy.controlplane.board import Board
+from proxy.controlplane.certificates import Certificates, Finding
 from proxy.controlplane.collector import Collector
 from proxy.controlplane.controller import Controller
 from proxy.controlplane.operations import Json, Order
@@ -23,6 +25,8 @@ from proxy.controlplane.workers import Workers
 from proxy.errors import ConfigError, Refused
 from proxy.metrics.expose import Exposition, WorkerStanding
 from proxy.rollout.state import PHASES
+
+SOME = (CertificateFiles(Path(), Path()),)  # stands for whatever certificates there are
 
 
 class Running:
@@ -53,6 +57,8 @@ class Running:
         self._reloading = asyncio.Lock()
         self._reloads = {"ok": 0, "failed": 0}
         self.workers: Workers | None = None
+        self.certificates: Certificates | None = None
+        self.show_certificates: Callable[[Sequence[Finding]], None] = lambda _found: None
         self.draining = False
         self.failed_ticks = 0
 
@@ -121,6 +127,8 @@ class Running:
             try:
                 compiled = await asyncio.to_thread(compile_file, source, dict(os.environ))
                 notes = await self._controller.reload(compiled.plans, compiled.table, order)
+                if self.certificates is not None and not order.dry_run:
+                    self.show_certificates(await asyncio.to_thread(self.certificates.take, compiled.settings))
                 result = "ok"
             except ConfigError as error:
                 count = len(error.problems)
@@ -215,11 +223,18 @@ class Running:
 
 def needs_restart(before: Settings, after: Settings) -> list[str]:
     """Return the keys of the config that changed and that only a restart brings into force."""
-    before, after = _without_read_secrets(before), _without_read_secrets(after)
-    return [field.name for field in fields(before) if getattr(before, field.name) != getattr(after, field.name)]
+    before, after = _without_live(before), _without_live(after)
+    names = [field.name for field in fields(before) if getattr(before, field.name) != getattr(after, field.name)]
+    return list(dict.fromkeys("listen" if name == "entrances" else name for name in names))
 
 
-def _without_read_secrets(settings: Settings) -> Settings:
-    """Return the settings without what token files say: those are read again without a restart."""
-    tokens = tuple(token if token.token_file is None else replace(token, token="") for token in settings.admin.tokens)
-    return replace(settings, admin=replace(settings.admin, tokens=tokens))
+def _without_live(settings: Settings) -> Settings:
+    """Return the settings without what needs no restart: what token files say, and which files certificates are in."""
+    admin = settings.admin
+    tokens = tuple(token if token.token_file is None else replace(token, token="") for token in admin.tokens)
+    entrances = {
+        address: replace(one, certificates=SOME if one.certificates else ())
+        for address, one in settings.entrances.items()
+    }
+    tls = None if admin.tls is None else SOME[0]
+    return replace(settings, admin=replace(admin, tokens=tokens, tls=tls), entrances=entrances)

@@ -40,6 +40,7 @@ from proxy.controlplane import listeners as sockets
 from proxy.controlplane import platform, roster
 from proxy.controlplane.blocks import Blocks
 from proxy.controlplane.board import Board
+from proxy.controlplane.certificates import LOOK_S, Certificates, Finding
 from proxy.controlplane.checks import Checks
 from proxy.controlplane.collector import Collector
 from proxy.controlplane.controller import TICK_S, Controller
@@ -153,6 +154,7 @@ class Supervisor:
         self._left = left
         self._passed = passed
         self._worker = worker
+        self._certificates = Certificates(compiled.settings)
         self._announce = announce
         self._board = Board.create(compiled.settings.workers)
         self._generations = Generations()
@@ -173,6 +175,8 @@ class Supervisor:
         self._collector = collector
         self._drilled: tuple[int, dict[int, int]] = (0, {})  # a decision, and the workers' beats when it was made
         self.running = Running(compiled, self._controller, collector, self._board, clock, sweep_s=TICK_S)
+        self.running.certificates = self._certificates
+        self.running.show_certificates = self.show_certificates
         self._listeners: list[Listener] = []
         self._paths: dict[str, tuple[int, int] | None] = {}  # of unix listeners that are ours to remove
         self._roster: Roster | None = None
@@ -217,9 +221,8 @@ class Supervisor:
             )
             self._handover.open()
             kept = await self._handover.collect()
-        self._listeners, unmatched = sockets.open_listeners(
-            settings.listen, settings.workers, kept=kept, passed=self._passed
-        )
+        opened, unmatched = sockets.open_listeners(settings.listen, settings.workers, kept=kept, passed=self._passed)
+        self._listeners = sockets.as_asked(opened, settings.entrances)
         for listener in unmatched:
             listener.sock.close()
         sockets.check_alone(self._listeners, _orphaned(self._left))
@@ -241,12 +244,15 @@ class Supervisor:
             roster=self._roster,
             log=log.warning,
             lost=self._controller.worker_lost,
+            certificates=self._certificates,
         )
         self._workers.start()
         self.running.workers = self._workers
         self._spawn(self._tick_for_ever())
+        if self._certificates.any:
+            self._spawn(self._watch_certificates())
         await runner.setup()
-        await web.SockSite(runner, admin_sock).start()
+        await web.SockSite(runner, admin_sock, ssl_context=self._certificates.admin).start()
         await self._workers.all_listen()
         self._serving = True
         if self._handover is not None:
@@ -254,7 +260,23 @@ class Supervisor:
         with contextlib.suppress(OSError):  # whoever was to read it is gone: that ends nothing
             for address in dict.fromkeys(listener.address for listener in self._listeners):
                 self._announce(f"listening on {address}")
-            self._announce(f"admin API on {_url(admin_sock, settings.admin.listen)}")
+            scheme = "http" if settings.admin.tls is None else "https"
+            self._announce(f"admin API on {_url(admin_sock, settings.admin.listen, scheme)}")
+
+    async def _watch_certificates(self) -> None:
+        async with contextlib.aclosing(every(LOOK_S)) as turns:
+            async for _ in turns:
+                self.show_certificates(await asyncio.to_thread(self._certificates.look))
+
+    def show_certificates(self, found: Sequence[Finding]) -> None:
+        """Tell everybody what a look at the certificates has found."""
+        for one in found:
+            line = f"{one.where}: {one.why or 'another certificate is in force'}"
+            (log.warning if one.why else log.info)(line)
+            evidence = {"where": one.where, **({"why": one.why} if one.why else {})}
+            self._controller.say_everywhere(one.kind, one.reason, evidence)
+        if self._workers is not None and any(not one.why for one in found):
+            self._workers.show_certificates()
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -440,8 +462,8 @@ async def _first(task: asyncio.Task[None], event: asyncio.Event, *, timeout_s: f
     return True
 
 
-def _url(sock: socket.socket, asked: str) -> str:
-    return asked if asked.startswith(sockets.UNIX) else f"http://{sockets.shown(sock)}"
+def _url(sock: socket.socket, asked: str, scheme: str) -> str:
+    return asked if asked.startswith(sockets.UNIX) else f"{scheme}://{sockets.shown(sock)}"
 
 
 def _probe(addresses: Sequence[str], passed: Sequence[socket.socket], left: roster.Left) -> None:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.controlplane.board import Board
+from proxy.controlplane.certificates import Certificates
 from proxy.controlplane.generation import Generation
 from proxy.controlplane.generations import Generations
 from proxy.controlplane.listeners import Listener
@@ -82,6 +83,7 @@ class Workers:
         roster: Roster,
         log: Callable[[str], None],
         lost: Callable[[int, str], None] = lambda _slot, _how: None,
+        certificates: Certificates | None = None,
     ) -> None:
         """`lost(slot, how)` is told of every worker that ends when nobody has asked it to."""
         self._argv = tuple(argv)
@@ -93,6 +95,7 @@ class Workers:
         self._roster = roster
         self._log = log
         self._lost = lost
+        self._certificates = certificates
         self._alive: dict[int, _Worker] = {}
         self._failures = [0] * slots  # ends in a row without having listened steadily
         self._restarts: dict[int, asyncio.TimerHandle] = {}
@@ -135,6 +138,11 @@ class Workers:
                 self._send_table(worker, generation, answer)
                 answers.append(answer)
         return [why for why in await asyncio.gather(*answers) if why is not None]
+
+    def show_certificates(self) -> None:
+        """Tell all workers to show the certificates in force from the next connection on."""
+        for worker in list(self._alive.values()):
+            self._send_certificates(worker)
 
     def drain(self, delay_s: float, timeout_s: float) -> None:
         """Tell all workers to accept for `delay_s` more and to finish within `timeout_s`; replace none from now on."""
@@ -214,6 +222,7 @@ class Workers:
             "handover": self._handover,
             "listeners": [listener.describe() for listener in self._listeners],
         }
+        self._send_certificates(worker)
         self._send(worker, start, [self._board.segment.fd, *(listener.sock.fileno() for listener in self._listeners)])
         self._send_table(worker, self._generations.current, loop.create_future())
 
@@ -297,6 +306,15 @@ class Workers:
         table = {"type": "table", "generation": number, "table": to_plain(generation.table)}
         self._send(worker, table, [generation.control.fd, counters.fd])
 
+    def _send_certificates(self, worker: _Worker) -> None:
+        if self._certificates is None or not self._certificates.any:
+            return
+        try:
+            with self._certificates.message() as (message, descriptors):
+                self._send(worker, message, descriptors)
+        except OSError as error:
+            self._give_up(worker, f"cannot be given its certificates ({error})")
+
     def _send(self, worker: _Worker, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
         if worker.doomed:
             return
@@ -330,6 +348,8 @@ class Workers:
         if kind == "listening":
             worker.listening = True
             worker.silent_sweeps = 0
+        elif kind == "notice":
+            self._log(f"worker {worker.slot}: {message['text']}")
         elif kind == "released":
             self._generations.release(message["generation"], worker.slot)
         elif kind in ("ack", "refused"):

@@ -100,7 +100,7 @@ class Downstream(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=0)
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
-            self.peer = _plain_address(name[0]).encode()
+            self.peer = plain_address(name[0])
             if worker.trusted_networks:
                 self.trusted = worker.trusts(self.peer)
         worker.accepted += 1
@@ -306,6 +306,12 @@ class Downstream(asyncio.Protocol):
         self.transport.write(local_message(exchange, status, reason, detail, worker.date, close=not exchange.keep))
         self.exchange_over(exchange)
 
+    def refuse_plain(self, transport: asyncio.Transport) -> None:
+        """Answer a client that speaks HTTP where TLS is expected."""
+        self.transport = transport
+        self.secure = False
+        self._answer(Refusal(400, "malformed", "This port takes TLS only: the URL begins with https://."))
+
     def _answer(
         self, refusal: Refusal, *, head_only: bool = False, request_id: bytes = b"", fields: bytes = b""
     ) -> None:
@@ -449,6 +455,11 @@ class Downstream(asyncio.Protocol):
 
     # ---------------------------------------------------------------- who the client is
 
+    def known_as(self, peer: bytes) -> None:
+        """Take the client's address from a trusted proxy that said it before the first request; b"" = it has none."""
+        self.peer = peer
+        self.trusted = bool(peer) and self.worker.trusts(peer)
+
     def forwarded(self, head: RequestHead) -> bytes:
         """Return the fields that tell the endpoint about the client (INTERFACE §5), up to the request id's value."""
         if not self.trusted and head.host == self._forwarded_host and not head.http10:
@@ -501,6 +512,6 @@ class Downstream(asyncio.Protocol):
         return self.exchange is None and not self.closing
 
 
-def _plain_address(name: str) -> str:
+def plain_address(name: str) -> bytes:
     """Return an address without zone, and an IPv4 one as such even on a dual-stack socket."""
-    return name.removeprefix("::ffff:").partition("%")[0]
+    return name.removeprefix("::ffff:").partition("%")[0].encode()

@@ -14,6 +14,7 @@ Cost of a small exchange without failures: see `make bench`; nothing here is cal
 
 from __future__ import annotations
 
+import ssl
 from errno import EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from proxy.http1.body import LAST_CHUNK, ChunkedBody, chunk
 from proxy.http1.head import CHUNKED, REMEMBERED_HEAD, UNTIL_CLOSE, Refusal, RequestHead, ResponseHead
 from proxy.http1.reply import local_reply
 from proxy.ipc import layout
-from proxy.routing.balance import two_choices
+from proxy.routing.balance import level, two_choices
 from proxy.routing.retry import IDEMPOTENT, NEVER_FAILED_OVER, within_budget
 from proxy.routing.split import cookie_value
 from proxy.routing.table import FULL, NEW, STABLE
@@ -53,6 +54,7 @@ _CAUSE = ("5xx", "connect", "reset", "timeout", "protocol", "diverted")
 BY_HASH, BY_MINT, AT_RANDOM, BY_OVERRIDE, BY_FAILOVER, DIVERTED = range(6)
 
 _WEIGHT_MASK = layout.WEIGHT_MASK
+_STATE_MASK = layout.ENDPOINT_STATE_MASK
 _ASSIGNED = layout.VERSION_ASSIGNED
 _ENDED = layout.VERSION_ENDED
 _SECOND_TICKS = 20
@@ -216,11 +218,23 @@ class Exchange:
         if only is not None:
             return None if states[only.state_at] else only
         ready = [endpoint for endpoint in version.endpoints if not states[endpoint.state_at]]
+        if len(ready) < len(version.endpoints):
+            ready = self._taking_part(version.endpoints)
         if not ready:
             return None
         tick = self.worker.wheel.tick
         sound = [endpoint for endpoint in ready if endpoint.suspect_until <= tick]
         return two_choices(sound or ready, self.worker.random64() & 0xFFFF_FFFF)
+
+    def _taking_part(self, endpoints: list[LiveEndpoint]) -> list[LiveEndpoint]:
+        """Return those that are ready, where not all are; of those in their slow start, whom this draw leaves."""
+        states = self.service.plane.control.words
+        ready = [endpoint for endpoint in endpoints if not states[endpoint.state_at] & _STATE_MASK]
+        if not ready:
+            return ready
+        shares = [FULL - (states[endpoint.state_at] >> layout.ENDPOINT_LACKS_SHIFT) for endpoint in ready]
+        least = level(shares, self.worker.random64() & 0xFFFF_FFFF)
+        return [endpoint for endpoint, share in zip(ready, shares, strict=True) if share >= least]
 
     def _divert(self) -> None:
         """Let `stable` answer what `new` has no ready endpoint for, and charge `new` with it."""
@@ -984,6 +998,8 @@ def local_message(exchange: Exchange, status: int, reason: str, detail: str, dat
 def _why(error: Exception | None) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
+    if isinstance(error, ssl.SSLError):
+        return "TLS with it failed"  # why is in the log: it is no business of clients
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return "the connection was closed" if error is None else type(error).__name__

@@ -1,29 +1,64 @@
-"""The listening sockets of a worker.
+"""The listening sockets of a worker, and what stands between one and the connections that it accepts.
 
 Every worker holds the sockets of all slots and accepts on its own. When a neighbour's beat stands still for 1 s
 (crashed, stopped, hung), it accepts on that one's socket too until the beat moves again: with SO_REUSEPORT the
 kernel goes on dealing new connections to a socket whose owner is gone, and nobody else would ever accept them.
 Sockets without a slot (unix, inherited) are shared: everybody accepts.
+
+A connection of a plain listener is a `Downstream` and nothing else. Before it may stand a `Prefaced` (the PROXY
+protocol) and a `TlsLayer`, in this order: the balancer speaks first, then the client, encrypted or not. Both tell the
+`Downstream` of the connection at once, so that it is counted and its time for the first head is running.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+from proxy.dataplane.downstream import Downstream
+from proxy.dataplane.preface import Malformed, parse
+from proxy.dataplane.tls import TlsLayer
+
+if TYPE_CHECKING:
+    from proxy.dataplane.worker import Worker
 
 BACKLOG = 4096
 
 
+class Certificates:
+    """What a TLS listener shows: the context for connections that are accepted from now on."""
+
+    __slots__ = ("context",)
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+
+
 class Listener:
-    """One listening socket and, while this worker accepts on it, its server."""
+    """One listening socket and, while this worker accepts on it, its server.
 
-    __slots__ = ("_server", "_task", "address", "slot", "sock")
+    `certificates`: those of a TLS listener. `prefaced`: every connection begins with a PROXY protocol header.
+    """
 
-    def __init__(self, address: str, slot: int | None, sock: socket.socket) -> None:
+    __slots__ = ("_server", "_task", "address", "certificates", "prefaced", "slot", "sock")
+
+    def __init__(
+        self,
+        address: str,
+        slot: int | None,
+        sock: socket.socket,
+        certificates: Certificates | None = None,
+        *,
+        prefaced: bool = False,
+    ) -> None:
         self.address = address
         self.slot = slot
         self.sock = sock
+        self.certificates = certificates
+        self.prefaced = prefaced
         self._server: asyncio.AbstractServer | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -77,6 +112,96 @@ class Listener:
         """Stop accepting and give the socket up."""
         self.rest()
         self.sock.close()
+
+
+class Prefaced(asyncio.Protocol):
+    """The beginning of a connection on which a balancer says who its client is, before anything else.
+
+    Only trusted proxies may: whoever else connects here is turned away. On a unix socket its folder says who may.
+    """
+
+    __slots__ = ("_buffer", "_downstream", "_inner", "_known", "_raw", "_refused")
+
+    def __init__(self, downstream: Downstream, inner: asyncio.Protocol) -> None:
+        self._downstream = downstream
+        self._inner = inner
+        self._buffer = b""
+        self._known = False
+        self._refused = False
+        self._raw: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a trusted proxy's connection."""
+        self._raw = cast("asyncio.Transport", transport)
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple) and not self._downstream.worker.trusts_peer(name[0]):
+            self._refused = True
+            self._raw.abort()
+            return
+        self._known = True
+        self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Wait until the preface is whole; then leave the connection to the client."""
+        if self._refused:
+            return
+        self._buffer += data
+        try:
+            preface = parse(self._buffer)
+        except Malformed:
+            self._refused = True
+            self._raw.abort()
+            return
+        if preface is None:
+            return
+        rest = self._buffer[preface.end :]
+        self._raw.set_protocol(self._inner)
+        if preface.source is not None:
+            self._downstream.known_as(preface.source)
+        if rest:
+            self._inner.data_received(rest)
+
+    def eof_received(self) -> bool:
+        """Take an end before the beginning."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take the end of the connection."""
+        if self._known:
+            self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Hand it on."""
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Hand it on."""
+        self._inner.resume_writing()
+
+
+def entrance(worker: Worker, listener: Listener) -> Callable[[], asyncio.Protocol]:
+    """Return what makes the protocol of a connection that `listener` accepts."""
+    certificates = listener.certificates
+
+    def plain() -> asyncio.Protocol:
+        return Downstream(worker)
+
+    def encrypted() -> asyncio.Protocol:
+        assert certificates is not None
+        downstream = Downstream(worker)
+        downstream.secure = True
+        return TlsLayer(downstream, certificates.context, plain=downstream.refuse_plain)
+
+    def prefaced() -> asyncio.Protocol:
+        downstream = Downstream(worker)
+        if certificates is None:
+            return Prefaced(downstream, downstream)
+        downstream.secure = True
+        return Prefaced(downstream, TlsLayer(downstream, certificates.context, plain=downstream.refuse_plain))
+
+    if listener.prefaced:
+        return prefaced
+    return plain if certificates is None else encrypted
 
 
 def own_listeners(listeners: Sequence[Listener], slot: int) -> list[Listener]:

@@ -10,17 +10,19 @@ Who writes: the worker that owns the plane writes its counters; the control word
 from __future__ import annotations
 
 import re
+import ssl
 from ipaddress import ip_network
 
 from proxy.dataplane.deadline import ticks
 from proxy.dataplane.lasting import Lasting
-from proxy.dataplane.pool import Pool, Pools
+from proxy.dataplane.pool import Pool, Pools, Trust
 from proxy.http1.response import ResponseParser
 from proxy.ipc import layout
 from proxy.ipc.segment import Segment
 from proxy.routing.match import Matcher
 from proxy.routing.retry import failover_methods
-from proxy.routing.table import NEW, STABLE, Endpoint, RoutingTable, Service, Signal
+from proxy.routing.table import NEW, STABLE, Endpoint, EndpointTls, RoutingTable, Service, Signal
+from proxy.tls import client_context
 
 CAUSES = ("connect", "reset", "timeout", "protocol", "5xx")
 
@@ -255,6 +257,7 @@ class Plane:
         self.layout = layout.counters_layout(table)
         self.in_flight = 0
         self.response_parser = ResponseParser()
+        contexts = _Contexts()
         control_at = layout.control_layout(table)
         self.services: list[LiveService] = []
         for index, spec in enumerate(table.services):
@@ -262,7 +265,9 @@ class Plane:
             for which in (STABLE, NEW):
                 version = spec.version(which)
                 endpoints = [
-                    LiveEndpoint(endpoint, pools.of(endpoint, spec.timeouts), at, state_at)
+                    LiveEndpoint(
+                        endpoint, pools.of(endpoint, spec.timeouts, contexts.trust(spec, endpoint)), at, state_at
+                    )
                     for endpoint, at, state_at in zip(
                         version.endpoints,
                         self.layout.endpoints[index][which],
@@ -292,7 +297,35 @@ class Plane:
         self.counters.close()
 
 
+class _Contexts:
+    """TLS contexts of one generation: services that ask for the same share one, and its files are read once."""
+
+    def __init__(self) -> None:
+        self._made: dict[EndpointTls, ssl.SSLContext] = {}
+
+    def trust(self, service: Service, endpoint: Endpoint) -> Trust | None:
+        """Return what TLS with an endpoint of a service must be like, `None` where there is none."""
+        if not endpoint.tls:
+            return None
+        spec = service.endpoint_tls
+        context = self._made.get(spec)
+        if context is None:
+            context = client_context(ca=spec.ca, verify=spec.verify, cert=spec.cert, key=spec.key)
+            self._made[spec] = context
+        return Trust(spec, context, server_name(service, endpoint))
+
+
+def server_name(service: Service, endpoint: Endpoint) -> str:
+    """Return the name that an endpoint's certificate must be for, and that it is asked for (SNI)."""
+    if service.endpoint_tls.server_name is not None:
+        return service.endpoint_tls.server_name
+    if service.host in {"preserve", "endpoint"}:
+        return endpoint.host
+    return service.host.partition("]")[0].strip("[") if service.host.startswith("[") else service.host.partition(":")[0]
+
+
 def authority(endpoint: Endpoint) -> bytes:
-    """Return what Host says towards an endpoint: host and, unless it is 80, port."""
+    """Return what Host says towards an endpoint: host and, unless it is the scheme's own, port."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    return (host if endpoint.port == 80 else f"{host}:{endpoint.port}").encode()
+    usual = 443 if endpoint.tls else 80
+    return (host if endpoint.port == usual else f"{host}:{endpoint.port}").encode()

@@ -7,19 +7,36 @@ closed after `timeouts.pool_idle`, before the endpoint's own keep-alive timeout 
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from proxy.dataplane.deadline import ticks
-from proxy.routing.table import Endpoint, Timeouts
+from proxy.routing.table import Endpoint, EndpointTls, Timeouts
 
 if TYPE_CHECKING:
     from proxy.dataplane.upstream import Upstream
+    from proxy.dataplane.worker import Worker
+
+_TOLD_TICKS = 200  # 10 s: an endpoint that TLS fails with is named in the log no more often
+
+
+class Trust:
+    """TLS towards one endpoint: the context, whose certificate it must show, and the last session with it."""
+
+    __slots__ = ("context", "server_name", "session", "spec")
+
+    def __init__(self, spec: EndpointTls, context: ssl.SSLContext, server_name: str) -> None:
+        self.spec = spec
+        self.context = context
+        self.server_name = server_name
+        self.session: ssl.SSLSession | None = None
 
 
 class Pool:
     """The connections of one address: `idle` is a stack; `active` counts those with an exchange."""
 
-    __slots__ = ("active", "connect_s", "endpoint", "idle", "idle_ticks")
+    __slots__ = ("_told", "active", "connect_s", "endpoint", "idle", "idle_ticks", "tls")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -27,33 +44,45 @@ class Pool:
         self.active = 0
         self.idle_ticks = 1
         self.connect_s = 1.0
+        self.tls: Trust | None = None
+        self._told = 0
+
+    def tls_failed(self, worker: Worker, error: ssl.SSLError) -> None:
+        """Have the log say why TLS fails with this endpoint; clients do not hear it."""
+        tick = worker.wheel.tick
+        if tick >= self._told:
+            self._told = tick + _TOLD_TICKS
+            why = getattr(error, "verify_message", "") or (error.reason or str(error)).lower().replace("_", " ")
+            name = self.tls.server_name if self.tls is not None else ""
+            worker.notice(f"TLS with {self.endpoint.url} (as {name}) failed: {why}")
 
 
 class Pools:
-    """All pools of a worker, by URL."""
+    """All pools of a worker, by URL and what TLS there must be like."""
 
     __slots__ = ("_pools",)
 
     def __init__(self) -> None:
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[tuple[str, EndpointTls | None, str], Pool] = {}
 
-    def of(self, endpoint: Endpoint, timeouts: Timeouts) -> Pool:
-        """Return the pool of `endpoint`, with the timeouts of the newest table that names it."""
-        pool = self._pools.get(endpoint.url)
+    def of(self, endpoint: Endpoint, timeouts: Timeouts, tls: Trust | None = None) -> Pool:
+        """Return the pool of `endpoint`, with the timeouts and the context of the newest table that names it."""
+        key = (endpoint.url, None, "") if tls is None else (endpoint.url, tls.spec, tls.server_name)
+        pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[endpoint.url] = Pool(endpoint)
+            pool = self._pools[key] = Pool(endpoint)
+        pool.tls = tls
         pool.idle_ticks = ticks(timeouts.pool_idle_s)
         pool.connect_s = timeouts.connect_s
         return pool
 
-    def keep_only(self, urls: set[str]) -> None:
+    def keep_only(self, named: AbstractSet[Pool]) -> None:
         """Close the idle connections of addresses that no live generation names."""
-        for url in [url for url in self._pools if url not in urls]:
-            pool = self._pools[url]
+        for key, pool in [(key, pool) for key, pool in self._pools.items() if pool not in named]:
             for upstream in list(pool.idle):
                 upstream.close()
             if not pool.active:
-                del self._pools[url]
+                del self._pools[key]
 
     def close(self) -> None:
         """Close every idle connection."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from time import monotonic_ns
 from typing import TYPE_CHECKING, cast
 
 from proxy.aio import break_off
+from proxy.dataplane.tls import TlsLayer
 
 if TYPE_CHECKING:
     from proxy.dataplane.exchange import Exchange
-    from proxy.dataplane.pool import Pool
+    from proxy.dataplane.pool import Pool, Trust
     from proxy.dataplane.tunnel import Tunnel
     from proxy.dataplane.worker import Worker
     from proxy.http1.head import ResponseHead
@@ -33,6 +35,7 @@ class Upstream(asyncio.Protocol):
         "_connecting",
         "_open",
         "_reading_paused",
+        "_trust",
         "began_ns",
         "due",
         "ended",
@@ -65,19 +68,37 @@ class Upstream(asyncio.Protocol):
         self.began_ns = monotonic_ns()
         self._open = False
         self._reading_paused = False
+        self._trust = pool.tls
         self._connecting: asyncio.Task[None] | None = worker.loop.create_task(self._connect())
 
     async def _connect(self) -> None:
-        endpoint = self.pool.endpoint
+        pool = self.pool
+        endpoint = pool.endpoint
         loop = self.worker.loop
         try:
-            if endpoint.unix is not None:
+            if self._trust is not None:
+                await self._connect_tls(self._trust)
+            elif endpoint.unix is not None:
                 await loop.create_unix_connection(lambda: self, endpoint.unix)
             else:
                 await loop.create_connection(lambda: self, endpoint.host, endpoint.port)
         except OSError as error:
             self._connecting = None
+            if isinstance(error, ssl.SSLError):
+                pool.tls_failed(self.worker, error)
             self._tell_end(error)
+
+    async def _connect_tls(self, tls: Trust) -> None:
+        """Connect and shake hands: the connection is made when both are done."""
+        loop = self.worker.loop
+        opened = loop.create_future()
+        layer = TlsLayer(self, tls.context, server_name=tls.server_name, session=tls.session, opened=opened)
+        transport, _ = await loop.create_connection(lambda: layer, self.pool.endpoint.host, self.pool.endpoint.port)
+        try:
+            await opened
+        except BaseException:
+            transport.abort()
+            raise
 
     # ---------------------------------------------------------------- asyncio.Protocol
 
@@ -166,10 +187,12 @@ class Upstream(asyncio.Protocol):
 
     def rest(self) -> None:
         """Go back to the pool."""
+        pool = self.pool
+        if self._trust is not None and not self.reused:
+            self._trust.session = cast("TlsLayer", self.transport).session
         self.reused = True
         if self._reading_paused:
             self.resume_reading()
-        pool = self.pool
         pool.idle.append(self)
         wheel = self.worker.wheel
         self.due = due = wheel.tick + pool.idle_ticks
@@ -215,6 +238,8 @@ class Upstream(asyncio.Protocol):
         write, the answer that explains it has not been read yet.
         """
         descriptor = self.transport.get_extra_info("socket").fileno()
+        layer = self.transport
+        receive = layer.data_received if isinstance(layer, TlsLayer) else self.data_received
         with socket.socket(fileno=socket.dup(descriptor)) as sock:
             for _ in range(_LAST_READS):
                 try:
@@ -223,7 +248,7 @@ class Upstream(asyncio.Protocol):
                     return
                 if not data or self.exchange is None:
                     return
-                self.data_received(data)
+                receive(data)
 
     def _leave_pool(self) -> None:
         try:

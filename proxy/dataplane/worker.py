@@ -30,9 +30,9 @@ import uvloop
 
 from proxy.dataplane.accesslog import AccessLog
 from proxy.dataplane.deadline import TICK_NS, Wheel, ticks
-from proxy.dataplane.downstream import Downstream
+from proxy.dataplane.downstream import Downstream, plain_address
 from proxy.dataplane.exchange import Exchange
-from proxy.dataplane.listening import Listener, own_listeners
+from proxy.dataplane.listening import Certificates, Listener, entrance, own_listeners
 from proxy.dataplane.live import LiveService, Plane
 from proxy.dataplane.pool import Pool, Pools
 from proxy.dataplane.spare import Spare
@@ -42,6 +42,7 @@ from proxy.http1.request import RequestParser
 from proxy.ipc import channel, layout
 from proxy.ipc.segment import Segment
 from proxy.routing.table import RoutingTable, from_plain
+from proxy.tls import path_of, server_contexts
 
 _TICK_S = TICK_NS / 1e9
 _SECOND = 20  # ticks
@@ -89,6 +90,7 @@ class Worker:
         self._board: Segment
         self._row = 0
         self._listeners: list[Listener] = []
+        self._certificates: dict[str, Certificates] = {}
         self._listening = False
         self._controller = Beat()
         self._neighbours: dict[int, Beat] = {}
@@ -145,6 +147,14 @@ class Worker:
             known = self._trusted_memo[peer] = any(address in network for network in self.trusted_networks)
         return known
 
+    def trusts_peer(self, name: str) -> bool:
+        """Return whether a connection's own address is one of the trusted proxies."""
+        return bool(self.trusted_networks) and self.trusts(plain_address(name))
+
+    def notice(self, text: str) -> None:
+        """Have the supervisor log a line. It must be rare: the caller sees to that."""
+        self._say({"type": "notice", "text": text})
+
     def count_local_reply(self, plane: Plane, status: int, reason: str) -> None:
         """Count an answer that the proxy gave itself."""
         index = _LOCAL_REPLIES.get((status, reason), _INTERNAL)
@@ -188,6 +198,8 @@ class Worker:
                 self._switch(message, descriptors)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the generation in force stays
                 self._say({"type": "refused", "generation": message["generation"], "why": str(error)})
+        elif kind == "certificates":
+            self._take_certificates(message["listeners"], descriptors)
         elif kind == "drain":
             self._drain(message["delay_s"], message["timeout_s"])
         elif kind == "stop":
@@ -209,12 +221,31 @@ class Worker:
         self._row = layout.row(self._slot)
         self._neighbours = {slot: Beat() for slot in range(self._slots) if slot != self._slot}
         self._listeners = [
-            Listener(entry["address"], entry["slot"], socket.socket(fileno=descriptor))
+            Listener(
+                entry["address"],
+                entry["slot"],
+                socket.socket(fileno=descriptor),
+                self._certificates[entry["tls"]] if entry.get("tls") else None,
+                prefaced=entry.get("prefaced", False),
+            )
             for entry, descriptor in zip(message["listeners"], descriptors[1:], strict=True)
         ]
         self._board.words[self._row + layout.ROW_PID] = os.getpid()
         self._began_ns = monotonic_ns()
         self._sweep()
+
+    def _take_certificates(self, listeners: dict[str, list[list[str]]], descriptors: list[int]) -> None:
+        """Show other certificates from the next connection on: by address, the names of each, in order."""
+        files = iter(descriptors)
+        try:
+            for address, names in listeners.items():
+                context = server_contexts([(of, path_of(next(files))) for of in names])
+                self._certificates.setdefault(address, Certificates(context)).context = context
+        except OSError as error:
+            self.notice(f"the certificates stay as they were: {error}")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _switch(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Bring a generation into force: table, control words and counters together."""
@@ -233,7 +264,7 @@ class Worker:
         self._say({"type": "ack", "generation": generation})
         if first:
             for listener in own_listeners(self._listeners, self._slot):
-                listener.accept(self.loop, self._downstream)
+                listener.accept(self.loop, entrance(self, listener))
             self.loop.call_soon(self._check_listening)
 
     def _check_listening(self) -> None:
@@ -244,9 +275,6 @@ class Worker:
             self._say({"type": "listening"})
         else:
             self.loop.call_soon(self._check_listening)
-
-    def _downstream(self) -> Downstream:
-        return Downstream(self)
 
     def _settle(self, table: RoutingTable) -> None:
         """Take over what a table says about all services together."""
@@ -336,7 +364,8 @@ class Worker:
         states = service.plane.control.words
         tick = self.wheel.tick
         return any(
-            not states[endpoint.state_at] and endpoint.suspect_until <= tick for endpoint in service.stable.endpoints
+            not states[endpoint.state_at] & layout.ENDPOINT_STATE_MASK and endpoint.suspect_until <= tick
+            for endpoint in service.stable.endpoints
         )
 
     def _publish(self, now: int) -> None:
@@ -375,7 +404,14 @@ class Worker:
             self._say({"type": "released", "generation": plane.generation})
             plane.close()
         if not self._old_planes:
-            self.pools.keep_only({endpoint.url for _, _, _, endpoint in self.plane.table.endpoints()})
+            self.pools.keep_only(
+                {
+                    endpoint.pool
+                    for service in self.plane.services
+                    for version in (service.stable, service.new)
+                    for endpoint in version.endpoints
+                }
+            )
 
     def _watch_neighbours(self) -> None:
         words = self._board.words
@@ -389,7 +425,7 @@ class Worker:
             for listener in self._listeners:
                 if listener.slot == slot:
                     if silent >= _NEIGHBOUR_SILENT and not listener.accepting:
-                        listener.accept(self.loop, self._downstream)
+                        listener.accept(self.loop, entrance(self, listener))
                     elif not silent and listener.accepting:
                         listener.rest()
         self.connections_elsewhere = elsewhere
@@ -504,13 +540,13 @@ class Worker:
             listener.rest()
             if listener.slot is None or listener.slot == self._slot:
                 for waiting in listener.take_queue():
-                    self.loop.create_task(self._adopt(waiting))
+                    self.loop.create_task(self._adopt(listener, waiting))
             listener.close()
         self._listeners = []
 
-    async def _adopt(self, waiting: socket.socket) -> None:
+    async def _adopt(self, listener: Listener, waiting: socket.socket) -> None:
         # connect_accepted_socket is a coroutine only by its form: the connection is made before it returns.
-        await self.loop.connect_accepted_socket(self._downstream, waiting)
+        await self.loop.connect_accepted_socket(entrance(self, listener), waiting)
 
     def on_signal(self) -> None:
         """TERM: finish what is open and end."""

@@ -42,6 +42,10 @@ _REASONS = {
     "HookFailed": "a hook did not say go",
     "TakenOver": "a person set the weight",
     "PlanChanged": "the plan was changed in the config",
+    "FilesChanged": "its files have changed",
+    "ConfigReloaded": "the config names other files",
+    "CertificateUnusable": "its files have changed and cannot be used: the one before stays",
+    "CertificateOutOfDate": "clients will refuse it",
     "TtlOver": "the time that it was given for is over",
 }
 
@@ -148,6 +152,8 @@ def _what(event: Json) -> str:
         "SharedFault": "broke a limit that stable breaks too",
         "ControllerSilent": "was not judged for longer than the watchdog allows",
         "WorkerLost": "lost a worker",
+        "CertificatesRenewed": "is shown with a new certificate",
+        "CertificateProblem": "has a certificate that needs somebody",
         "ServiceAdded": "came into the config",
         "ServiceRemoved": "is in the config no more",
         "HookCalled": f"called the hook {event.get('reason')}",

@@ -31,6 +31,22 @@ class Endpoint:
     host: str
     port: int
     unix: str | None = None
+    tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointTls:
+    """TLS towards `https://` endpoints. `ca` `None`: the system's; `cert` and `key`: the proxy's own certificate.
+
+    `server_name`: what the endpoint's certificate must be for, and what it is asked for; `None`: `Service.host` if
+    that is a name, else the endpoint's own.
+    """
+
+    ca: str | None = None
+    verify: bool = True
+    server_name: str | None = None
+    cert: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +146,7 @@ class Service:
     watchdog_s: float = 2.0
     host: str = "preserve"
     expose_version: bool = True
+    endpoint_tls: EndpointTls = EndpointTls()
 
     def version(self, version: int) -> Version:
         """Return the version with index `STABLE` or `NEW`."""
@@ -187,6 +204,21 @@ class RoutingTable:
             for version_index in (STABLE, NEW):
                 for index, endpoint in enumerate(service.version(version_index).endpoints):
                     yield service_index, version_index, index, endpoint
+
+
+def authority(endpoint: Endpoint) -> str:
+    """Return what Host says towards an endpoint: host and, unless it is the scheme's own, port."""
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    return host if endpoint.port == (443 if endpoint.tls else 80) else f"{host}:{endpoint.port}"
+
+
+def server_name(service: Service, endpoint: Endpoint) -> str:
+    """Return the name that an endpoint's certificate must be for, and that it is asked for (SNI)."""
+    if service.endpoint_tls.server_name is not None:
+        return service.endpoint_tls.server_name
+    if service.host in {"preserve", "endpoint"}:
+        return endpoint.host
+    return service.host.partition("]")[0].strip("[") if service.host.startswith("[") else service.host.partition(":")[0]
 
 
 def to_plain(value: Any) -> Any:

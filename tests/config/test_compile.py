@@ -310,7 +310,7 @@ def test_sticky_flags_without_a_name(sticky, expected):
 def test_mistakes_in_flags_name_the_flag():
     with pytest.raises(ConfigError) as caught:
         compile_flags(
-            stable=["https://s"],
+            stable=["ftp://s"],
             new=["n"],
             weight="10",
             sticky="cokie",

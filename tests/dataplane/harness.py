@@ -9,15 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxy.ipc import channel, layout
 from proxy.ipc.segment import Segment
 from proxy.routing.split import seed_of
 from proxy.routing.table import RoutingTable, to_plain
+from proxy.tls import MemoryFile, Pair
 
 DEADLINE_S = 10.0
+ADDRESS = "127.0.0.1:0"  # as a config says it: the name of the listener's certificates
 
 
 def eventually(condition: Callable[[], Any], what: str = "the condition", within_s: float = DEADLINE_S) -> Any:
@@ -53,7 +55,10 @@ class LoneWorker:
         family: int = socket.AF_INET,
         address: Any = ("127.0.0.1", 0),
         neighbour: socket.socket | None = None,
+        pairs: Sequence[Pair] = (),
+        prefaced: bool = False,
     ) -> None:
+        """`pairs`: the certificates of a TLS listener; `prefaced`: it takes the PROXY protocol."""
         self.table = table
         self.generation = 0
         slots = 1 if neighbour is None else 2
@@ -79,7 +84,10 @@ class LoneWorker:
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()
         sockets = [self.listener] if neighbour is None else [self.listener, neighbour]
-        entries = [{"address": f"127.0.0.1:{self.port}", "slot": slot} for slot in range(slots)]
+        if pairs:
+            self.certify(pairs)
+        kind = {"tls": ADDRESS if pairs else None, "prefaced": prefaced}
+        entries = [{"address": f"127.0.0.1:{self.port}", "slot": slot, **kind} for slot in range(slots)]
         start = {"type": "start", "slot": 0, "slots": slots, "handover": handover, "listeners": entries}
         channel.send(self.phone, start, [self.board.fd, *(sock.fileno() for sock in sockets)])
         self.switch(table, weights or {})
@@ -99,6 +107,14 @@ class LoneWorker:
         self._beating.set()
         begin = self.row(layout.ROW_BEAT)
         eventually(lambda: self.row(layout.ROW_BEAT) >= begin + 3, "three sweeps")
+
+    def certify(self, pairs: Sequence[Pair]) -> None:
+        """Have other certificates shown from the next connection on."""
+        files = [MemoryFile(pair.pem) for pair in pairs]
+        names = {ADDRESS: [list(pair.names) for pair in pairs]}
+        channel.send(self.phone, {"type": "certificates", "listeners": names}, [file.fd for file in files])
+        for file in files:
+            file.close()
 
     def switch(self, table: RoutingTable, weights: dict[str, int]) -> None:
         """Bring a generation into force."""

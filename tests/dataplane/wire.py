@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -23,7 +24,7 @@ LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 class Ended(Exception):
-    """The stream ended before what was read for was there; `how`: eof | reset."""
+    """The stream ended before what was read for was there; `how`: eof | reset | cut (TLS without its own end)."""
 
     def __init__(self, how: str) -> None:
         super().__init__(how)
@@ -93,6 +94,8 @@ class Stream:
             data = self.sock.recv(262_144)
         except ConnectionError:
             raise Ended("reset") from None
+        except ssl.SSLEOFError:
+            raise Ended("cut") from None
         if not data:
             raise Ended("eof")
         self.buffer += data
@@ -333,12 +336,14 @@ class Backend:
         name: str = "stable",
         host: str = "127.0.0.1",
         unix: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
         self.scripts: Sequence[Script] = scripts or (ok,)
         self.peers: list[Peer] = []
         self.requests: list[Message] = []
         self.errors: list[BaseException] = []
+        self.tls = tls
         if unix:
             self.listener = socket.socket(socket.AF_UNIX)
             self.listener.bind(unix)
@@ -348,7 +353,8 @@ class Backend:
             self.listener.bind((host, 0))
             port = self.listener.getsockname()[1]
             shown = f"[{host}]" if ":" in host else host
-            self.endpoint = Endpoint(f"http://{shown}:{port}", host, port)
+            scheme = "http" if tls is None else "https"
+            self.endpoint = Endpoint(f"{scheme}://{shown}:{port}", host, port, tls=tls is not None)
         self.listener.listen(512)
         self._threads: list[threading.Thread] = []
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
@@ -373,6 +379,8 @@ class Backend:
     def _run(self, peer: Peer) -> None:
         script = self.scripts[min(peer.number, len(self.scripts) - 1)]
         try:
+            if self.tls is not None:
+                peer.sock = self.tls.wrap_socket(peer.sock, server_side=True, suppress_ragged_eofs=False)
             script(peer)
         except Ended:
             return

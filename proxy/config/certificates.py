@@ -1,0 +1,73 @@
+"""Certificates that a config names: whether they can be used, before anything relies on them.
+
+Their files are read whenever the config is compiled, so that `check` and a reload name what is missing, unreadable or
+does not fit. Nothing of a key is ever shown.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from proxy.config.load import Document, Loc
+from proxy.config.looking import items, mapping, mappings
+from proxy.tls import WrongPair, client_context, read_pair
+
+SOON_S = 14 * 86400.0
+
+
+def check(document: Document, base: Path) -> None:
+    """Report every certificate of a normalised document that cannot be used, and warn of those that run out."""
+    data = document.data if isinstance(document.data, dict) else {}
+    for loc, pair in _pairs(data):
+        cert, key = pair.get("cert"), pair.get("key")
+        if isinstance(cert, str) and isinstance(key, str) and cert and key:
+            _pair(document, loc, base / cert, base / key)
+    for index, service in mappings(data, "services"):
+        _towards_endpoints(document, ("services", index, "endpoint_tls"), mapping(service, "endpoint_tls"), base)
+
+
+def _pairs(data: Mapping[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
+    for index, listener in mappings(dict(data), "listen"):
+        for number, pair in enumerate(items(listener, "tls")):
+            if isinstance(pair, dict):
+                yield ("listen", index, "tls", number), pair
+    admin = mapping(dict(data), "admin")
+    if "tls" in admin:
+        yield ("admin", "tls"), mapping(admin, "tls")
+
+
+def _pair(document: Document, loc: Loc, cert: Path, key: Path) -> None:
+    try:
+        pair = read_pair(cert, key)
+    except WrongPair as error:
+        document.report((*loc, error.of), str(error))
+        return
+    now = time.time()
+    wrong = pair.out_of_date(now)
+    if wrong:
+        document.warn((*loc, "cert"), f"{wrong}: clients will refuse it")
+    elif pair.not_after - now < SOON_S:
+        document.warn((*loc, "cert"), f"expires in {(pair.not_after - now) / 86400:.0f} days: renew it")
+
+
+def _towards_endpoints(document: Document, loc: Loc, tls: Mapping[str, Any], base: Path) -> None:
+    ca, cert, key = (tls.get(name) for name in ("ca", "cert", "key"))
+    if (cert is None) != (key is None):
+        missing = "key" if key is None else "cert"
+        document.report(loc, f"has no {missing} beside its {'cert' if key is None else 'key'}: give both or none")
+    elif isinstance(cert, str) and isinstance(key, str):
+        _pair(document, loc, base / cert, base / key)
+    if isinstance(ca, str):
+        try:
+            client_context(ca=str(base / ca))
+        except ssl.SSLError:
+            document.report((*loc, "ca"), "holds no certificate that can be read: give a PEM file")
+        except OSError as error:
+            why = (error.strerror or "unknown").lower()
+            document.report((*loc, "ca"), f"cannot be read ({why}): relative paths are taken from {base}")
+    if tls.get("verify") is False:
+        document.warn((*loc, "verify"), "false: whoever is on the way to the endpoints can read and change everything")
