@@ -13,7 +13,7 @@ from proxy.controlplane.history import History
 from proxy.controlplane.scales import TOTAL, TTFB
 from proxy.metrics import hdr
 from proxy.metrics.snapshot import Judged, ServiceCounts
-from proxy.rollout.analysis import INCONCLUSIVE, Reading, Sight, Verdict
+from proxy.rollout.analysis import Reading, Sight
 from proxy.rollout.bench import Bench
 from proxy.rollout.judges import TRAILING_S
 from proxy.rollout.plan import HOLD, Limit, ServicePlan
@@ -112,9 +112,7 @@ class Watch(Bench):
     def forget(self) -> None:
         """Begin anew, without what was injected; until the next block nothing is known."""
         self._injected = None
-        self._key = ()
-        self.requests = 0
-        self.verdicts = tuple([Verdict(INCONCLUSIVE, one.limit, one.judge) for one in self.verdicts])
+        super().forget()
 
     # --- small things --------------------------------------------------------------------------------------------
 

@@ -84,8 +84,7 @@ class Sight:
         return found
 
 
-# Not frozen, though nobody changes one: it is made for every limit in every block, and freezing triples its cost.
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What a judge found of `limit`. `due`: it is a FAIL that is to be acted on.
 
@@ -120,32 +119,60 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """One limit's judge; it is made anew when a stage begins or the weight comes above 0."""
+    """One limit's judge; it is made anew when a stage begins or the weight comes above 0.
 
-    name: str
-    limit: Limit
+    What can follow from a block are plain attributes, as a `Verdict` has them: they are asked for in every block. The
+    verdict itself, with all its numbers, is made for whoever shows or records it.
+    """
 
-    def look(self, sight: Sight, now: float, block: int) -> Verdict:
-        """Return the verdict at `now` (s), the end of block number `block`."""
+    @property
+    def limit(self) -> Limit:
+        """What is judged."""
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word; INCONCLUSIVE before the first look."""
+
+    @property
+    def due(self) -> bool:
+        """Whether it is a FAIL that is to be acted on."""
+
+    @property
+    def proven(self) -> bool:
+        """Whether a PASS is proven."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether a FAIL is stable's fault as well."""
+
+    @property
+    def unreadable(self) -> int:
+        """How many readings in a row gave nothing."""
+
+    def look(self, sight: Sight, now: float, block: int) -> None:
+        """Take in block number `block`, which ends at `now` (s)."""
+
+    def verdict(self) -> Verdict:
+        """Return the verdict as of the last look."""
 
 
 class Counter:
     """Counts what one limit is about; `None` of it is counted when the workers do not know its latency or signal."""
 
-    __slots__ = ("_first", "_good", "_limit", "_plain", "_signal", "_threshold", "readable")
+    __slots__ = ("_first", "_good", "_latency", "_limit", "_plain", "_signal", "readable")
 
     def __init__(self, limit: Limit, columns: Columns) -> None:
         self._limit = limit
         self._first = limit.first_byte
         self._good = limit.min is not None  # what the limit counts speaks for the version
         self._plain = limit.source == COUNTED and limit.metric == "error_rate" and not self._good
-        self._threshold: int | None = None
+        self._latency: int | None = None
         self._signal: int | None = None
         self.readable = True
         if limit.threshold_us is not None:
             edges = columns.ttfb_thresholds_us if self._first else columns.thresholds_us
             self.readable = limit.threshold_us in edges
-            self._threshold = edges.index(limit.threshold_us) if self.readable else None
+            self._latency = edges.index(limit.threshold_us) if self.readable else None
         elif limit.source == SIGNAL:
             names = [signal.name for signal in columns.signals]
             self.readable = limit.metric in names
@@ -154,9 +181,8 @@ class Counter:
     def __call__(self, judged: Judged) -> Count:
         """Return what the limit counts in `judged`."""
         limit = self._limit
-        if self._threshold is not None:
-            slow, fast = (judged.ttfb_slow, judged.ttfb_fast) if self._first else (judged.slow, judged.fast)
-            return Count(slow[self._threshold] + fast[self._threshold], slow[self._threshold])
+        if self._latency is not None:
+            return Count(*self._slower(judged, self._latency))
         if self._signal is not None:
             # What matches is what the metric is the share of: good for a minimum, bad for a maximum.
             return Count(*judged.signals[self._signal])
@@ -170,10 +196,17 @@ class Counter:
 
     def bad(self, judged: Judged) -> tuple[int, int]:
         """Return (n, those of them that speak against the version)."""
+        # These two are asked for in every block.
         if self._plain:
             return judged.ended + judged.diverted, judged.bad
+        if self._latency is not None:
+            return self._slower(judged, self._latency)
         found = self(judged)
         return found.n, found.n - found.count if self._good else found.count
+
+    def _slower(self, judged: Judged, at: int) -> tuple[int, int]:
+        slow = judged.ttfb_slow[at] if self._first else judged.slow[at]
+        return slow + (judged.ttfb_fast[at] if self._first else judged.fast[at]), slow
 
 
 def allowed(limit: Limit) -> float:

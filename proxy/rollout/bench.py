@@ -1,4 +1,4 @@
-"""The bench: the judges of one service in force, and what follows from their verdicts.
+"""The bench: the judges of one service in force, and what follows from what they say.
 
 Everybody who judges block by block asks a bench: the controller about a running service (`proxy.controlplane.watch`),
 `replay` and `simulate` about recorded or made-up time (`proxy.rollout.trial`). Hence they cannot differ in what rolls
@@ -47,18 +47,17 @@ Percentile: TypeAlias = Callable[[Limit], tuple[float | None, int]]
 
 
 class Bench:
-    """The judges of one service, and what they said last (`verdicts`, in the order of `limits`).
+    """The judges of one service, in the order of `limits`.
 
     `requests`: to `new` since the judges were made; `stable_ready`: whether stable can take everybody back.
     """
 
     def __init__(self) -> None:
-        self.verdicts: tuple[Verdict, ...] = ()
+        self.judges: tuple[Judge, ...] = ()
         self.limits: tuple[Limit, ...] = ()
         self.court: Court | None = None
         self.requests = 0
         self.stable_ready = True
-        self._judges: list[Judge] = []
         self._block = 0  # the number of the last block that was heard
         self._key: tuple[Hashable, ...] = ()
         self._said: set[int] = set()  # limits in breach that were told and do not roll back
@@ -70,6 +69,11 @@ class Bench:
     def always(self) -> int:
         """How many of the limits are the service's own: they come first."""
         return 0 if self.court is None else len(self.court.plan.limits)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What the judges said last, with its numbers."""
+        return tuple([judge.verdict() for judge in self.judges])
 
     # --- every block ---------------------------------------------------------------------------------------------
 
@@ -99,10 +103,7 @@ class Bench:
         level = alarm_at or budget(plan, None if rollout is None else rollout.plan)
         court = self.court = Court(plan, columns, now if since is None else since, level, weight_bp)
         self.limits = limits
-        # Stable is what it is, whatever is tried with `new`.
-        self._judges = [
-            judge_for(court if limit.version == NEW else replace(court, began=0.0), limit) for limit in limits
-        ]
+        self.judges = _judges(court, limits)
         self._from = None
         return True
 
@@ -117,13 +118,20 @@ class Bench:
             seconds = age_s if age_s <= LATE_BLOCKS * self.court.plan.block_s else 0.0
             self._from = stable - sight.over(STABLE, seconds)[0], new - sight.over(NEW, seconds)[0]
         self.requests = new.requests - self._from[NEW].requests
-        self.verdicts = tuple(judge.look(sight, now, self._block) for judge in self._judges)
+        for judge in self.judges:
+            judge.look(sight, now, self._block)
+
+    def forget(self) -> None:
+        """Begin anew; until the next block nothing is known."""
+        self._key = ()
+        self.requests = 0
+        self.judges = () if self.court is None else _judges(self.court, self.limits)
 
     # --- what follows --------------------------------------------------------------------------------------------
 
     def failing(self) -> list[Verdict]:
         """Return the verdicts that take `new` out, in the order of the limits."""
-        return [verdict for verdict in self.verdicts if verdict.due and self._rolls_back(verdict)]
+        return [judge.verdict() for judge in self.judges if judge.due and self._rolls_back(judge)]
 
     def breach(
         self, state: ServiceState, reach: Reach | None = None, measure: Measure = lambda _: None
@@ -142,14 +150,15 @@ class Bench:
             found = {"failed": reach.failures, "seconds": round(reach.unreachable_s, 3), "limit_s": UNREACHABLE_S}
             return Breach(NO_HEALTHY_ENDPOINT, found, self.stable_ready)
         if state.phase != PROGRESSING:
-            self._unread = {index: verdict.unreadable for index, verdict in enumerate(self.verdicts)}
+            self._unread = {index: judge.unreadable for index, judge in enumerate(self.judges) if judge.unreadable}
             return None
-        for index, verdict in enumerate(self.verdicts):
-            if not verdict.unreadable:
+        for index, judge in enumerate(self.judges):
+            if not judge.unreadable:
                 self._unread.pop(index, None)
-            reason = _pauses(verdict, self._unread.get(index, 0))
+            reason = _pauses(judge, self._unread.get(index, 0))
             if reason:
                 self._said.add(index)
+                verdict = judge.verdict()
                 return Breach(reason, evidence(verdict, measure(verdict)), self.stable_ready, action=PAUSE)
         return None
 
@@ -165,27 +174,28 @@ class Bench:
     def told(self, state: ServiceState) -> list[Verdict]:
         """Return breaches that only have to be told, each once until it is over."""
         fresh: list[Verdict] = []
-        for index, verdict in enumerate(self.verdicts):
-            acts = self._rolls_back(verdict) and not state.watchdog_off
-            if verdict.due and verdict.limit.action != HOLD and not acts and index not in self._said:
-                self._said.add(index)
-                fresh.append(verdict)
-            elif verdict.word == PASS:
+        for index, judge in enumerate(self.judges):
+            if judge.word == PASS:
                 self._said.discard(index)
+            elif judge.due and judge.limit.action != HOLD and index not in self._said:
+                acts = self._rolls_back(judge) and not state.watchdog_off
+                if not acts:
+                    self._said.add(index)
+                    fresh.append(judge.verdict())
         return fresh
 
     def standing(self) -> Standing:
         """Return how the stage stands."""
-        asked = [verdict for verdict in self.verdicts if verdict.limit.acts and verdict.limit.version == NEW]
-        required = [verdict for verdict in self.verdicts if verdict.limit.action == HOLD]
+        asked = [judge for judge in self.judges if judge.limit.acts and judge.limit.version == NEW]
+        required = [judge for judge in self.judges if judge.limit.action == HOLD]
+        missing = [judge for judge in asked if judge.word != PASS]
+        lacking = [judge for judge in required if judge.word != PASS]
         return Standing(
             requests=self.requests,
-            passed=all(verdict.word == PASS for verdict in asked),
-            proven=bool(asked) and all(verdict.word == PASS and verdict.proven for verdict in asked),
-            required=all(verdict.word == PASS for verdict in required),
-            open=tuple(
-                f"{verdict.limit.metric} {verdict.word}" for verdict in (*asked, *required) if verdict.word != PASS
-            ),
+            passed=not missing,
+            proven=bool(asked) and not missing and all(judge.proven for judge in asked),
+            required=not lacking,
+            open=tuple([f"{judge.limit.metric} {judge.word}" for judge in (*missing, *lacking)]),
         )
 
     def record(self, state: ServiceState, percentile: Percentile) -> Record:
@@ -204,10 +214,10 @@ class Bench:
                     found[limit.metric] = {"n": n, "count": bad}
         return found
 
-    def _rolls_back(self, verdict: Verdict) -> bool:
-        limit = verdict.limit
+    def _rolls_back(self, judge: Judge) -> bool:
+        limit = judge.limit
         acts = limit.version == NEW and limit.action == ROLLBACK and not limit.dry_run
-        return verdict.word == FAIL and acts and not (verdict.shared and self.stable_ready)
+        return judge.word == FAIL and acts and not (judge.shared and self.stable_ready)
 
 
 def limits_of(plan: ServicePlan, state: ServiceState) -> tuple[Limit, ...]:
@@ -234,13 +244,19 @@ def kind_of(verdict: Verdict) -> str:
     return SHARED_FAULT if verdict.shared else "LimitFailed"
 
 
-def _pauses(verdict: Verdict, unread: int) -> str:
-    """Return why a verdict stops the ramp, "" if it does not. `unread`: so often a check could not be read before."""
-    limit = verdict.limit
-    if not limit.acts:
+def _judges(court: Court, limits: tuple[Limit, ...]) -> tuple[Judge, ...]:
+    # Stable is what it is, whatever is tried with `new`.
+    of_stable = replace(court, began=0.0)
+    return tuple([judge_for(court if limit.version == NEW else of_stable, limit) for limit in limits])
+
+
+def _pauses(judge: Judge, unread: int) -> str:
+    """Return why a judge stops the ramp, "" if it does not. `unread`: so often a check could not be read before."""
+    limit = judge.limit
+    if not (judge.due or judge.unreadable) or not limit.acts:
         return ""
-    if verdict.unreadable - unread >= UNREADABLE:
+    if judge.unreadable - unread >= UNREADABLE:
         return CHECK_UNREADABLE
-    if verdict.due and verdict.word == FAIL and verdict.shared:
+    if judge.due and judge.word == FAIL and judge.shared:
         return SHARED_FAULT
-    return reason_of(limit) if verdict.due and verdict.word == FAIL and limit.action == PAUSE else ""
+    return reason_of(limit) if judge.due and judge.word == FAIL and limit.action == PAUSE else ""

@@ -183,6 +183,12 @@ class ShareEvidence:
         return self._n >= self._min_requests
 
     @property
+    def within(self) -> bool:
+        """Whether the measured share is within the limit, exactly."""
+        numerator, denominator = self._exact
+        return self._bad * denominator <= numerator * self._n
+
+    @property
     def alarm(self) -> bool:
         """Whether the share has been above the limit since some block."""
         return self.enough and self._over.detector.alarm
@@ -195,14 +201,13 @@ class ShareEvidence:
     def finding(self) -> Finding:
         """Return what is known now, for people and records."""
         over, bound, allowed = self._over, self._bound, self._allowed
-        numerator, denominator = self._exact
         return Finding(
             n=self._n,
             bad=self._bad,
             low=max(0.0, allowed + bound.low),
             high=min(1.0, allowed + bound.high),
             enough=self.enough,
-            within=self._bad * denominator <= numerator * self._n,
+            within=self.within,
             alarm=self.alarm,
             proven=self.proven,
             needed=max(0, self._min_requests - self._n),

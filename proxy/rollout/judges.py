@@ -7,12 +7,13 @@
   window never reaches back behind the instant from which the version is judged; fewer than `min_requests` neither
   continue nor break `for`;
 * `max_ratio` of a share: `RatioJudge`, by which version the bad ones come from (`proxy.rollout.ratio`); where stable
-  has no traffic any more: the evidence against the ratio times what its record says;
+  has no traffic any more: `RecordJudge`, the evidence against the ratio times what its record says;
 * `max_ratio` of a latency: `PercentileJudge`, percentile against percentile of stable over the trailing ten minutes
   (at least 1,000 of them), or its record. The two come from histograms (0.8 % coarse), once per second; a measured
   comparison, never *proven*;
 * a check: `ReadingJudge`; what cannot be read is ERROR, never FAIL and never PASS;
-* a requirement of a stage: `StageJudge` or one of the last two, over the whole stage.
+* a requirement of a stage: `StageJudge` or one of the last two, over the whole stage;
+* what the workers do not count (yet): `UncountedJudge`.
 
 Beside a fixed limit that rolls `new` back sits an `Attribution`: when stable is over the same limit too, the FAIL is
 *shared*, unless `new` is worse than stable.
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from proxy.metrics import hdr
 from proxy.metrics.snapshot import Columns, Judged
@@ -35,6 +37,7 @@ from proxy.rollout.analysis import (
     Count,
     Counter,
     Judge,
+    Reading,
     Sight,
     Verdict,
     allowed,
@@ -93,8 +96,12 @@ def judge_for(court: Court, limit: Limit) -> Judge:
     """Return the judge of `limit`."""
     if limit.source == CHECK:
         return ReadingJudge(limit, court)
+    if limit.max_ratio is not None and limit.quantile is not None:
+        return PercentileJudge(limit, court)
+    if not Counter(limit, court.columns).readable:
+        return UncountedJudge(limit, court)
     if limit.max_ratio is not None:
-        return PercentileJudge(limit, court) if limit.quantile is not None else RatioJudge(limit, court)
+        return RecordJudge(limit, court) if court.weight_bp == FULL else RatioJudge(limit, court)
     if limit.judge == STAGE:
         return StageJudge(limit, court)
     return WindowJudge(limit, court) if limit.judge == WINDOW else EvidenceJudge(limit, court)
@@ -125,17 +132,16 @@ class _Blocks:
 class _Blame:
     """Whose fault it is when a fixed limit on `new` fails; nobody's but its own where nothing would be rolled back."""
 
-    __slots__ = ("_attribution", "_counter")
+    __slots__ = ("_attribution",)
 
-    def __init__(self, limit: Limit, counter: Counter, level: float) -> None:
-        self._counter = counter
+    def __init__(self, limit: Limit, level: float) -> None:
         asked = limit.version == NEW and limit.acts
         self._attribution = Attribution(allowed(limit), level) if asked else None
 
-    def look(self, stable: Judged, new: Judged) -> None:
-        """Take in one block of both versions."""
+    def look(self, stable: tuple[int, int], new: tuple[int, int]) -> None:
+        """Take in one block of both versions, each as (n, bad)."""
         if self._attribution is not None:
-            self._attribution.look(*self._counter.bad(new), *self._counter.bad(stable))
+            self._attribution.look(*new, *stable)
 
     def shared(self, *, stable_over: bool = False) -> bool:
         """Tell whether a failure is stable's too; `stable_over`: something else says that it is over the limit."""
@@ -143,50 +149,95 @@ class _Blame:
         return found is not None and (found.stable_over or stable_over) and not found.new_worse
 
 
-class EvidenceJudge:
-    """Judges a fixed limit by evidence, block after block."""
+class _Judge:
+    """What all judges have: what they said last, as plain attributes, and of when that is."""
 
-    name = EVIDENCE
+    __slots__ = ("_began", "_block", "_now", "due", "limit", "name", "proven", "shared", "unreadable", "word")
 
-    __slots__ = ("_began", "_blame", "_blocks", "_counter", "_evidence", "_first", "limit")
+    def __init__(self, limit: Limit, court: Court, name: str) -> None:
+        self.limit = limit
+        self.name = name
+        self._began = self._now = court.began
+        self._block = 0
+        self.word = INCONCLUSIVE
+        self.due = self.proven = self.shared = False
+        self.unreadable = 0
+
+    def _say(self, word: str, now: float, block: int, *, proven: bool = False, shared: bool = False) -> None:
+        self.word, self.proven, self.shared = word, proven, shared
+        self._now, self._block = now, block
+        self.due = word == FAIL and now - self._began >= self.limit.after_s
+
+    def _verdict(self, n: int = 0, count: int = 0, *, first: int | None = None, **more: Any) -> Verdict:
+        """Return what was said, with its numbers; `first`: the first of its blocks, if there are several."""
+        return Verdict(
+            self.word,
+            self.limit,
+            self.name,
+            n,
+            count,
+            blocks=(self._block if first is None else first, self._block),
+            due=self.due,
+            proven=self.proven,
+            shared=self.shared,
+            unreadable=self.unreadable,
+            **more,
+        )
+
+
+class UncountedJudge(_Judge):
+    """Says ERROR of what the workers do not count."""
+
+    __slots__ = ()
 
     def __init__(self, limit: Limit, court: Court) -> None:
-        self.limit = limit
-        self._began = court.began
+        super().__init__(limit, court, EVIDENCE if limit.max_ratio is not None else limit.judge)
+
+    def look(self, sight: Sight, now: float, block: int) -> None:  # noqa: ARG002  # there is nothing to see
+        """Take in a block."""
+        self._say(ERROR, now, block)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict as of the last look."""
+        return self._verdict(detail=NOT_COUNTED)
+
+
+class EvidenceJudge(_Judge):
+    """Judges a fixed limit by evidence, block after block."""
+
+    __slots__ = ("_blame", "_blocks", "_counter", "_evidence", "_first")
+
+    def __init__(self, limit: Limit, court: Court) -> None:
+        super().__init__(limit, court, EVIDENCE)
         self._counter = Counter(limit, court.columns)
         self._blocks = _Blocks(court)
         self._evidence = ShareEvidence(allowed(limit), court.alarm_at, min_requests=limit.min_requests)
-        self._blame = _Blame(limit, self._counter, court.alarm_at)
+        self._blame = _Blame(limit, court.alarm_at)
         self._first: int | None = None
 
-    def look(self, sight: Sight, now: float, block: int) -> Verdict:
-        """Return the verdict at `now`."""
-        limit = self.limit
-        if not self._counter.readable:
-            return Verdict(ERROR, limit, self.name, blocks=(block, block), detail=NOT_COUNTED)
-        both = self._blocks.next(sight, now)
-        self._evidence.look(*self._counter.bad(both[limit.version]))
+    def look(self, sight: Sight, now: float, block: int) -> None:
+        """Take in a block."""
+        stable, new = self._blocks.next(sight, now)
+        both = self._counter.bad(stable), self._counter.bad(new)
+        self._evidence.look(*both[self.limit.version])
         self._blame.look(*both)
         self._first = block if self._first is None else self._first
-        found = self._evidence.finding()
-        word = INCONCLUSIVE
-        if found.alarm:
-            word = FAIL
-        elif found.enough and found.within:
-            word = PASS
-        return Verdict(
-            word,
-            limit,
-            self.name,
-            n=found.n,
-            count=found.n - found.bad if limit.min is not None else found.bad,
-            seconds=now - self._began,
-            blocks=(max(self._first, block - found.span.blocks + 1) if word == FAIL else self._first, block),
-            due=word == FAIL and now - self._began >= limit.after_s,
+        word = _word(self.limit, self._evidence)
+        proven, shared = word == PASS and self._evidence.proven, word == FAIL and self._blame.shared()
+        self._say(word, now, block, proven=proven, shared=shared)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict as of the last look."""
+        found, first = self._evidence.finding(), self._first
+        if self.word == FAIL and first is not None:
+            first = max(first, self._block - found.span.blocks + 1)
+        return self._verdict(
+            found.n,
+            found.n - found.bad if self.limit.min is not None else found.bad,
+            first=first,
+            seconds=self._now - self._began,
             needed=found.needed,
-            proven=word == PASS and found.proven,
             needed_to_prove=found.needed_to_prove,
-            shared=word == FAIL and self._blame.shared(),
             detail={
                 "interval": [round(found.low, 6), round(found.high, 6)],
                 "evidence": round(found.evidence, 2) if found.n else None,
@@ -196,201 +247,207 @@ class EvidenceJudge:
         )
 
 
-class WindowJudge:
+class WindowJudge(_Judge):
     """Judges the measured value over a sliding window."""
 
-    name = WINDOW
-
-    __slots__ = ("_began", "_blame", "_block_s", "_blocks", "_counter", "_held_s", "_last", "limit")
+    __slots__ = ("_blame", "_block_s", "_blocks", "_counted", "_counter", "_held_s", "_seconds")
 
     def __init__(self, limit: Limit, court: Court) -> None:
-        self.limit = limit
+        super().__init__(limit, court, WINDOW)
         self._counter = Counter(limit, court.columns)
         self._block_s = court.plan.block_s
         self._blocks = _Blocks(court)
-        self._blame = _Blame(limit, self._counter, court.alarm_at)
-        self._began = court.began
+        self._blame = _Blame(limit, court.alarm_at)
         self._held_s: float | None = None  # `None`: not in breach
-        self._last = court.began
+        self._counted, self._seconds = Count(0, 0), 0.0
 
-    def look(self, sight: Sight, now: float, block: int) -> Verdict:
-        """Return the verdict at `now`."""
+    def look(self, sight: Sight, now: float, block: int) -> None:
+        """Take in a block."""
         limit = self.limit
-        if not self._counter.readable:
-            return Verdict(ERROR, limit, self.name, blocks=(block, block), detail=NOT_COUNTED)
-        self._blame.look(*self._blocks.next(sight, now))
-        judged, seconds = sight.over(limit.version, self._seconds(now))
-        counted = self._counter(judged)
+        stable, new = self._blocks.next(sight, now)
+        self._blame.look(self._counter.bad(stable), self._counter.bad(new))
+        judged, self._seconds = sight.over(limit.version, self._window_s(now))
+        counted = self._counted = self._counter(judged)
         enough = counted.n >= max(1, limit.min_requests)
         wrong = enough and breached(limit, counted)
         if wrong:
-            late = min(now - self._last, LATE_BLOCKS * self._block_s)
+            late = min(now - self._now, LATE_BLOCKS * self._block_s)
             self._held_s = 0.0 if self._held_s is None else self._held_s + late
         elif enough:
             self._held_s = None
-        self._last = now
-        fails = wrong and self._held_s is not None and self._held_s >= limit.for_s
-        return Verdict(
-            FAIL if fails else INCONCLUSIVE if wrong or not enough else PASS,
-            limit,
-            self.name,
-            n=counted.n,
-            count=counted.count,
-            seconds=seconds,
-            blocks=(max(0, block - max(0, round(seconds / self._block_s) - 1)), block),
+        if wrong and self._held_s is not None and self._held_s >= limit.for_s:
+            self._say(FAIL, now, block, shared=self._blame.shared(stable_over=self._stable_over(sight, now)))
+        else:
+            self._say(INCONCLUSIVE if wrong or not enough else PASS, now, block)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict as of the last look."""
+        counted = self._counted
+        return self._verdict(
+            counted.n,
+            counted.count,
+            first=max(0, self._block - max(0, round(self._seconds / self._block_s) - 1)),
+            seconds=self._seconds,
             held_s=self._held_s or 0.0,
-            due=fails and now - self._began >= limit.after_s,
-            needed=max(0, limit.min_requests - counted.n),
-            shared=fails and self._blame.shared(stable_over=self._stable_over(sight, now)),
+            needed=max(0, self.limit.min_requests - counted.n),
         )
 
     def _stable_over(self, sight: Sight, now: float) -> bool:
         if self.limit.version == STABLE:
             return False
-        counted = self._counter(sight.over(STABLE, self._seconds(now))[0])
+        counted = self._counter(sight.over(STABLE, self._window_s(now))[0])
         return counted.n >= max(1, self.limit.min_requests) and breached(self.limit, counted)
 
-    def _seconds(self, now: float) -> float:
+    def _window_s(self, now: float) -> float:
         return min(self.limit.window_s or 0.0, now - self._began)
 
 
-class StageJudge:
+class StageJudge(_Judge):
     """Judges a requirement over the whole stage; what came before its `after` is left out."""
 
-    name = STAGE
-
-    __slots__ = ("_began", "_counter", "_from", "_open", "limit")
+    __slots__ = ("_counted", "_counter", "_from", "_open")
 
     def __init__(self, limit: Limit, court: Court) -> None:
-        self.limit = limit
-        self._began = court.began + limit.after_s
+        court = replace(court, began=court.began + limit.after_s)
+        super().__init__(limit, court, STAGE)
         self._counter = Counter(limit, court.columns)
-        self._open = _Blocks(replace(court, began=self._began))
+        self._open = _Blocks(court)
         self._from: Judged | None = None
+        self._counted = Count(0, 0)
 
-    def look(self, sight: Sight, now: float, block: int) -> Verdict:
-        """Return the verdict at `now`."""
-        limit = self.limit
-        if not self._counter.readable:
-            return Verdict(ERROR, limit, self.name, blocks=(block, block), detail=NOT_COUNTED)
-        if now < self._began:
-            return Verdict(INCONCLUSIVE, limit, self.name, blocks=(block, block), needed=limit.min_requests)
-        part = self._open.next(sight, now)[limit.version]
-        self._from = part if self._from is None else self._from + part
-        counted = self._counter(self._from)
-        return _by_share(self, counted, now - self._began, block)
+    def look(self, sight: Sight, now: float, block: int) -> None:
+        """Take in a block."""
+        limit, word = self.limit, INCONCLUSIVE
+        if now >= self._began:
+            part = self._open.next(sight, now)[limit.version]
+            self._from = part if self._from is None else self._from + part
+            counted = self._counted = self._counter(self._from)
+            if counted.n >= max(1, limit.min_requests):
+                word = FAIL if breached(limit, counted) else PASS
+        self._say(word, now, block)
+        self.due = False  # it holds the stage; that is nothing to act on
+
+    def verdict(self) -> Verdict:
+        """Return the verdict as of the last look."""
+        counted = self._counted
+        return self._verdict(
+            counted.n,
+            counted.count,
+            seconds=max(0.0, self._now - self._began),
+            needed=max(0, self.limit.min_requests - counted.n),
+        )
 
 
-class RatioJudge:
+class RatioJudge(_Judge):
     """Judges how many times the bad of `new` there are compared with stable."""
 
-    name = EVIDENCE
-
-    __slots__ = ("_after_s", "_began", "_blocks", "_counter", "_full", "_level", "_recorded", "_worse", "limit")
+    __slots__ = ("_blocks", "_counter", "_evidence")
 
     def __init__(self, limit: Limit, court: Court) -> None:
-        self.limit = limit
-        self._began = court.began
+        super().__init__(limit, court, STAGE if limit.action == HOLD else EVIDENCE)
+        self._counter = Counter(limit, court.columns)
+        self._blocks = _Blocks(court)
+        self._evidence = RatioEvidence(
+            limit.max_ratio or 1.0, limit.floor, court.alarm_at, min_requests=limit.min_requests
+        )
+
+    def look(self, sight: Sight, now: float, block: int) -> None:
+        """Take in a block."""
+        stable, new = self._blocks.next(sight, now)
+        self._evidence.look(*self._counter.bad(new), *self._counter.bad(stable))
+        word = _word(self.limit, self._evidence)
+        self._say(word, now, block, proven=word == PASS and self._evidence.proven)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict as of the last look."""
+        found = self._evidence.finding()
+        return self._verdict(
+            found.n,
+            found.bad,
+            seconds=self._now - self._began,
+            needed=found.needed,
+            needed_to_prove=found.needed_to_prove,
+            measured=None if found.ratio is None else round(found.ratio, 4),
+            detail={
+                "stable": {"n": found.stable_n, "bad": found.stable_bad},
+                "evidence": round(found.evidence, 2) if found.n else None,
+                "alarm_at": round(found.alarm_at, 2),
+            },
+        )
+
+
+class RecordJudge(_Judge):
+    """Judges how many times the bad of `new` there are compared with what stable had while it had traffic."""
+
+    __slots__ = ("_blocks", "_counter", "_evidence", "_level", "_record", "_usual")
+
+    def __init__(self, limit: Limit, court: Court) -> None:
+        super().__init__(limit, court, STAGE if limit.action == HOLD else EVIDENCE)
         self._level = court.alarm_at
         self._counter = Counter(limit, court.columns)
         self._blocks = _Blocks(court)
-        self._full = court.weight_bp == FULL
-        self._worse = RatioEvidence(
-            limit.max_ratio or 1.0, limit.floor, court.alarm_at, min_requests=limit.min_requests
-        )
-        self._recorded: ShareEvidence | None = None
+        self._evidence: ShareEvidence | None = None  # `None`: there is no record
+        self._record: dict[str, object] = {}
+        self._usual = 0.0
 
-    def look(self, sight: Sight, now: float, block: int) -> Verdict:
-        """Return the verdict at `now`."""
-        limit = self.limit
-        if not self._counter.readable:
-            return Verdict(ERROR, limit, self.name, blocks=(block, block), detail=NOT_COUNTED)
-        stable, new = self._blocks.next(sight, now)
-        if self._full:
-            return self._by_record(sight, new, now, block)
-        self._worse.look(*self._counter.bad(new), *self._counter.bad(stable))
-        found = self._worse.finding()
-        word = FAIL if found.alarm else PASS if found.enough and found.within else INCONCLUSIVE
-        counts = {"n": found.stable_n, "bad": found.stable_bad}
-        measured = None if found.ratio is None else round(found.ratio, 4)
-        if limit.action == HOLD:
-            # A requirement asks for what was measured over the stage, not for an alarm.
-            word = PASS if found.enough and found.within else FAIL if found.enough else INCONCLUSIVE
-        return Verdict(
-            word,
-            limit,
-            STAGE if limit.action == HOLD else self.name,
-            n=found.n,
-            count=found.bad,
-            seconds=now - self._began,
-            blocks=(block, block),
-            due=word == FAIL and now - self._began >= limit.after_s,
+    def look(self, sight: Sight, now: float, block: int) -> None:
+        """Take in a block."""
+        new = self._blocks.next(sight, now)[NEW]
+        if self._evidence is None:
+            self._evidence = self._against(sight)
+        word, proven = INCONCLUSIVE, False
+        if self._evidence is not None:
+            self._evidence.look(*self._counter.bad(new))
+            word = _word(self.limit, self._evidence)
+            proven = word == PASS and self._evidence.proven
+        self._say(word, now, block, proven=proven)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict as of the last look."""
+        if self._evidence is None:
+            return self._verdict(detail=NO_RECORD)
+        found = self._evidence.finding()
+        return self._verdict(
+            found.n,
+            found.bad,
+            seconds=self._now - self._began,
             needed=found.needed,
-            proven=word == PASS and found.proven,
             needed_to_prove=found.needed_to_prove,
-            measured=measured,
+            measured=None if found.share is None else round(found.share / self._usual, 4),
             detail={
-                "stable": counts,
+                "record": self._record,
                 "evidence": round(found.evidence, 2) if found.n else None,
                 "alarm_at": round(found.alarm_at, 2),
             },
         )
 
-    def _by_record(self, sight: Sight, new: Judged, now: float, block: int) -> Verdict:
+    def _against(self, sight: Sight) -> ShareEvidence | None:
         limit = self.limit
         row = sight.record.get(limit.metric)
-        name = STAGE if limit.action == HOLD else self.name
         if not row or not row.get("n"):
-            return Verdict(INCONCLUSIVE, limit, name, blocks=(block, block), detail=NO_RECORD)
-        usual = max(row["count"], 1.0) / row["n"]
-        most = min(1.0, max(limit.floor, (limit.max_ratio or 1.0) * usual))
-        if self._recorded is None:
-            self._recorded = ShareEvidence(most, self._level, min_requests=limit.min_requests)
-        self._recorded.look(*self._counter.bad(new))
-        found = self._recorded.finding()
-        word = FAIL if found.alarm else PASS if found.enough and found.within else INCONCLUSIVE
-        if limit.action == HOLD and found.enough:
-            word = PASS if found.within else FAIL
-        return Verdict(
-            word,
-            limit,
-            name,
-            n=found.n,
-            count=found.bad,
-            seconds=now - self._began,
-            blocks=(block, block),
-            due=word == FAIL and now - self._began >= limit.after_s,
-            needed=found.needed,
-            proven=word == PASS and found.proven,
-            needed_to_prove=found.needed_to_prove,
-            measured=None if found.share is None else round(found.share / usual, 4),
-            detail={
-                "record": {"stage": sight.record_of, **row},
-                "evidence": round(found.evidence, 2) if found.n else None,
-                "alarm_at": round(found.alarm_at, 2),
-            },
-        )
+            return None
+        self._record = {"stage": sight.record_of, **row}
+        self._usual = max(row["count"], 1.0) / row["n"]
+        most = min(1.0, max(limit.floor, (limit.max_ratio or 1.0) * self._usual))
+        return ShareEvidence(most, self._level, min_requests=limit.min_requests)
 
 
-class PercentileJudge:
-    """Judges a percentile of `new` by that of stable."""
+class PercentileJudge(_Judge):
+    """Judges a percentile of `new` by that of stable, once per second."""
 
-    __slots__ = ("_began", "_full", "_held_s", "_last", "_verdict", "limit", "name")
+    __slots__ = ("_found", "_full", "_held_s")
 
     def __init__(self, limit: Limit, court: Court) -> None:
-        self.limit = limit
-        self.name = STAGE if limit.action == HOLD else WINDOW
-        self._began = court.began
+        super().__init__(limit, court, STAGE if limit.action == HOLD else WINDOW)
         self._full = court.weight_bp == FULL
         self._held_s: float | None = None
-        self._last = court.began
-        self._verdict: Verdict | None = None
+        self._found: Verdict | None = None
 
-    def look(self, sight: Sight, now: float, block: int) -> Verdict:
-        """Return the verdict at `now`; a fresh one once per second."""
-        if self._verdict is not None and now - self._last < PERCENTILE_S:
-            return self._verdict
-        passed, self._last = now - self._last, now
+    def look(self, sight: Sight, now: float, block: int) -> None:
+        """Take in a block."""
+        passed = now - self._now
+        if self._found is not None and passed < PERCENTILE_S:
+            return
         limit = self.limit
         quantile = limit.quantile or 0.5
         seconds = None
@@ -412,21 +469,19 @@ class PercentileJudge:
                 self._held_s = None
             fails = wrong and self._held_s is not None and self._held_s >= limit.for_s
             word = FAIL if fails else PASS if enough and not wrong else INCONCLUSIVE
-        age = now - self._began
-        self._verdict = Verdict(
-            word,
-            limit,
-            self.name,
-            n=n,
-            seconds=age if seconds is None else seconds,
-            blocks=(block, block),
+        self._say(word, now, block)
+        self._found = self._verdict(
+            n,
+            seconds=now - self._began if seconds is None else seconds,
             held_s=self._held_s or 0.0,
-            due=word == FAIL and age >= limit.after_s,
             needed=max(0, limit.min_requests - n),
             measured=None if ratio is None else round(ratio, 4),
             detail={"value_ms": value_ms, **detail},
         )
-        return self._verdict
+
+    def verdict(self) -> Verdict:
+        """Return the verdict as of the last second."""
+        return self._verdict() if self._found is None else self._found
 
     def _usual(self, sight: Sight, quantile: float) -> tuple[float | None, dict[str, object]]:
         limit = self.limit
@@ -444,70 +499,55 @@ class PercentileJudge:
         return found, shown
 
 
-class ReadingJudge:
+class ReadingJudge(_Judge):
     """Judges the number that a check reads."""
 
-    name = READING
-
-    __slots__ = ("_began", "_held_s", "_last", "_seen", "_unreadable", "limit")
+    __slots__ = ("_held_s", "_reading", "_seen")
 
     def __init__(self, limit: Limit, court: Court) -> None:
-        self.limit = limit
-        self._began = court.began
+        super().__init__(limit, court, READING)
         self._held_s: float | None = None
-        self._last = court.began
+        self._reading: Reading | None = None
         self._seen = 0
-        self._unreadable = 0
 
-    def look(self, sight: Sight, now: float, block: int) -> Verdict:
-        """Return the verdict at `now`."""
-        limit, at = self.limit, (block, block)
-        reading = sight.readings.get(limit.metric)
-        passed, self._last = now - self._last, now
+    def look(self, sight: Sight, now: float, block: int) -> None:
+        """Take in a block."""
+        limit, passed = self.limit, now - self._now
+        reading = self._reading = sight.readings.get(limit.metric)
         if reading is None or not reading.number:
-            return Verdict(INCONCLUSIVE, limit, self.name, blocks=at, detail={"why": "not read yet"})
+            self._say(INCONCLUSIVE, now, block)
+            return
         fresh = reading.number - self._seen if self._seen else 1
         self._seen = reading.number
         if reading.value is None:
-            self._unreadable += max(0, fresh)
-            detail = {"why": reading.error, "unreadable": self._unreadable}
-            return Verdict(ERROR, limit, self.name, blocks=at, unreadable=self._unreadable, detail=detail)
-        self._unreadable = 0
+            self.unreadable += max(0, fresh)
+            self._say(ERROR, now, block)
+            return
+        self.unreadable = 0
         wrong = beyond(limit, reading.value)
         self._held_s = None if not wrong else 0.0 if self._held_s is None else self._held_s + passed
         fails = self._held_s is not None and self._held_s >= limit.for_s
-        return Verdict(
-            FAIL if fails else INCONCLUSIVE if wrong else PASS,
-            limit,
-            self.name,
-            n=1,
-            blocks=at,
-            held_s=self._held_s or 0.0,
-            due=fails and now - self._began >= limit.after_s,
-            proven=not wrong,
-            measured=reading.value,
-        )
+        self._say(FAIL if fails else INCONCLUSIVE if wrong else PASS, now, block, proven=not wrong)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict as of the last look."""
+        reading = self._reading
+        if reading is None or not reading.number:
+            return self._verdict(detail={"why": "not read yet"})
+        if reading.value is None:
+            return self._verdict(detail={"why": reading.error, "unreadable": self.unreadable})
+        return self._verdict(1, held_s=self._held_s or 0.0, measured=reading.value)
 
 
 NOT_COUNTED: Mapping[str, object] = {"why": "the workers do not count it"}
 NO_RECORD: Mapping[str, object] = {"why": "stable has no traffic here and no record from a stage below 100 %"}
 
 
-def _by_share(judge: StageJudge, counted: Count, seconds: float, block: int) -> Verdict:
-    limit = judge.limit
-    enough = counted.n >= max(1, limit.min_requests)
-    word = INCONCLUSIVE if not enough else FAIL if breached(limit, counted) else PASS
-    return Verdict(
-        word,
-        limit,
-        judge.name,
-        n=counted.n,
-        count=counted.count,
-        seconds=seconds,
-        blocks=(block, block),
-        due=False,
-        needed=max(0, limit.min_requests - counted.n),
-    )
+def _word(limit: Limit, found: ShareEvidence | RatioEvidence) -> str:
+    """Return what the evidence says; a requirement asks for what was measured over the stage, not for an alarm."""
+    if limit.action == HOLD:
+        return INCONCLUSIVE if not found.enough else PASS if found.within else FAIL
+    return FAIL if found.alarm else PASS if found.enough and found.within else INCONCLUSIVE
 
 
 def _ms(us: int | None) -> float | None:

@@ -143,6 +143,14 @@ class RatioEvidence:
         return self._total[0] >= self._min_requests
 
     @property
+    def within(self) -> bool:
+        """Whether the measured ratio, or the measured share, is within what is allowed, exactly."""
+        n, bad, stable_n, stable_bad = self._total
+        (ratio, ratio_of), (floor, floor_of) = self._exact
+        within_ratio = stable_n > 0 and bad * stable_n * ratio_of <= ratio * stable_bad * n
+        return within_ratio or bad * floor_of <= floor * n
+
+    @property
     def evidence(self) -> float:
         """The logarithm of the evidence that `new` is above the ratio, and above the floor if there is one."""
         ratio = self._origin.detector.evidence
@@ -162,15 +170,13 @@ class RatioEvidence:
     def finding(self) -> RatioFinding:
         """Return what is known now, for people and records."""
         n, bad, stable_n, stable_bad = self._total
-        (ratio, ratio_of), (floor, floor_of) = self._exact
-        within_ratio = stable_n > 0 and bad * stable_n * ratio_of <= ratio * stable_bad * n
         return RatioFinding(
             n=n,
             bad=bad,
             stable_n=stable_n,
             stable_bad=stable_bad,
             enough=self.enough,
-            within=within_ratio or bad * floor_of <= floor * n,
+            within=self.within,
             alarm=self.alarm,
             proven=self.proven,
             needed=max(0, self._min_requests - n),

@@ -44,7 +44,8 @@ class Stream:
             over=lambda version, seconds: self.window.over(seconds) if version else (nothing(2), seconds),
             histogram=lambda version, seconds, *, first_byte: {},
         )
-        return self.judge.look(sight, self.now, self.block)
+        self.judge.look(sight, self.now, self.block)
+        return self.judge.verdict()
 
 
 def test_errors_over_the_limit_fail_and_the_evidence_says_how_many_of_how_many():

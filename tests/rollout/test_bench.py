@@ -20,10 +20,28 @@ def fails(limit=ERRORS, **more):
     return Verdict(FAIL, limit, "evidence", n=20, count=20, due=True, **more)
 
 
+class Says:
+    """A judge that has said something."""
+
+    def __init__(self, verdict):
+        self.said = verdict
+
+    def __getattr__(self, name):
+        return getattr(self.said, name)
+
+    def verdict(self):
+        return self.said
+
+
 def bench(*verdicts, stable_ready=True):
     found = Bench()
-    found.verdicts, found.stable_ready = verdicts, stable_ready
+    found.stable_ready = stable_ready
+    say(found, *verdicts)
     return found
+
+
+def say(found, *verdicts):
+    found.judges = tuple(map(Says, verdicts))
 
 
 def test_a_failing_limit_rolls_back_and_names_the_others():
@@ -68,11 +86,11 @@ def test_limits_that_pause_and_checks_that_cannot_be_read():
     resumed = bench(unreadable)
     assert resumed.breach(replace(GOING, phase=PAUSED)) is None
     assert resumed.breach(GOING) is None
-    resumed.verdicts = (replace(unreadable, unreadable=6),)
+    say(resumed, replace(unreadable, unreadable=6))
     assert resumed.breach(GOING).reason == "CheckUnreadable"
     resumed.breach(replace(GOING, phase=PAUSED))
     for count, reason in ((0, None), (1, None), (3, "CheckUnreadable")):
-        resumed.verdicts = (replace(unreadable, unreadable=count),)
+        say(resumed, replace(unreadable, unreadable=count))
         found = resumed.breach(GOING)
         assert (found and found.reason) == reason
 
@@ -88,9 +106,9 @@ def test_a_breach_is_told_once_until_it_is_over():
     limit = Limit("error_rate", max=0.01, action=ALERT)
     found = bench(fails(limit))
     assert [len(found.told(GOING)), len(found.told(GOING))] == [1, 0]
-    found.verdicts = (Verdict(PASS, limit, "evidence"),)
+    say(found, Verdict(PASS, limit, "evidence"))
     assert found.told(GOING) == []
-    found.verdicts = (fails(limit),)
+    say(found, fails(limit))
     assert len(found.told(GOING)) == 1
 
 

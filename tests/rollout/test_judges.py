@@ -54,7 +54,8 @@ class Trial:
             record=self.record,
             record_of="half" if self.record else "",
         )
-        return self.judge.look(sight, self.now, self.block)
+        self.judge.look(sight, self.now, self.block)
+        return self.judge.verdict()
 
 
 def test_total_failure_is_decided_within_five_blocks_and_the_evidence_says_since_when():
@@ -226,4 +227,5 @@ def trial_add(trial, n, bad):
         over=lambda version, seconds: (part if version else nothing(), BLOCK),
         histogram=lambda version, seconds, *, first_byte: {},
     )
-    return trial.judge.look(sight, trial.now, trial.block)
+    trial.judge.look(sight, trial.now, trial.block)
+    return trial.judge.verdict()
