@@ -32,12 +32,13 @@ class Detectors:
     def __init__(
         self, runs: int, alarm_at: float, ways: Sequence[Way] = WAYS, total_blocks: float = TOTAL_BLOCKS
     ) -> None:
-        parts, sizes, sees = zip(*ways, strict=True)
+        parts, sizes, sees, patient = zip(*ways, strict=True)
         self._parts, self._sizes, self._sees = np.array(parts)[:, None], np.array(sizes)[:, None], list(sees)
+        self._patient = np.array(patient)[:, None]
         self._enough = np.exp(alarm_at)
         self._most = (self._enough / ways[0].part) ** (1 / total_blocks) - 1
         self._ceilings = KEPT * self._enough / self._parts
-        self._wealth = np.ones((len(ways), runs))
+        self._wealth = np.zeros((len(ways), runs))
         self._total = np.zeros(runs)
 
     @property
@@ -59,7 +60,10 @@ class Detectors:
         third = (1 - np.asarray(allowed)) / 3
         upper = np.maximum(0.0, share - 1 + third) / np.maximum(third, 1e-9)
         seen = np.array((share, np.minimum(share, allowed + third), upper))[self._sees]
-        wealth = np.maximum(1.0, self._wealth) * (1 + self._sizes * largest * (seen - allowed))
+        bets = self._sizes * largest
+        lost = bets * allowed
+        level = np.where(self._patient & (lost > 0), 1 / np.where(lost > 0, lost, 1.0), 1.0)
+        wealth = np.maximum(self._wealth, np.minimum(self._wealth + 1, level)) * (1 + bets * seen - lost)
         np.minimum(wealth, self._ceilings, out=wealth)
         np.copyto(self._wealth, wealth, where=due)
         np.copyto(self._total, (self._parts * wealth).sum(axis=0), where=due)

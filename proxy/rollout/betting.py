@@ -7,12 +7,12 @@ who gets rich was right that something is wrong.
 
 `Detector`: is the share above what is allowed, since any block at all?
   One bet multiplies the wealth by 1 + λ(share − allowed), 0 ≤ λ < 1/allowed (Waudby-Smith & Ramdas, "Estimating means
-  of bounded random variables by betting", JRSS B 2024). A fresh gambler starts at every block, and the evidence is the
-  wealth of the richest of them, M ← max(M, 1)·factor (an e-detector; Shin, Ramdas & Rinaldo, "E-detectors", arXiv
-  2203.03532), so that good history neither slows the alarm nor hastens it. Several *ways* to bet play side by side,
-  each with a part of the first stake, for no λ is good against every failure.
-  Guarantee: the wealth of all gamblers together is expected to grow by at most 1 per block and the richest has no more
-  than all of them, hence P(alarm within T blocks) ≤ T / exp(alarm_at).
+  of bounded random variables by betting", JRSS B 2024). A fresh gambler starts at every block, so that good
+  history does not slow the alarm, and the evidence is at most the wealth of all of them together (the Shiryaev-Roberts
+  e-detector, M ← (M + 1)·factor; Shin, Ramdas & Rinaldo, "E-detectors", arXiv 2203.03532): above a *level* no more of
+  them start, M ← max(M, min(M + 1, level))·factor, so that a long good history does not hasten it either. Several
+  *ways* to bet play side by side, each with a part of the first stake, for no λ is good against every failure.
+  Guarantee: E[M] grows by at most 1 per block, hence P(alarm within T blocks) ≤ T / exp(alarm_at).
 `Bound`: between which limits does the share lie, at every instant at once?
   The empirical Bernstein confidence sequence of Waudby-Smith & Ramdas (theorem 2; inequality of Fan, Grama & Liu 2015),
   of share − allowed, so that what is allowed may differ from block to block. Each side holds at all times together
@@ -47,15 +47,20 @@ WHOLE, LOWER, UPPER = range(3)
 
 
 class Way(NamedTuple):
-    """One way to bet: with which `part` of the first stake, of which `size` (relative to the largest), on what."""
+    """One way to bet: with which `part` of the first stake, of which `size` (relative to the largest), on what.
+
+    `patient`: gamblers start until the wealth is what it comes to while nothing is bad, else until it is 1. The first
+    finds small excesses sooner; the second takes as long whatever is allowed and however long all was well.
+    """
 
     part: float
     size: float
     sees: int = WHOLE
+    patient: bool = False
 
 
 # The first finds total failure, the second a failure of a tenth or more, the last an excess of a half in minutes.
-WAYS = (Way(0.78, 1.0, UPPER), Way(0.12, 0.8, LOWER), Way(0.05, 0.08), Way(0.05, 0.02))
+WAYS = (Way(0.75, 1.0, UPPER), Way(0.07, 0.75, LOWER), Way(0.09, 0.14, patient=True), Way(0.09, 0.022, patient=True))
 # So many blocks in which all is bad make an alarm: the fourth. Fewer forgive less, more come later than the fifth.
 TOTAL_BLOCKS = 3.9
 # No bet loses more than this part of the wealth in one block. Of a limit of 1 % it is what bounds the largest bet.
@@ -72,10 +77,11 @@ class Detector:
 
     `alarm_at`: natural logarithm of the evidence that makes an alarm. `total_blocks`: so many blocks in which all is
     bad make one by the first of `ways`, if what is allowed is small.
-    `wealth`: of the richest gambler, for each way; at most 1 says that nothing that was before speaks for a failure.
+    `odds`: for each way, the wealth of its gamblers relative to the level; at most 1 says that nothing that was before
+    speaks for a failure.
     """
 
-    __slots__ = ("_ceilings", "_enough", "_most", "_rest", "_total", "_ways", "alarm_at", "wealth")
+    __slots__ = ("_ceilings", "_enough", "_most", "_rest", "_total", "_ways", "_wealth", "alarm_at", "odds")
 
     def __init__(self, alarm_at: float, ways: Sequence[Way] = WAYS, total_blocks: float = TOTAL_BLOCKS) -> None:
         self.alarm_at = alarm_at
@@ -84,9 +90,10 @@ class Detector:
         self._most = (self._enough / ways[0].part) ** (1 / total_blocks) - 1
         self._ceilings = [KEPT * self._enough / way.part for way in ways]
         self._total = 0.0
-        # What is allowed and staked while nothing is bad and nothing speaks for a failure: such bets change nothing.
+        # What was allowed and staked when a bet on a block with nothing bad changed nothing: the same would not either.
         self._rest: tuple[float, float] | None = None
-        self.wealth = [1.0] * len(ways)
+        self._wealth = [0.0] * len(ways)
+        self.odds = [0.0] * len(ways)
 
     @property
     def evidence(self) -> float:
@@ -105,18 +112,22 @@ class Detector:
         """
         if share == 0 and self._rest == (allowed, stake):
             return  # it would come out as it is
-        calm = share == 0 and max(self.wealth) <= 1
-        self._rest = (allowed, stake) if calm else None
         largest = stake * (min(MOST_LOSS / allowed, self._most) if allowed else self._most)
         third = (1 - allowed) / 3
         upper = max(0.0, share - 1 + third) / third if third else 0.0
         seen = (share, min(share, allowed + third), upper)
-        wealth, total = self.wealth, 0.0
-        for index, (part, size, sees) in enumerate(self._ways):
-            factor = 1 + size * largest * (seen[sees] - allowed)
-            wealth[index] = richest = min(max(1.0, wealth[index]) * factor, self._ceilings[index])
-            total += part * richest
+        before, total = self._wealth, 0.0
+        self._wealth = wealth = before.copy()
+        for index, (part, size, sees, patient) in enumerate(self._ways):
+            lost = size * largest * allowed  # where nothing is bad
+            level = 1 / lost if patient and lost else 1.0
+            have = max(before[index], min(before[index] + 1, level))
+            have = min(have * (1 + size * largest * seen[sees] - lost), self._ceilings[index])
+            wealth[index] = have
+            self.odds[index] = have / level
+            total += part * have
         self._total = total
+        self._rest = (allowed, stake) if share == 0 and wealth == before else None
 
 
 class Bound:

@@ -129,7 +129,7 @@ class ShareAlarm:
         self._bad = 0
         self._total = Span()
         self.detector = Detector(alarm_at)
-        self._begun = [self._total] * len(self.detector.wealth)
+        self._begun = [self._total] * len(self.detector.odds)
 
     def look(self, n: int, bad: int) -> None:
         """Take in one block: `bad` of its `n` responses."""
@@ -139,8 +139,8 @@ class ShareAlarm:
             return
         detector.bet(share(self._bad, gather.n), self._allowed)
         self._total = total = Span(total.blocks + gather.blocks, total.n + gather.n, total.bad + self._bad)
-        for index, wealth in enumerate(detector.wealth):
-            if wealth <= 1:
+        for index, odds in enumerate(detector.odds):
+            if odds <= 1:
                 self._begun[index] = total
         gather.clear()
         self._bad = 0
@@ -148,8 +148,8 @@ class ShareAlarm:
     @property
     def span(self) -> Span:
         """The blocks of which the strongest evidence consists."""
-        wealth, total = self.detector.wealth, self._total
-        begun = self._begun[max(range(len(wealth)), key=wealth.__getitem__)]
+        odds, total = self.detector.odds, self._total
+        begun = self._begun[max(range(len(odds)), key=odds.__getitem__)]
         return Span(total.blocks - begun.blocks, total.n - begun.n, total.bad - begun.bad)
 
 
