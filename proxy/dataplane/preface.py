@@ -71,7 +71,7 @@ def _text(data: bytes) -> Preface | None:
     words = data[len(V1) : end].split(b" ")
     if words[0] == b"UNKNOWN":
         return Preface(end + 2, None)
-    kinds: dict[bytes, type[IPv4Address] | type[IPv6Address]] = {b"TCP4": IPv4Address, b"TCP6": IPv6Address}
+    kinds: dict[bytes, type[IPv4Address | IPv6Address]] = {b"TCP4": IPv4Address, b"TCP6": IPv6Address}
     if len(words) != 5 or words[0] not in kinds:
         raise Malformed("neither TCP4, TCP6 nor UNKNOWN")
     kind = kinds[words[0]]

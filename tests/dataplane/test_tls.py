@@ -14,6 +14,7 @@ import trustme
 from proxy.ipc import layout
 from proxy.routing.table import RequestLimits, Sticky
 from proxy.tls import Pair, read_pair
+from tests.certificates import issue
 from tests.dataplane.conftest import IDLE, Gate
 from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import Client, Ended, holding, request, response
@@ -22,20 +23,12 @@ BIG = bytes(range(256)) * 8192  # 2 MiB
 
 
 @pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
 def make(authority, tmp_path_factory):
     """Return a function that issues a certificate for names, and returns it as a worker gets it."""
 
     def pair(*names: str) -> Pair:
-        folder = tmp_path_factory.mktemp("pair")
-        issued = authority.issue_cert(*names)
-        (folder / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        issued.private_key_pem.write_to_path(folder / "key.pem")
-        return read_pair(folder / "cert.pem", folder / "key.pem")
+        files = issue(authority, tmp_path_factory.mktemp("pair"), *names)
+        return read_pair(files.cert, files.key)
 
     return pair
 
@@ -214,9 +207,9 @@ def test_tls_1_1_is_refused(tls):
     old.check_hostname = False
     old.verify_mode = ssl.CERT_NONE
     old.set_ciphers("DEFAULT:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-    with pytest.raises(ssl.SSLError, match="(?i)version"):
+    with pytest.raises(ssl.SSLError, match=r"(?i)version"):
         tls.client(context=old)
 
 
@@ -319,12 +312,12 @@ def test_half_close_waits_for_the_answer(tls, release):
     def until(done):
         while True:
             try:
-                found = done()
-                sock.sendall(outgoing.read())
-                return found
+                return done()
             except ssl.SSLWantReadError:
                 sock.sendall(outgoing.read())
                 incoming.write(sock.recv(65536))
+            finally:
+                sock.sendall(outgoing.read())
 
     until(inner.do_handshake)
     inner.write(request())
@@ -416,7 +409,7 @@ def test_an_endpoint_that_does_not_read_holds_up_the_client(tls, release):
     tls.serve(tls.backend(stalls))
     client = tls.client()
     before = tls.rss()
-    client.send(request("POST", "/", "Content-Length: %d" % (32 * 1024 * 1024)))
+    client.send(request("POST", "/", f"Content-Length: {32 * 1024 * 1024}"))
     sent = []
 
     def push():
@@ -506,18 +499,9 @@ def test_a_drain_ends_an_idle_connection_after_one_more_answer(authority, make):
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 def test_openssl_s_client(tls, version):
     tls.serve(tls.backend())
+    where = ["-connect", f"127.0.0.1:{tls.worker.port}", "-servername", "a.shop.test"]
     done = subprocess.run(
-        [
-            "openssl",
-            "s_client",
-            "-connect",
-            f"127.0.0.1:{tls.worker.port}",
-            "-servername",
-            "a.shop.test",
-            version,
-            "-ign_eof",
-            "-quiet",
-        ],
+        ["openssl", "s_client", *where, version, "-ign_eof", "-quiet"],
         input=request("GET", "/", "Connection: close"),
         capture_output=True,
         timeout=20,
