@@ -75,6 +75,8 @@ def _text(data: bytes) -> Preface | None:
     if len(words) != 5 or words[0] not in kinds:
         raise Malformed("neither TCP4, TCP6 nor UNKNOWN")
     kind = kinds[words[0]]
+    if b"%" in words[1] + words[2]:
+        raise Malformed("an address has a zone, which means something on one machine only")
     try:
         source, _ = kind(words[1].decode("ascii")), kind(words[2].decode("ascii"))
     except ValueError:
