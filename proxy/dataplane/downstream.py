@@ -350,12 +350,16 @@ class Downstream(asyncio.Protocol):
         self.closing = True
         self.transport.abort()
 
-    def cut(self) -> None:
+    def cut(self, *, framed: bool = False) -> None:
         """End the connection in the middle of an answer, so that nobody takes what came of it for the whole."""
         exchange = self.exchange
         self.exchange = None
         if isinstance(exchange, Exchange):
             self.worker.log_exchange(exchange)
+        if framed:
+            # Its length or its chunks say that more was to come: the client gets what there is, then FIN.
+            self.linger()
+            return
         # RST: to an HTTP/1.0 client, whose body lasts until close, a FIN would say that it is complete.
         break_off(self.transport)
         self.abort()

@@ -849,7 +849,7 @@ class Exchange:
         self.phase = OVER
         if self._failing_over:
             self._count_failover(rescued=False)
-        self.downstream.cut()
+        self.downstream.cut(framed=self._rechunk or self._response_left >= 0)
 
     def abandon(self) -> None:
         """End an exchange whose client left: the upstream request is aborted in the same tick."""

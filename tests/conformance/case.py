@@ -74,6 +74,7 @@ class Case:
     tunnelled: bytes = b""
     methods: list[bytes] = field(default_factory=list)
     trusted: bool = False
+    ended: str = ""  # how the client sees the end: "fin" or "reset"; "" if either will do
     loose: bool = False  # the beginning of the request may have reached the backend, but never all of it
 
     def __post_init__(self) -> None:
@@ -197,6 +198,8 @@ def check(case: Case, talk: Talk) -> list[str]:
         wrong.append(f"the connection cannot be used again ({talk.ended})")
     if case.open is False and talk.ended == "open":
         wrong.append("the connection stays open")
+    if case.ended and talk.ended != case.ended:
+        wrong.append(f"the connection ends by {talk.ended}, not {case.ended}")
     if case.tunnelled and talk.tunnelled != case.tunnelled:
         wrong.append(f"the tunnel carried {talk.tunnelled!r}")
     if not any(wanted.cut for wanted in case.answers) and talk.cut:

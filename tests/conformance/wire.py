@@ -74,7 +74,7 @@ def framing(seen: Seen) -> int | None:
         return None
     if not lengths:
         return -1
-    if not re.fullmatch(rb"[0-9]{1,18}", lengths[0]):
+    if not re.fullmatch(rb"[0-9]{1,19}", lengths[0]):
         raise Unreadable(f"length {lengths[0]!r}")
     return int(lengths[0])
 
