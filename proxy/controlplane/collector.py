@@ -49,6 +49,7 @@ ENDPOINT_STATES = {
     layout.ENDPOINT_DRAIN: "drain",
     layout.ENDPOINT_MAINTENANCE: "maintenance",
     layout.ENDPOINT_DOWN: "down",
+    layout.ENDPOINT_EJECTED: "ejected",
 }
 _NO_ENDPOINT = [0] * layout.ENDPOINT_HDR
 _PARTS = 4  # ticks in which the histograms of all versions are read once
@@ -241,7 +242,7 @@ def _endpoints(
         counts.append(
             EndpointCounts(
                 url=endpoint.url,
-                state=ENDPOINT_STATES[words[at]],
+                state=ENDPOINT_STATES[words[at] & layout.ENDPOINT_STATE_MASK],
                 ended=block[layout.ENDPOINT_ENDED],
                 bad=block[layout.ENDPOINT_BAD],
                 connect_failed=block[layout.ENDPOINT_CONNECT_FAILED],

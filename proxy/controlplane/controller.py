@@ -397,6 +397,7 @@ class Controller:
         """Take out and let in endpoints by what checks and requests have shown; tell it, and store who is down."""
         news, changed = self._endpoints.look(snapshot.services, now)
         for one in news:
+            self._counts = None  # their states are others now
             self.commits.say(self._entries[one.service], one.kind, one.kind, one.numbers)
         if changed:
             self.commits.spawn(self._keep_endpoints(changed))

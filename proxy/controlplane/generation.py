@@ -11,6 +11,7 @@ from proxy.ipc.layout import (
     CONTROL_SEED,
     CONTROL_WEIGHT,
     ENDPOINT_HDR,
+    ENDPOINT_STATE_MASK,
     EPOCH_SHIFT,
     SERVICE_USER_HDR,
     VERSION_BAD,
@@ -85,6 +86,11 @@ class Generation:
     def store_seed(self, index: int, seed: int) -> None:
         """Store the split's seed (64 bits)."""
         self.control.words[self.control_layout.services[index] + CONTROL_SEED] = seed
+
+    def store_endpoint(self, index: int, version: int, endpoint: int, word: int) -> None:
+        """Store an endpoint's control word; one that is alone in its version has its full share."""
+        places = self.control_layout.endpoints[index][version]
+        self.control.words[places[endpoint]] = word if len(places) > 1 else word & ENDPOINT_STATE_MASK
 
     def _small(self, index: int) -> tuple[tuple[int, int], ...]:
         places, columns = self.counters_layout, self.columns[index]

@@ -38,7 +38,7 @@ class Generations:
     `changes` grows whenever other regions are read than before, or `totals` is another.
     """
 
-    __slots__ = ("_endpoint_states", "_incarnations", "_numbers", "changes", "live", "scales", "totals")
+    __slots__ = ("_endpoint_words", "_incarnations", "_numbers", "changes", "live", "scales", "totals")
 
     def __init__(self) -> None:
         self.live: list[Generation] = []
@@ -47,7 +47,7 @@ class Generations:
         self.changes = 0
         self._numbers = count(1)
         self._incarnations = count(1)
-        self._endpoint_states: dict[tuple[str, int, str], int] = {}
+        self._endpoint_words: dict[tuple[str, int, str], int] = {}
 
     @property
     def current(self) -> Generation:
@@ -57,7 +57,7 @@ class Generations:
     def create(self, table: RoutingTable, words: Mapping[str, ServiceWords]) -> Generation:
         """Make the next generation with its control words written, before anybody can see them.
 
-        `words` has every service of the table. Endpoint states are taken along. Older generations that no worker
+        `words` has every service of the table. The words of endpoints are taken along. Older generations that no worker
         was ever given are let go.
         """
         for service in table.services:
@@ -68,9 +68,9 @@ class Generations:
             generation.store_seed(index, word.seed)
             generation.store_weight(index, word.weight_bp, word.flags)
         for at, version, index, endpoint in table.endpoints():
-            state = self._endpoint_states.get((table.services[at].name, version, endpoint.url))
-            if state is not None:
-                generation.control.words[generation.control_layout.endpoints[at][version][index]] = state
+            of_endpoint = self._endpoint_words.get((table.services[at].name, version, endpoint.url))
+            if of_endpoint is not None:
+                generation.store_endpoint(at, version, index, of_endpoint)
         self.live.append(generation)
         self.changes += 1
         self._let_go()
@@ -114,25 +114,21 @@ class Generations:
         for generation in having:
             generation.store_seed(generation.service_index[service], seed)
 
-    def store_endpoint_state(self, service: str, version: int, url: str, state: int) -> None:
-        """Store `layout.ENDPOINT_…` for an endpoint in every live generation; later ones begin with it.
+    def store_endpoint(self, service: str, version: int, url: str, word: int) -> None:
+        """Store an endpoint's control word in every live generation; later ones begin with it.
 
         `KeyError` when no live generation has the endpoint.
         """
         found = False
         for generation in self._having(service):
             at = generation.service_index[service]
-            for endpoint, word in zip(
-                generation.table.services[at].version(version).endpoints,
-                generation.control_layout.endpoints[at][version],
-                strict=True,
-            ):
+            for index, endpoint in enumerate(generation.table.services[at].version(version).endpoints):
                 if endpoint.url == url:
-                    generation.control.words[word] = state
+                    generation.store_endpoint(at, version, index, word)
                     found = True
         if not found:
             raise KeyError(f"{service}: no endpoint {url}")
-        self._endpoint_states[service, version, url] = state
+        self._endpoint_words[service, version, url] = word
 
     def fold_worker(self, slot: int) -> None:
         """Keep what the worker in `slot` counted and close its regions; it must be dead and waited for."""
@@ -184,7 +180,7 @@ class Generations:
             for generation in self.live
             for at, version, _, endpoint in generation.table.endpoints()
         }
-        self._endpoint_states = {key: state for key, state in self._endpoint_states.items() if key in named}
+        self._endpoint_words = {key: word for key, word in self._endpoint_words.items() if key in named}
 
     def _having(self, service: str) -> list[Generation]:
         having = [generation for generation in self.live if service in generation.service_index]

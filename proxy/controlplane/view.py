@@ -6,7 +6,7 @@ own window; decisions were made from exact counts before (`proxy.rollout.analysi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from proxy.controlplane.history import History
 from proxy.controlplane.operations import Json
@@ -48,10 +48,14 @@ def service_status(
     history: History,
     last_event: Json | None,
     now: float,
+    why: Callable[[str, int, str], str],
     *,
     drilling: bool = False,
 ) -> Json:
-    """Return the service's object of `status`; "new" is among the versions only when there is one."""
+    """Return the service's object of `status`; "new" is among the versions only when there is one.
+
+    `why(service, version, url)` says why an endpoint is not simply ready, "" if it is.
+    """
     by_proof = state.rollout is not None and state.rollout.now_at.advance == PROVEN
     shown = [STABLE, NEW] if counts.versions[NEW].endpoints else [STABLE]
     return {
@@ -66,7 +70,9 @@ def service_status(
         "stage": stage(state, watch, now),
         **({"drilling": True} if drilling else {}),
         "versions": {
-            VERSIONS[version]: _version(counts.name, version, counts.versions[version], watch.reach[version], history)
+            VERSIONS[version]: _version(
+                counts.name, version, counts.versions[version], watch.reach[version], history, why
+            )
             for version in shown
         },
         "limits": [
@@ -105,14 +111,20 @@ def stage(state: ServiceState, watch: Watch, now: float) -> Json | None:
 
 
 def standing(
-    state: ServiceState, service: str, watch: Watch, history: History, rollbacks: Mapping[str, int]
+    state: ServiceState,
+    service: str,
+    watch: Watch,
+    history: History,
+    rollbacks: Mapping[str, int],
+    ejections: tuple[int, int],
 ) -> ServiceStanding:
-    """Return what /metrics says of the controller's side of a service."""
+    """Return what /metrics says of the controller's side of a service; `ejections`: of stable and new."""
     return ServiceStanding(
         new_set=state.weight_bp / FULL,
         phase=state.phase,
         new_actual=history.share_of_new(service, ACTUAL_S),
         rollbacks=dict(rollbacks),
+        ejections=ejections,
         stage=0 if state.rollout is None else state.rollout.stage + 1,
         limits=tuple(
             LimitStanding(
@@ -171,7 +183,14 @@ def _limit(service: str, verdict: Verdict, history: History, *, by_proof: bool, 
     return {**shown, **({"shared": True} if verdict.shared else {}), **verdict.detail}
 
 
-def _version(service: str, version: int, counts: VersionCounts, reach: Reach, history: History) -> Json:
+def _version(
+    service: str,
+    version: int,
+    counts: VersionCounts,
+    reach: Reach,
+    history: History,
+    why: Callable[[str, int, str], str],
+) -> Json:
     part, seconds = history.over(service, version, SHOWN_S)
     histogram, _ = history.histogram(service, version, TOTAL, SHOWN_S)
     return {
@@ -186,15 +205,14 @@ def _version(service: str, version: int, counts: VersionCounts, reach: Reach, hi
             "error_rate": min(1.0, part.bad / part.requests) if part.requests else None,
             **{name: _ms(hdr.percentile(histogram, quantile)) for name, quantile in QUANTILES.items()},
         },
-        "endpoints": [_endpoint(endpoint, reach) for endpoint in counts.endpoints],
+        "endpoints": [_endpoint(one, reach, why(service, version, one.url)) for one in counts.endpoints],
     }
 
 
-def _endpoint(counts: EndpointCounts, reach: Reach) -> Json:
+def _endpoint(counts: EndpointCounts, reach: Reach, why: str) -> Json:
     failed = reach.failures_of(counts.url)
-    why = f"the last {failed} connections failed" if failed else ""
-    if counts.state in ("drain", "maintenance"):
-        why = "set by an operator"
+    if not why and failed:
+        why = f"the last {failed} connections failed"
     return {
         "url": counts.url,
         "state": counts.state,

@@ -64,8 +64,11 @@ CONTROL_WEIGHT, CONTROL_SEED, CONTROL_OPENED, CONTROL_ROLLBACKS = range(4)
 WEIGHT_MASK = 0xFFFF
 FLAG_WATCHDOG_OFF = 1 << 16  # phase `completed`: a silent controller changes nothing
 EPOCH_SHIFT = 32
-# Control: per endpoint, one word.
-ENDPOINT_READY, ENDPOINT_DRAIN, ENDPOINT_MAINTENANCE, ENDPOINT_DOWN = range(4)
+# Control: per endpoint, one word. Bits 0…7 state · 8…23 what a ready one lacks of its share of the requests, of 10,000
+# (slow start; only where the version has others). So 0 is ready with its full share.
+ENDPOINT_READY, ENDPOINT_DRAIN, ENDPOINT_MAINTENANCE, ENDPOINT_DOWN, ENDPOINT_EJECTED = range(5)
+ENDPOINT_STATE_MASK = 0xFF
+ENDPOINT_LACKS_SHIFT = 8
 
 # Local replies by reason (`tidegate_local_replies_total{code,reason}`): index in the process block.
 LOCAL_REPLIES: tuple[tuple[int, str], ...] = (
@@ -124,7 +127,8 @@ VERSION_IN_FLIGHT = VERSION_GAUGES  # gauge: attempts dispatched and not ended
 VERSION_OLDEST_US = VERSION_GAUGES + 1  # gauge: age of the oldest judged attempt in flight
 VERSION_LAST_DISPATCH_NS = VERSION_GAUGES + 2  # gauge: CLOCK_MONOTONIC just before the weight word was read
 VERSION_TUNNELS = VERSION_GAUGES + 3  # gauge: of those in flight
-VERSION_SLOW = VERSION_GAUGES + 4  # + i: judged attempts that passed threshold i, in flight or at their end
+VERSION_QUEUED = VERSION_GAUGES + 4  # gauge: requests that wait until they may be in flight
+VERSION_SLOW = VERSION_GAUGES + 5  # + i: judged attempts that passed threshold i, in flight or at their end
 # + k: judged attempts that ended within threshold k but not within k-1; k = len(thresholds): slower than all.
 # fast[i] of DESIGN §3.6 is the sum of words 0…i: one store per attempt instead of up to 16.
 VERSION_ENDED_WITHIN = VERSION_SLOW + MAX_THRESHOLDS

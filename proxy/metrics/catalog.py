@@ -73,8 +73,14 @@ IN_FLIGHT = Metric("tidegate_in_flight", "gauge", "Attempts dispatched and not e
 ENDPOINT_UP = Metric(
     "tidegate_endpoint_up",
     "gauge",
-    "1 while the endpoint is ready to be given requests, else 0 (drain, maintenance, down).",
+    "1 while the endpoint is ready to be given requests, else 0 (drain, maintenance, down, ejected).",
     ("service", "version", "endpoint"),
+)
+EJECTIONS = Metric(
+    "tidegate_ejections_total",
+    "counter",
+    "How often an endpoint was ejected because it failed more than its siblings.",
+    ("service", "version"),
 )
 POOL = Metric(
     "tidegate_pool_connections",
@@ -144,6 +150,7 @@ CATALOG: tuple[Metric, ...] = (
     ASSIGNMENTS,
     IN_FLIGHT,
     ENDPOINT_UP,
+    EJECTIONS,
     POOL,
     FAILOVERS,
     RETRIES,

@@ -48,7 +48,7 @@ class LimitStanding:
 class ServiceStanding:
     """What the controller knows of a service: shares 0…1 (`None` = no traffic), phase, rollbacks by reason, limits.
 
-    `stage` counts from 1; 0 = there is no rollout.
+    `stage` counts from 1; 0 = there is no rollout. `ejections`: of endpoints of stable and new.
     """
 
     new_set: float
@@ -57,6 +57,7 @@ class ServiceStanding:
     rollbacks: Mapping[str, int] = field(default_factory=dict)
     limits: tuple[LimitStanding, ...] = ()
     stage: int = 0
+    ejections: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,8 @@ def _standing(families: _Families, name: str, standing: ServiceStanding, phases:
     for phase in phases:
         families.add(catalog.ROLLOUT_PHASE, [name, phase], phase == standing.phase)
     families.add(catalog.ROLLOUT_STAGE, [name], standing.stage)
+    for version, count in zip(("stable", "new"), standing.ejections, strict=True):
+        families.add(catalog.EJECTIONS, [name, version], count)
     for reason, count in standing.rollbacks.items():
         families.add(catalog.ROLLBACKS, [name, reason], count)
     for metric, limit in _worst(standing.limits).items():

@@ -114,7 +114,7 @@ _columns = lru_cache(maxsize=1024)(Columns)
 
 @dataclass(slots=True)
 class EndpointCounts:
-    """One address of a version. `state`: ready | drain | maintenance | down.
+    """One address of a version. `state`: ready | drain | maintenance | down | ejected.
 
     `in_flight`, `pool_idle` and `pool_active` are gauges, the others totals.
     """

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from proxy.routing.health import Health
+from proxy.routing.outlier import Eject
 from proxy.routing.table import NEW, Signal
 
 QUANTILES: dict[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
@@ -171,7 +173,8 @@ class ServicePlan:
     """What the controller needs to know of a service beside its routing.
 
     `signals` and `checks` are all that any limit of the service or of its `rollouts` may name.
-    `false_alarms`: how likely one rollout of a healthy version may be rolled back, at most.
+    `false_alarms`: how likely one rollout of a healthy version may be rolled back, at most. `health` and `eject`: what
+    takes endpoints out; `slow_start_s`: over which time they get their share back.
     """
 
     name: str
@@ -184,6 +187,9 @@ class ServicePlan:
     false_alarms: float = 0.01
     signals: tuple[Signal, ...] = ()
     checks: tuple[Check, ...] = ()
+    health: Health | None = None
+    eject: Eject | None = None
+    slow_start_s: float = 0.0
 
     def rollout(self, name: str = "") -> Plan | None:
         """Return the plan of that name; without a name the one called default, or the only one there is."""

@@ -160,7 +160,7 @@ def test_every_word_has_its_name(bench: Bench) -> None:
         at = hand.endpoint_at(NEW)
         for word in range(layout.ENDPOINT_POOL_ACTIVE + 1):
             hand.add(at + word, word + 20)
-    bench.generations.store_endpoint_state("web", NEW, B.url, layout.ENDPOINT_MAINTENANCE)
+    bench.generations.store_endpoint("web", NEW, B.url, layout.ENDPOINT_MAINTENANCE)
     snapshot = bench.block()
     new = counts(snapshot, NEW)
     assert new.assigned == {reason: 2 * at for at, reason in enumerate(layout.ASSIGNMENT_REASONS, 1)}
@@ -360,7 +360,7 @@ def test_counts_in_which_no_word_has_changed_are_the_very_same(bench: Bench) -> 
     assert after["shop"] is before["shop"]
     assert after["web"].versions[NEW].judged.requests == 1
     # What a worker counted is not forgotten with its region, and what people say of endpoints is seen at once.
-    bench.generations.store_endpoint_state("shop", STABLE, A.url, layout.ENDPOINT_DRAIN)
+    bench.generations.store_endpoint("shop", STABLE, A.url, layout.ENDPOINT_DRAIN)
     bench.generations.fold_worker(0)
     last = bench.collector.collect().services
     assert last["shop"].versions[STABLE].endpoints[0].state == "drain"

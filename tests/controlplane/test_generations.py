@@ -169,13 +169,13 @@ def test_an_endpoint_state_is_stored_everywhere_and_taken_along(generations: Gen
     made = table(service(new=version("2", B, C)))
     old = create(generations, made)
     generations.counters_for(old, 0)
-    generations.store_endpoint_state("web", NEW, C.url, layout.ENDPOINT_DRAIN)
+    generations.store_endpoint("web", NEW, C.url, layout.ENDPOINT_DRAIN)
     current = create(generations, table(service(new=version("2", C, B))))
     assert old.control.words[old.control_layout.endpoints[0][NEW][1]] == layout.ENDPOINT_DRAIN
     assert current.control.words[current.control_layout.endpoints[0][NEW][0]] == layout.ENDPOINT_DRAIN
     assert current.control.words[current.control_layout.endpoints[0][NEW][1]] == layout.ENDPOINT_READY
     with pytest.raises(KeyError, match="no endpoint"):
-        generations.store_endpoint_state("web", STABLE, C.url, layout.ENDPOINT_DRAIN)
+        generations.store_endpoint("web", STABLE, C.url, layout.ENDPOINT_DRAIN)
 
 
 def test_what_a_dead_worker_counted_is_kept(generations: Generations) -> None:

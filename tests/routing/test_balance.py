@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.routing.balance import two_choices
+from proxy.routing.balance import LEAST, level, share_after, two_choices
 from proxy.routing.retry import IDEMPOTENT, SAFE, failover_methods, within_budget
-from proxy.routing.table import Failover
+from proxy.routing.table import FULL, Failover
 
 BITS = st.integers(0, 2**32 - 1)
 
@@ -65,3 +65,32 @@ def test_methods():
 @given(st.integers(0, 1000), st.integers(0, 5000), st.floats(0, 1))
 def test_the_budget_is_a_share_and_at_least_three(failing_over, in_flight, share):
     assert within_budget(failing_over, in_flight, share) == (failing_over < max(3, in_flight * share))
+
+
+@given(st.floats(0, 1000), st.floats(0, 1000), st.floats(0.001, 100))
+def test_a_share_grows_with_time_and_ends_full(one, other, slow_start_s):
+    early, late = sorted((one, other))
+    assert LEAST <= share_after(early, slow_start_s) <= share_after(late, slow_start_s) <= FULL
+    assert share_after(slow_start_s, slow_start_s) == FULL
+    assert share_after(0.0, 0.0) == FULL
+
+
+def test_the_share_grows_linearly():
+    assert [share_after(seconds, 10.0) for seconds in (0, 1, 2.5, 5, 9.9)] == [1000, 1000, 2500, 5000, 9900]
+
+
+@given(st.lists(st.integers(LEAST, FULL), min_size=1, max_size=8), BITS)
+def test_the_best_always_takes_part(shares, bits):
+    assert 1 <= level(shares, bits) <= max(shares)
+
+
+def test_one_takes_part_in_proportion_to_its_share():
+    draw = random.Random(3)
+    shares = [FULL, FULL // 4, FULL // 2]
+    parts = Counter()
+    for _ in range(20_000):
+        least = level(shares, draw.getrandbits(32))
+        parts.update(at for at, share in enumerate(shares) if share >= least)
+    assert parts[0] == 20_000
+    assert abs(parts[1] / 20_000 - 0.25) < 0.02
+    assert abs(parts[2] / 20_000 - 0.5) < 0.02
