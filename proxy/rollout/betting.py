@@ -28,7 +28,7 @@ failure from a burst better than the whole:
 * up to the lower third is what a partial failure has. To a burst, however dense, it grants no more per block.
 
 The first gets most of the stake, because four bets that each win less than 1/allowed must reach the alarm; the others
-lose little by it: a fourth of the stake costs a few per cent of the time.
+lose little by it: with a tenth of the stake it takes them an eighth of the time more.
 
 What is assumed: the expected share of a block, given all before it, is at most what is allowed. What happens *inside*
 a block is free: responses of one block may fail all together or not at all. How many responses a block has must not

@@ -23,7 +23,7 @@ What it takes, in blocks (limit 1 %, two limits, 24 h): at total failure the one
 What breaks it: bursts longer than a block. One that fills three and halves of two more never alarms if all was well
 before; one that fills four does at limits up to 1 %, because by then it cannot be told from a failure. `judge.block` is
 the knob: four or five times as long as the bursts that are to be forgiven. No traffic: no bet, no alarm, no proof.
-Cost: 5 µs per limit and block.
+Cost: 3 µs per limit and block while all is well, 6 µs in trouble.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ responses, up to eight, so that it matters little whether those of a version com
 
 Assumed: the same as there, and that the split does not send the requests that fail to one version on purpose. What
 breaks it: bursts of one version that are longer than a block, even more than for a fixed limit, because a block with
-one bad response can say as much as one with twenty. Hence its bets are smaller: nine blocks of total failure of `new`
-make an alarm (`TOTAL_BLOCKS`), where a fixed limit beside it takes four. Its power falls with the weight of `new`: one
+one bad response can say as much as one with twenty. Hence its bets are smaller: nine to twelve blocks of total failure
+of `new` make an alarm, where a fixed limit beside it takes four. Its power falls with the weight of `new`: one
 block can win at most 1/θ, which at 50 % and ratio 1 is a factor of 2, and total failure takes 29 blocks.
-Cost: 10 µs per limit and block for `RatioEvidence`, 7 µs for `Attribution`.
+Cost per limit and block: 4 µs for `RatioEvidence` while all is well, 14 µs in trouble; 3 and 9 µs for `Attribution`.
 """
 
 from __future__ import annotations
