@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WrapSerializer
 
-from proxy.config.values import CheckTarget, Duration, Section, Share, Wait
+from proxy.config.values import CheckTarget, Duration, Section, Share, Wait, none_for
 from proxy.routing.health import Health
 from proxy.routing.outlier import Eject
 
@@ -48,6 +48,13 @@ class EjectConfig(Section):
     max: Annotated[Duration, Field(gt=0, le=86_400)] = Field(default=300.0, description="never longer than this")
 
 
+EjectOrNone = Annotated[
+    EjectConfig | None,
+    BeforeValidator(none_for),
+    WrapSerializer(lambda value, write: "none" if value is None else write(value)),
+]
+
+
 def health(config: HealthConfig | None) -> Health | None:
     """Return how endpoints are checked."""
     if config is None:
@@ -59,4 +66,4 @@ def eject(config: EjectConfig | None) -> Eject | None:
     """Return when endpoints are ejected."""
     if config is None:
         return None
-    return Eject(config.bad, config.window, config.min_requests, config.base, max(config.base, config.max))
+    return Eject(config.bad, config.window, config.min_requests, config.base, config.max)

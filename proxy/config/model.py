@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from proxy.config.addresses import parse_cookie_name, parse_field_name
-from proxy.config.health import EjectConfig, HealthConfig
+from proxy.config.health import EjectConfig, EjectOrNone, HealthConfig
 from proxy.config.limits import CheckConfig, LimitConfig, SignalConfig
 from proxy.config.load import Bare
 from proxy.config.stages import PlanConfig
@@ -252,6 +252,26 @@ class FailoverConfig(Section):
     budget: Share = Field(default=0.2, description="at most this share of what is in flight, at least 3 requests")
 
 
+InFlightLimit = Annotated[
+    Annotated[int, Field(ge=1, le=10_000_000)] | None, Notation("number or none"), BeforeValidator(none_for)
+]
+
+
+class InFlightConfig(Section):
+    """How many requests may be in flight at once; what is above waits, and then gets 503 with Retry-After.
+
+    For all workers together, each keeping its part. Open tunnels count. Off unless set: only you know what a version
+    can take, and a limit that is too low refuses requests that could have been answered.
+    """
+
+    endpoint: InFlightLimit = Field(default=None, description="on each endpoint", examples=["100"])
+    version: InFlightLimit = Field(default=None, description="on each version", examples=["400"])
+    queue: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=128, description="requests of each version that may wait; above: 503 at once"
+    )
+    wait: Wait = Field(default=1.0, description="how long they wait at most; then 503")
+
+
 class OnRollbackConfig(Section):
     """What becomes of the connections that last when `new` loses all its weight."""
 
@@ -289,7 +309,7 @@ class ServiceConfig(Section):
     health: HealthConfig | None = Field(
         default=None, description="active checks of the endpoints; absent = none: what fails there is seen by requests"
     )
-    eject: Annotated[EjectConfig | None, BeforeValidator(none_for)] = Field(
+    eject: EjectOrNone = Field(
         default=EjectConfig(), description="take out endpoints that fail more than their siblings; none = never"
     )
     slow_start: Duration = Field(
@@ -300,6 +320,9 @@ class ServiceConfig(Section):
     timeouts: TimeoutsConfig = Field(default=TimeoutsConfig(), description="how long an endpoint may take")
     failover: FailoverConfig = Field(
         default=FailoverConfig(), description="which failures of `new` stable answers instead"
+    )
+    in_flight: InFlightConfig = Field(
+        default=InFlightConfig(), description="how many requests may be in flight at once"
     )
     fallback_to_new: bool = Field(
         default=False, description="true: `new` answers when no endpoint of `stable` is ready, at weight 0 too"

@@ -74,6 +74,7 @@ def _findings(data: dict[str, Any], services: Services) -> Iterator[Finding]:
         yield from _labels(loc, service)
         yield from _sticky(loc, service)
         yield from _watchdog(loc, service)
+        yield from _eject(loc, service)
         yield from _definitions(loc, service)
         yield from _limits(loc, service)
 
@@ -228,6 +229,17 @@ def _watchdog(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
         key = ("watchdog",) if "watchdog" in service else ("judge", "block")
         blocks = f"two blocks (2 × {format_duration(block)})"
         yield (*loc, *key), f"{format_duration(watchdog)} of silence is less than {blocks}: it would shut between two"
+
+
+def _eject(loc: Loc, service: dict[str, Any]) -> Iterator[Finding]:
+    eject = mapping(service, "eject")
+    base, longest = (
+        good(parse_duration, eject[key]) if key in eject else default
+        for key, default in (("base", 30.0), ("max", 300.0))
+    )
+    if base and longest and longest < base:
+        key = "max" if "max" in eject else "base"
+        yield (*loc, "eject", key), f"max ({format_duration(longest)}) is shorter than base ({format_duration(base)})"
 
 
 def _block(service: dict[str, Any]) -> float | None:

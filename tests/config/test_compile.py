@@ -9,6 +9,8 @@ import pytest
 from proxy.config.compile import compile_file, compile_flags, compile_text
 from proxy.errors import ConfigError
 from proxy.rollout.plan import Limit
+from proxy.routing.health import Health
+from proxy.routing.outlier import Eject
 from proxy.routing.table import (
     NEW,
     STABLE,
@@ -58,6 +60,9 @@ services:
       - {metric: p95, max: 290ms, version: stable, action: pause}
       - {metric: availability, min: 99%}
     judge: {block: 500ms}
+    health: {path: "/well?deep=1", interval: 3s, timeout: 500ms, rise: 4, fall: 5}
+    eject: {bad: 30%, window: 20s, min_requests: 50, base: 1m, max: 10m}
+    slow_start: 20s
     on_rollback: {tunnels: 8s}
     timeouts: {connect: 2s, first_byte: 3s, idle: 4s, total: 5s, tunnel_idle: 6s, pool_idle: 7s}
     failover: {to_stable: never, when: [5xx], budget: 5%}
@@ -140,6 +145,18 @@ def test_plans(whole):
         Limit("availability", min=0.99),
     )
     assert {limit.threshold_us for limit in plan.limits} - {None} == {35_000, 290_000}
+    assert plan.health == Health("/well?deep=1", interval_s=3, timeout_s=0.5, rise=4, fall=5)
+    assert plan.eject == Eject(bad=0.3, window_s=20, min_requests=50, base_s=60, max_s=600)
+    assert plan.slow_start_s == 20
+
+
+def test_by_default_there_are_no_checks_and_ejection(tmp_path):
+    (plan,) = compile_text(SMALL, {}).plans
+    assert (plan.health, plan.eject, plan.slow_start_s) == (None, Eject(), 10)
+    none = compile_text(SMALL.replace("web,", "web, eject: none,"), {})
+    assert none.plans[0].eject is None
+    # What is shown means the same.
+    assert none.redacted["services"][0]["eject"] == "none"
 
 
 def test_notes_say_how_every_limit_is_judged(whole, tmp_path):

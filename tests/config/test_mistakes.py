@@ -115,7 +115,7 @@ def test_ten_mistakes_are_ten_lines():
             new: {label: 3.0, endpoints: [http://n]}
             split: {new: 10}
             limits: {error_rate: 1, p99: 40s}
-            health: {path: /}
+            health: {path: health}
         """)
     assert [line.split(": ")[:2] for line in mistakes(text)] == [
         ["f:1:1", "lisen"],
@@ -127,7 +127,7 @@ def test_ten_mistakes_are_ten_lines():
         ["f:8:18", "services[0].split.new"],
         ["f:9:26", "services[0].limits.error_rate"],
         ["f:9:34", "services[0].limits.p99"],
-        ["f:10:5", "services[0].health"],
+        ["f:10:20", "services[0].health.path"],
     ]
 
 
