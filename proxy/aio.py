@@ -5,16 +5,26 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 def break_off(transport: asyncio.BaseTransport) -> None:
     """Have the transport's close send RST, whatever it is closed by: the other side must not take this for an end."""
-    descriptor = transport.get_extra_info("socket").fileno()
-    with socket.socket(fileno=socket.dup(descriptor)) as sock:
+    with borrowed(transport) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+
+
+@contextmanager
+def borrowed(transport: asyncio.BaseTransport) -> Iterator[socket.socket]:
+    """Give a transport's socket, which stays the transport's. No descriptor is needed: there may be none left."""
+    sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+    try:
+        yield sock
+    finally:
+        sock.detach()
 
 
 async def every(period_s: float) -> AsyncGenerator[int]:

@@ -23,6 +23,7 @@ from proxy.routing.table import (
     Drain,
     EndpointTls,
     Failover,
+    InFlight,
     Match,
     Override,
     RequestLimits,
@@ -169,6 +170,9 @@ def _service(service: ServiceConfig, base: Path) -> Service:
             pool_idle_s=timeouts.pool_idle,
         ),
         failover=Failover(failover.to_stable, tuple(failover.when), failover.budget),
+        in_flight=InFlight(
+            service.in_flight.endpoint, service.in_flight.version, service.in_flight.queue, service.in_flight.wait
+        ),
         thresholds_us=thresholds_us(plan.every_limit()),
         ttfb_thresholds_us=thresholds_us(plan.every_limit(), first_byte=True),
         signals=plan.signals,

@@ -21,7 +21,7 @@ from termios import TIOCOUTQ
 from time import monotonic_ns
 from typing import TYPE_CHECKING, cast
 
-from proxy.aio import break_off
+from proxy.aio import borrowed, break_off
 from proxy.dataplane import record
 from proxy.dataplane.exchange import Exchange, local_message
 from proxy.dataplane.tunnel import Tunnel
@@ -203,7 +203,7 @@ class Downstream(asyncio.Protocol):
             return
         if isinstance(head, Refusal):
             self.buffer = b""
-            self._answer(head)
+            self._answer(head, head_only=_asks_head(data))
             return
         self._last = head if head.end <= REMEMBERED_HEAD else None
         now = monotonic_ns()
@@ -214,7 +214,7 @@ class Downstream(asyncio.Protocol):
             if service is None:
                 self._no_service(head)
                 return
-        exchange = Exchange(worker, self, service, head, now)
+        exchange = service.exchange(worker, self, service, head, now)
         self.exchange = exchange
         if not head.length:
             self.buffer = data[head.end :] if len(data) > head.end else b""
@@ -404,7 +404,7 @@ class Downstream(asyncio.Protocol):
         try:
             exchange = self.exchange
             if exchange is not None:
-                if (self.reading_paused or self.ended) and self._client_left():
+                if (self.reading_paused or self.ended) and self.client_left():
                     self.abort()
                     return
                 exchange.expire(now)
@@ -413,7 +413,8 @@ class Downstream(asyncio.Protocol):
             elif self.closing or self.writing_paused:
                 self._expire_writing()
             elif self.buffer:
-                self._answer(Refusal(408, "head_timeout", "The request head did not arrive in time."))
+                late = Refusal(408, "head_timeout", "The request head did not arrive in time.")
+                self._answer(late, head_only=_asks_head(self.buffer))
             else:
                 self.close()
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
@@ -445,10 +446,9 @@ class Downstream(asyncio.Protocol):
             self._taken_tick = wheel.tick
         return wheel.tick - self._taken_tick
 
-    def _client_left(self) -> bool:
+    def client_left(self) -> bool:
         """Ask the kernel: uvloop sees neither FIN nor RST while reading is paused, nor RST after FIN."""
-        descriptor = self.transport.get_extra_info("socket").fileno()
-        with socket.socket(fileno=socket.dup(descriptor)) as peek:
+        with borrowed(self.transport) as peek:
             if peek.family == socket.AF_UNIX:
                 return False
             state = peek.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
@@ -514,6 +514,11 @@ class Downstream(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether nothing is in progress here: it may be closed at a drain."""
         return self.exchange is None and not self.closing
+
+
+def _asks_head(data: bytes) -> bool:
+    """Tell whether a request that is no good is a HEAD: its answer has no body either (RFC 9110 §9.3.2)."""
+    return data.lstrip(b"\r\n").startswith(b"HEAD ")
 
 
 def plain_address(name: str) -> bytes:

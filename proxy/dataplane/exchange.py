@@ -800,6 +800,9 @@ class Exchange:
             else:
                 upstream.close()
 
+    def counted_out(self) -> None:
+        """Take note that the attempt is in flight no more."""
+
     def _complete(self, now: int) -> None:
         """End an exchange whose response is with the client."""
         record.ended(self, now, BAD_STATUS if self.status >= 500 else -1, last=True)

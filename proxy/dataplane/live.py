@@ -14,8 +14,10 @@ import ssl
 from ipaddress import ip_network
 
 from proxy.dataplane.deadline import ticks
+from proxy.dataplane.exchange import Exchange
 from proxy.dataplane.lasting import Lasting
 from proxy.dataplane.pool import Pool, Pools, Trust
+from proxy.dataplane.queue import LimitedExchange, Queue, Queues
 from proxy.http1.response import ResponseParser
 from proxy.ipc import layout
 from proxy.ipc.segment import Segment
@@ -90,6 +92,8 @@ class LiveVersion:
         "label",
         "last_dispatch_ns",
         "only",
+        "queue",
+        "queued",
         "started",
         "total_at",
         "ttfb_at",
@@ -111,6 +115,8 @@ class LiveVersion:
         self.within_at = counters_at + layout.VERSION_ENDED_WITHIN
         self.ttfb_within_at = counters_at + layout.VERSION_TTFB_WITHIN
         self.in_flight = 0
+        self.queue: Queue | None = None  # where limits make requests wait
+        self.queued = 0
         self.tunnels = 0
         self.last_dispatch_ns = 0
         self.exposed = b""
@@ -133,6 +139,7 @@ class LiveService:
         "causes",
         "cookie_needle",
         "counters_at",
+        "exchange",
         "failover_budget",
         "failover_methods",
         "fallback_to_new",
@@ -175,6 +182,7 @@ class LiveService:
         self.stable = stable
         self.new = new
         self.has_new = bool(new.endpoints)
+        self.exchange: type[Exchange] = LimitedExchange if spec.in_flight.limits else Exchange
         self.counters_at = counters_at
         self.user_at = counters_at + layout.SERVICE_USER_HDR
         self.in_flight = 0
@@ -247,7 +255,15 @@ class Plane:
         "zeros",
     )
 
-    def __init__(self, generation: int, table: RoutingTable, control: Segment, counters: Segment, pools: Pools) -> None:
+    def __init__(
+        self,
+        generation: int,
+        table: RoutingTable,
+        control: Segment,
+        counters: Segment,
+        pools: Pools,
+        queues: Queues | None = None,
+    ) -> None:
         self.generation = generation
         self.table = table
         self.control = control
@@ -284,6 +300,9 @@ class Plane:
             service.rollbacks_at = control_at.services[index] + layout.CONTROL_ROLLBACKS
             if service.has_new and spec.close_tunnels_s is not None:
                 service.lasting = Lasting(spec.close_tunnels_s, control.words[service.rollbacks_at])
+            if spec.in_flight.limits and queues is not None:
+                for which, one in enumerate(versions):
+                    one.queue = queues.of(spec.name, which, spec.in_flight)
             self.services.append(service)
         self.matcher = Matcher([(service.spec.match, service) for service in self.services])
         alone = (

@@ -133,6 +133,7 @@ class Tunnel:
         exchange.version.tunnels -= 1
         endpoint.in_flight -= 1
         endpoint.pool.active -= 1
+        exchange.counted_out()
         worker = self.downstream.worker
         worker.tunnels -= 1
         worker.log_exchange(exchange)

@@ -12,7 +12,7 @@ import ssl
 from time import monotonic_ns
 from typing import TYPE_CHECKING, cast
 
-from proxy.aio import break_off
+from proxy.aio import borrowed, break_off
 from proxy.dataplane.tls import TlsLayer
 
 if TYPE_CHECKING:
@@ -237,10 +237,9 @@ class Upstream(asyncio.Protocol):
         An endpoint that refuses a body answers and closes, and the kernel resets. When that is first noticed by a
         write, the answer that explains it has not been read yet.
         """
-        descriptor = self.transport.get_extra_info("socket").fileno()
         layer = self.transport
         receive = layer.data_received if isinstance(layer, TlsLayer) else self.data_received
-        with socket.socket(fileno=socket.dup(descriptor)) as sock:
+        with borrowed(layer) as sock:
             for _ in range(_LAST_READS):
                 try:
                     data = sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)

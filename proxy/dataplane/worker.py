@@ -35,6 +35,7 @@ from proxy.dataplane.exchange import Exchange
 from proxy.dataplane.listening import Certificates, Listener, entrance, own_listeners
 from proxy.dataplane.live import LiveService, Plane
 from proxy.dataplane.pool import Pool, Pools
+from proxy.dataplane.queue import Queues
 from proxy.dataplane.spare import Spare
 from proxy.dataplane.upstream import Upstream
 from proxy.dataplane.watch import Beat
@@ -62,6 +63,7 @@ class Worker:
         self.loop = loop
         self.wheel = Wheel()
         self.pools = Pools()
+        self.queues = Queues()
         self.downstreams: set[Downstream] = set()
         self.finishing: set[Upstream] = set()  # closed, once the endpoint has taken what was written
         self.connections_elsewhere = 0
@@ -216,6 +218,7 @@ class Worker:
     def _start(self, message: dict[str, Any], descriptors: list[int]) -> None:
         self._slot = message["slot"]
         self._slots = message["slots"]
+        self.queues.slot, self.queues.slots = self._slot, self._slots
         self._handover_path = message.get("handover")
         self._board = Segment.attach(descriptors[0], layout.board_hash(self._slots))
         self._row = layout.row(self._slot)
@@ -253,7 +256,7 @@ class Worker:
         table = from_plain(message["table"])
         control = Segment.attach(descriptors[0], layout.control_layout(table).hash)
         counters = Segment.attach(descriptors[1], layout.counters_layout(table).hash)
-        plane = Plane(generation, table, control, counters, self.pools)
+        plane = Plane(generation, table, control, counters, self.pools, self.queues)
         self._settle(table)  # may be refused: the access log cannot be opened
         first = not hasattr(self, "plane")
         if not first:
@@ -318,6 +321,7 @@ class Worker:
             words[row + layout.ROW_TUNNELS] = self.tunnels
             if hasattr(self, "plane"):
                 self._watch_controller()
+                self.queues.look()
                 self._publish(now)
                 if self._old_planes:
                     self._release_planes()
@@ -377,6 +381,7 @@ class Worker:
                     at = version.counters_at
                     counts[at + layout.VERSION_IN_FLIGHT] = version.in_flight
                     counts[at + layout.VERSION_TUNNELS] = version.tunnels
+                    counts[at + layout.VERSION_QUEUED] = version.queued
                     counts[at + layout.VERSION_LAST_DISPATCH_NS] = version.last_dispatch_ns
                     for endpoint in version.endpoints:
                         block = endpoint.counters_at
@@ -398,12 +403,14 @@ class Worker:
     def _release_planes(self) -> None:
         """Give back generations in which nothing is in flight any more."""
         for plane in list(self._old_planes):
-            if any(version.in_flight for service in plane.services for version in (service.stable, service.new)):
+            versions = [version for service in plane.services for version in (service.stable, service.new)]
+            if any(version.in_flight or version.queued for version in versions):
                 continue
             self._old_planes.remove(plane)
             self._say({"type": "released", "generation": plane.generation})
             plane.close()
         if not self._old_planes:
+            self.queues.keep_only({service.name for service in self.plane.services})
             self.pools.keep_only(
                 {
                     endpoint.pool

@@ -107,6 +107,24 @@ class Failover:
 
 
 @dataclass(frozen=True, slots=True)
+class InFlight:
+    """How many requests may be in flight at once: on one endpoint, on one version; `None` = no limit.
+
+    What is above waits, at most `queue` requests of a version for at most `wait_s`. All workers together.
+    """
+
+    endpoint: int | None = None
+    version: int | None = None
+    queue: int = 128
+    wait_s: float = 1.0
+
+    @property
+    def limits(self) -> bool:
+        """Whether there is any limit."""
+        return self.endpoint is not None or self.version is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Signal:
     """A share that is read from a response header: of the responses with `header`, those whose value `matches`.
 
@@ -138,6 +156,7 @@ class Service:
     override: Override | None = None
     timeouts: Timeouts = Timeouts()
     failover: Failover = Failover()
+    in_flight: InFlight = InFlight()
     thresholds_us: tuple[int, ...] = ()
     ttfb_thresholds_us: tuple[int, ...] = ()
     signals: tuple[Signal, ...] = ()
