@@ -15,10 +15,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from proxy.errors import TidegateError
+
+if TYPE_CHECKING:
+    import ssl
 
 TIMEOUT_S = 10.0
 STREAM_SILENCE_S = 45.0  # three missed heartbeats
@@ -64,8 +67,9 @@ class Answer:
 class Client:
     """Calls to one admin API. `timeout_s` bounds each wait for the network."""
 
-    def __init__(self, admin: str, token: str = "", *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, admin: str, token: str = "", *, ca: Path | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.admin = admin
+        self._ca = ca
         self._token = token
         self._timeout_s = timeout_s
         self._parse(admin)
@@ -142,6 +146,12 @@ class Client:
             why = "no answer in time"
         elif isinstance(error, socket.gaierror):
             why = "the name is not known"
+        elif getattr(error, "verify_message", ""):
+            raise Unreachable(
+                f"the certificate of the admin API cannot be trusted: {error.verify_message}",  # type: ignore[attr-defined]
+                where=self.admin,
+                cure="name the file of who signed it with --ca or TIDEGATE_ADMIN_CA",
+            ) from None
         else:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Unreachable(
@@ -157,12 +167,20 @@ class Client:
         if scheme == "https":
             from http.client import HTTPSConnection
 
-            return HTTPSConnection(host, port, timeout=timeout_s)
+            return HTTPSConnection(host, port, timeout=timeout_s, context=self._trust())
         return HTTPConnection(host, port, timeout=timeout_s)
+
+    def _trust(self) -> ssl.SSLContext:
+        from proxy.tls import client_context
+
+        try:
+            return client_context(ca=None if self._ca is None else str(self._ca))
+        except OSError as error:
+            raise UsageError("the file of --ca holds no certificate that can be read", where=str(self._ca)) from error
 
     @staticmethod
     def _parse(admin: str) -> tuple[str, str, int | None]:
-        cure = "write http://HOST:PORT or unix:/path"
+        cure = "write http://HOST:PORT, https://HOST:PORT or unix:/path"
         if admin.startswith("unix:"):
             path = admin.removeprefix("unix:")
             if not path.startswith("/"):
@@ -189,9 +207,9 @@ class _UnixConnection(HTTPConnection):
         self.sock.connect(self._path)
 
 
-def connect(admin: str, token_file: Path | None, *, timeout_s: float = TIMEOUT_S) -> Client:
+def connect(admin: str, token_file: Path | None, ca: Path | None = None, *, timeout_s: float = TIMEOUT_S) -> Client:
     """Return a client for the shared options."""
-    return Client(admin, _token(token_file), timeout_s=timeout_s)
+    return Client(admin, _token(token_file), ca=ca, timeout_s=timeout_s)
 
 
 def _token(token_file: Path | None) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from proxy.cli import text
 from proxy.cli.client import UsageError, connect
-from proxy.cli.options import DEFAULT_ADMIN, Admin, Format, Output, ServiceName, TokenFile
+from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile
 from proxy.cli.steer import Reason
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="The endpoint, such as http://10.0.0.7:8000.")]
@@ -21,31 +21,33 @@ def drain(
     maintenance: Maintenance = False,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     reason: Reason = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Give an endpoint no new requests; what it has it may finish. It stays out through restarts."""
     state = "maintenance" if maintenance else "drain"
-    _set(url, state, admin=admin, token_file=token_file, service=service, reason=reason, output=output)
+    _set(url, state, admin=admin, token_file=token_file, ca=ca, service=service, reason=reason, output=output)
 
 
 def undrain(
     url: Url,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     reason: Reason = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Give an endpoint requests again."""
-    _set(url, "ready", admin=admin, token_file=token_file, service=service, reason=reason, output=output)
+    _set(url, "ready", admin=admin, token_file=token_file, ca=ca, service=service, reason=reason, output=output)
 
 
 def _set(
-    url: str, state: str, *, admin: str, token_file: TokenFile, service: str | None, reason: str, output: Format
+    url: str, state: str, *, admin: str, token_file: TokenFile, ca: Ca, service: str | None, reason: str, output: Format
 ) -> None:
-    client = connect(admin, token_file)
+    client = connect(admin, token_file, ca)
     path = f"{client.service(service)}/endpoints"
     known = client.get(path)
     versions = [one["version"] for one in known["endpoints"] if one["url"] == url.rstrip("/")]

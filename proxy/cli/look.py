@@ -12,7 +12,7 @@ import typer
 
 from proxy.cli import text
 from proxy.cli.client import ApiError, Client, Unreachable, connect
-from proxy.cli.options import DEFAULT_ADMIN, Admin, Format, Output, ServiceName, TokenFile, checked
+from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile, checked
 from proxy.cli.status import line
 from proxy.config.units import parse_duration
 
@@ -27,6 +27,7 @@ def explain(
     client_ip: Annotated[str | None, typer.Option("--client-ip", help="The client's address.")] = None,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
@@ -34,7 +35,7 @@ def explain(
     query = [("cookie", pair) for pair in cookie or []] + [("header", pair) for pair in header or []]
     query += [("client_ip", client_ip)] if client_ip else []
     query += [("service", service)] if service else []
-    found = connect(admin, token_file).get("/api/v1/explain", query)
+    found = connect(admin, token_file, ca).get("/api/v1/explain", query)
     if output is Format.JSON:
         typer.echo(json.dumps(found))
         return
@@ -51,11 +52,12 @@ def events(
     last: Annotated[int | None, typer.Option("--last", "-n", min=1, help="Only so many, the last ones.")] = None,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Show the journal: who or what changed what, when and why."""
-    client = connect(admin, token_file)
+    client = connect(admin, token_file, ca)
     stored = deque(_stored(client, since), maxlen=last)
     shown = [event for event in stored if service is None or event.get("service") == service]
     if output is Format.JSON and not follow:
@@ -72,11 +74,12 @@ def events(
 
 def healthcheck(
     admin: Admin = DEFAULT_ADMIN,
+    ca: Ca = None,
     timeout: Annotated[str, typer.Option("--timeout", help="How long to wait for the answer.")] = "3s",
     output: Output = Format.TEXT,
 ) -> None:
     """Say whether traffic should come here (exit code 0) or not (1)."""
-    client = connect(admin, None, timeout_s=checked(parse_duration, timeout, "--timeout"))
+    client = connect(admin, None, ca, timeout_s=checked(parse_duration, timeout, "--timeout"))
     try:
         client.get("/readyz")
     except ApiError as error:

@@ -10,7 +10,7 @@ import typer
 
 from proxy.cli import text
 from proxy.cli.client import Client, UsageError, connect
-from proxy.cli.options import DEFAULT_ADMIN, Admin, Format, Output, ServiceName, TokenFile
+from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile
 from proxy.rollout import told
 
 PAGE = 1000
@@ -24,11 +24,12 @@ def report(
     ] = None,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Show the report of the last rollout as Markdown, as JSON, or write it as one HTML file."""
-    client = connect(admin, token_file, timeout_s=PATIENCE_S)
+    client = connect(admin, token_file, ca, timeout_s=PATIENCE_S)
     path = f"{client.service(service)}/report"
     if html is not None:
         if output is Format.JSON:
@@ -49,11 +50,12 @@ def report(
 def why(
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Say the last transition in one sentence, with its numbers, and what came of it."""
-    client = connect(admin, token_file)
+    client = connect(admin, token_file, ca)
     path = client.service(service)
     events = _events(client, path)
     move = told.last_move(events)

@@ -13,7 +13,7 @@ import typer
 from proxy.cli import status as view
 from proxy.cli import text
 from proxy.cli.client import Client, UsageError, connect
-from proxy.cli.options import DEFAULT_ADMIN, Admin, Format, Output, ServiceName, TokenFile
+from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile
 from proxy.cli.steer import Reason, warn
 
 HOOKS_S = 60.0  # before an order is answered its hooks may take their time
@@ -41,11 +41,12 @@ def start(
     if_match: IfMatch = None,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Start a rollout; with --dry-run say go or no-go (exit code 1) with what was found."""
-    client = connect(admin, token_file, timeout_s=HOOKS_S)
+    client = connect(admin, token_file, ca, timeout_s=HOOKS_S)
     body: dict[str, Any] = {} if plan is None else {"plan": _named_or_read(plan)}
     answer = _call(client, service, "", {**body, **_why(reason)}, if_match, dry_run=dry_run)
     if not dry_run:
@@ -61,11 +62,12 @@ def pause(
     reason: Reason = "",
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Stop the clock of the stage; the weight stays, and the limits stay armed."""
-    client = connect(admin, token_file)
+    client = connect(admin, token_file, ca)
     _print(client, service, _call(client, service, "/pause", _why(reason)), output)
 
 
@@ -75,11 +77,12 @@ def resume(
     if_match: IfMatch = None,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Let a paused rollout go on at the weight of its stage."""
-    client = connect(admin, token_file)
+    client = connect(admin, token_file, ca)
     _print(client, service, _call(client, service, "/resume", _why(reason), if_match), output)
 
 
@@ -90,11 +93,12 @@ def promote(
     if_match: IfMatch = None,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Go to the next stage now; from the last one: completed."""
-    client = connect(admin, token_file, timeout_s=HOOKS_S)
+    client = connect(admin, token_file, ca, timeout_s=HOOKS_S)
     body = {**({"full": True} if full else {}), **_why(reason)}
     _print(client, service, _call(client, service, "/promote", body, if_match), output)
 
@@ -105,11 +109,12 @@ def finish(
     if_match: IfMatch = None,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Make the new version the stable one, after a completed rollout."""
-    client = connect(admin, token_file)
+    client = connect(admin, token_file, ca)
     _print(client, service, _call(client, service, "/finish", _why(reason), if_match), output)
 
 
@@ -117,11 +122,12 @@ def finish(
 def status(
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Say where the rollout is: its stages, and what the limits say."""
-    client = connect(admin, token_file)
+    client = connect(admin, token_file, ca)
     path = client.service(service)
     _print(client, service, client.get(f"{path}/rollout"), output)
 
@@ -131,11 +137,12 @@ def drill(
     reason: Reason = "",
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Prove that a breach shuts the gate in every worker, by a failure that no client sees; then all is as before."""
-    client = connect(admin, token_file, timeout_s=DRILL_S)
+    client = connect(admin, token_file, ca, timeout_s=DRILL_S)
     found = _call(client, service, "/drill", _why(reason))
     typer.echo(json.dumps(found) if output is Format.JSON else "\n".join(_drilled(found)))
     if found["drill"] != "passed":

@@ -10,7 +10,7 @@ import typer
 
 from proxy.cli import text
 from proxy.cli.client import ApiError, Client, Unreachable, UsageError, connect
-from proxy.cli.options import DEFAULT_ADMIN, Admin, Format, Output, ServiceName, TokenFile, checked
+from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile, checked
 from proxy.config.units import parse_duration
 
 WATCH_S = 1.0
@@ -25,6 +25,7 @@ CLEAR = "\x1b[H\x1b[2J"
 def status(
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every second, until Ctrl-C.")] = False,
@@ -34,7 +35,7 @@ def status(
     timeout: Annotated[str, typer.Option("--timeout", help="With --wait: how long; then exit code 4.")] = "10m",
 ) -> None:
     """Say what every version gets and does, and what the limits say."""
-    client = connect(admin, token_file)
+    client = connect(admin, token_file, ca)
     if watch and wait:
         raise UsageError("--watch and --wait exclude each other")
     if watch:

@@ -9,7 +9,7 @@ import typer
 
 from proxy.cli import text
 from proxy.cli.client import connect
-from proxy.cli.options import DEFAULT_ADMIN, Admin, Format, Output, ServiceName, TokenFile, checked
+from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile, checked
 from proxy.config.units import parse_duration, parse_weight
 
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the journal.")]
@@ -27,13 +27,14 @@ def show(
     ctx: typer.Context,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Show the weights, or set that of new: `tidegate weights set 25%`."""
-    ctx.obj = {"admin": admin, "token_file": token_file, "service": service, "output": output}
+    ctx.obj = {"admin": admin, "token_file": token_file, "ca": ca, "service": service, "output": output}
     if ctx.invoked_subcommand is None:
-        client = connect(admin, token_file)
+        client = connect(admin, token_file, ca)
         _print(client.get(f"{client.service(service)}/weights"), output)
 
 
@@ -50,6 +51,7 @@ def set_(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say who would move, change nothing.")] = False,
     admin: Annotated[str | None, typer.Option("--admin", help="The admin API.", show_default=False)] = None,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     output: Annotated[Format | None, typer.Option("--output", "-o", help="text or json.")] = None,
 ) -> None:
@@ -58,7 +60,7 @@ def set_(
     percent = checked(parse_weight, new, "PERCENT") / 100
     if ttl not in (None, "none"):
         checked(parse_duration, ttl, "--ttl")
-    client = connect(admin or given["admin"], token_file or given["token_file"])
+    client = connect(admin or given["admin"], token_file or given["token_file"], ca or given["ca"])
     body: dict[str, Any] = {"new": percent}
     body |= {"reason": reason} if reason else {}
     body |= {"ttl": ttl} if ttl else {}
@@ -71,12 +73,13 @@ def set_(
 def rollback(
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
+    ca: Ca = None,
     service: ServiceName = None,
     reason: Reason = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Send everything to stable, now and in every phase."""
-    client = connect(admin, token_file)
+    client = connect(admin, token_file, ca)
     path = f"{client.service(service)}/rollback"
     item = client.call("POST", path, body={"reason": reason} if reason else None).value
     if output is Format.JSON:
