@@ -109,22 +109,40 @@ def path_identity(address: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Return the listening sockets that a service manager passed to this very process (sd_listen_fds(3)).
+def inherited(environ: MutableMapping[str, str]) -> tuple[list[socket.socket], list[str]]:
+    """Return the sockets that a service manager passed to this very process, and their names (sd_listen_fds(3)).
 
     The variables are removed, so that no child takes the numbers for its own.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
-    environ.pop("LISTEN_FDNAMES", None)
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdigit():
-        return []
-    found = []
+        return [], []
+    found: list[socket.socket] = []
     for fd in range(FIRST_INHERITED, FIRST_INHERITED + int(count)):
         os.set_inheritable(fd, False)  # noqa: FBT003 - the standard library's own signature
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)  # noqa: FBT003
         found.append(sock)
-    return found
+    return found, [*names, *[""] * len(found)][: len(found)]
+
+
+def check_asked(passed: Sequence[socket.socket], names: Sequence[str], asked: Collection[str]) -> None:
+    """Raise `ConfigError` for an inherited socket that the config does not ask for, or that does not listen.
+
+    The addresses alone say which is which, so that an admin API is never what clients reach because of a name; and who
+    connects to a socket that nobody serves would wait for ever.
+    """
+    problems = []
+    for sock, name in zip(passed, names, strict=True):
+        what = f"the service manager passes a socket{f' ({name})' if name else ''}"
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            problems.append(Problem("listen", f"{what} that does not listen: its unit must say Accept=no"))
+        elif shown(sock) not in asked:
+            cure = "add the address to listen (or admin.listen), or take it out of the .socket unit"
+            problems.append(Problem("listen", f"{what} for {shown(sock)}, which is not in the config: {cure}"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def probe(address: str, orphaned: Orphaned = NO_ORPHANS, *, key: str = "listen") -> None:

@@ -14,6 +14,8 @@ does not listen is not waited for.
 A *drain*: readiness turns 503 at once, workers go on accepting for `drain.delay` (whoever balances the load needs
 that long to see it), then they finish what is open for up to `drain.timeout`. The limits stay armed and the admin
 API answers until the end. A second signal ends everything now.
+
+A service manager hears of all this (notify.py), and may pass the sockets (listeners.py).
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from proxy.controlplane.handover import Handover
 from proxy.controlplane.latch import Latch
 from proxy.controlplane.listeners import Listener, Orphaned
 from proxy.controlplane.lock import Place, acquire, place_of
+from proxy.controlplane.notify import Notify
 from proxy.controlplane.operations import Operations, Order
 from proxy.controlplane.roster import Roster
 from proxy.controlplane.running import Running
@@ -97,14 +100,18 @@ def run(
         if place.handover is None:
             held.callback(place.lock.unlink)  # named after this process: nobody else will ever look for it
         left = roster.read(place.workers)
-        passed = sockets.inherited(os.environ)
+        passed, names = sockets.inherited(os.environ)
         for sock in passed:
             held.callback(sock.close)
+        sockets.check_asked(passed, names, (*settings.listen, settings.admin.listen))
+        notify = Notify(os.environ, SystemClock())
+        held.callback(notify.close)
         _probe(settings.listen, passed, left)
         admin_sock = _admin_socket(settings.admin.listen, passed)
         held.callback(admin_sock.close)
-        identity = sockets.path_identity(settings.admin.listen)
-        held.callback(sockets.unlink_unix, settings.admin.listen, identity)
+        if settings.admin.listen not in map(sockets.shown, passed):  # else the path is the service manager's
+            identity = sockets.path_identity(settings.admin.listen)
+            held.callback(sockets.unlink_unix, settings.admin.listen, identity)
         store = Store.open(state)
         held.callback(store.close)
         latch = Latch.open(None if state is None else state.with_name(state.name + ".latch"))
@@ -118,6 +125,7 @@ def run(
             latch=latch,
             worker=worker or worker_command(),
             announce=announce,
+            notify=notify,
             clock=SystemClock(),
         )
         return asyncio.run(supervisor.live(admin, admin_sock))
@@ -147,6 +155,7 @@ class Supervisor:
         latch: Latch,
         worker: Sequence[str],
         announce: Callable[[str], None],
+        notify: Notify,
         clock: Clock,
     ) -> None:
         self._compiled = compiled
@@ -156,6 +165,7 @@ class Supervisor:
         self._worker = worker
         self._certificates = Certificates(compiled.settings)
         self._announce = announce
+        self._notify = notify
         self._board = Board.create(compiled.settings.workers)
         self._generations = Generations()
         collector = Collector(self._generations, clock)
@@ -262,6 +272,10 @@ class Supervisor:
                 self._announce(f"listening on {address}")
             scheme = "http" if settings.admin.tls is None else "https"
             self._announce(f"admin API on {_url(admin_sock, settings.admin.listen, scheme)}")
+        self._notify.ready(self._status())
+
+    def _status(self) -> str:
+        return f"serving on {', '.join(dict.fromkeys(listener.address for listener in self._listeners))}"
 
     async def _watch_certificates(self) -> None:
         async with contextlib.aclosing(every(LOOK_S)) as turns:
@@ -299,6 +313,7 @@ class Supervisor:
             try:
                 await self._controller.tick()
                 self._board.beat()
+                self._notify.alive()
             finally:
                 # Whatever was found in the counts: workers that hang are replaced, and orphans do not stay.
                 if sweep:
@@ -329,6 +344,7 @@ class Supervisor:
         if self._workers is None:
             return
         drain = self._generations.current.table.drain
+        self._notify.stopping(f"draining: up to {drain.delay_s + drain.timeout_s:g} s")
         log.info(
             "draining: accepting for %g s more, then finishing for up to %g s; a second signal ends it now",
             drain.delay_s,
@@ -392,14 +408,21 @@ class Supervisor:
         self._spawn(self._reload_and_log())
 
     async def _reload_and_log(self) -> None:
+        if self._serving:
+            self._notify.reloading()
+        status = self._status()
         try:
             answer = await self.running.reload(Order("SIGHUP"))
         except TidegateError as error:
+            status = f"{status}; the config was not reloaded: see the log"
             problems = error.problems if isinstance(error, Refused) else ()
             log.error("the config was not reloaded: %s", error)  # noqa: TRY400 - a mistake in a file, not in here
             for problem in problems:
                 log.error("%s", problem)  # noqa: TRY400
             return
+        finally:
+            if self._serving and not self._stop.is_set():
+                self._notify.ready(status)
         for note in answer["notes"]:
             log.info("note: %s", note)
         for key in answer["needs_restart"]:

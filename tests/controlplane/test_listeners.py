@@ -9,6 +9,7 @@ from proxy.controlplane.listeners import (
     Listener,
     Orphaned,
     check_alone,
+    check_asked,
     inherited,
     inode,
     open_admin,
@@ -231,7 +232,8 @@ import os, sys
 from proxy.controlplane.listeners import inherited, open_listeners, shown
 os.dup2(int(sys.argv[1]), 3)
 os.environ["LISTEN_PID"] = str(os.getpid())
-passed = inherited(os.environ)
+passed, names = inherited(os.environ)
+assert names == ["web"]
 assert not any(name.startswith("LISTEN") for name in os.environ)
 listeners, _ = open_listeners([shown(passed[0])], 4, passed=passed)
 print([listener.describe() for listener in listeners], os.get_inheritable(3))
@@ -245,7 +247,7 @@ def test_sockets_from_a_service_manager_are_shared():
         fd = os.dup(sock.fileno())  # any number but 3
         done = subprocess.run(
             [sys.executable, "-c", INHERIT, str(fd)],
-            env={**os.environ, "LISTEN_FDS": "1"},
+            env={**os.environ, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "web"},
             pass_fds=[fd],
             capture_output=True,
             text=True,
@@ -256,7 +258,18 @@ def test_sockets_from_a_service_manager_are_shared():
 
 
 def test_sockets_meant_for_another_process_are_left_alone():
-    assert inherited({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) == []
+    assert inherited({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) == ([], [])
+
+
+def test_inherited_sockets_that_nobody_asked_for_are_refused_by_name():
+    with socket.create_server(("127.0.0.1", 0)) as web, socket.create_server(("127.0.0.1", 0)) as other:
+        check_asked([web], ["web"], [shown(web)])
+        with pytest.raises(ConfigError) as wrong:
+            check_asked([web, other], ["web", "extra"], [shown(web)])
+        (problem,) = wrong.value.problems
+        assert problem.message.startswith(f"the service manager passes a socket (extra) for {shown(other)}, which")
+    with socket.socket() as accepted, pytest.raises(ConfigError, match="Accept=no"):
+        check_asked([accepted], [""], [])
 
 
 def test_somebody_who_began_to_listen_at_the_same_instant_is_found():
