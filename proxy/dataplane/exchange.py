@@ -54,7 +54,6 @@ _CAUSE = ("5xx", "connect", "reset", "timeout", "protocol", "diverted")
 BY_HASH, BY_MINT, AT_RANDOM, BY_OVERRIDE, BY_FAILOVER, DIVERTED = range(6)
 
 _WEIGHT_MASK = layout.WEIGHT_MASK
-_STATE_MASK = layout.ENDPOINT_STATE_MASK
 _ASSIGNED = layout.VERSION_ASSIGNED
 _ENDED = layout.VERSION_ENDED
 _SECOND_TICKS = 20
@@ -219,22 +218,22 @@ class Exchange:
             return None if states[only.state_at] else only
         ready = [endpoint for endpoint in version.endpoints if not states[endpoint.state_at]]
         if len(ready) < len(version.endpoints):
-            ready = self._taking_part(version.endpoints)
+            ready = self._with_returning(ready, version.endpoints)
         if not ready:
             return None
         tick = self.worker.wheel.tick
         sound = [endpoint for endpoint in ready if endpoint.suspect_until <= tick]
         return two_choices(sound or ready, self.worker.random64() & 0xFFFF_FFFF)
 
-    def _taking_part(self, endpoints: list[LiveEndpoint]) -> list[LiveEndpoint]:
-        """Return those that are ready, where not all are; of those in their slow start, whom this draw leaves."""
+    def _with_returning(self, ready: list[LiveEndpoint], endpoints: list[LiveEndpoint]) -> list[LiveEndpoint]:
+        """Return those with their full share, and whom this draw leaves of those that are in their slow start."""
         states = self.service.plane.control.words
-        ready = [endpoint for endpoint in endpoints if not states[endpoint.state_at] & _STATE_MASK]
-        if not ready:
+        returning = [endpoint for endpoint in endpoints if states[endpoint.state_at] > layout.ENDPOINT_STATE_MASK]
+        if not returning:
             return ready
-        shares = [FULL - (states[endpoint.state_at] >> layout.ENDPOINT_LACKS_SHIFT) for endpoint in ready]
-        least = level(shares, self.worker.random64() & 0xFFFF_FFFF)
-        return [endpoint for endpoint, share in zip(ready, shares, strict=True) if share >= least]
+        shares = [FULL - (states[endpoint.state_at] >> layout.ENDPOINT_LACKS_SHIFT) for endpoint in returning]
+        least = level(FULL if ready else max(shares), self.worker.random64() & 0xFFFF_FFFF)
+        return ready + [endpoint for endpoint, share in zip(returning, shares, strict=True) if share >= least]
 
     def _divert(self) -> None:
         """Let `stable` answer what `new` has no ready endpoint for, and charge `new` with it."""

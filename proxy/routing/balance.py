@@ -46,9 +46,9 @@ def share_after(seconds: float, slow_start_s: float) -> int:
     return max(LEAST, int(FULL * seconds / slow_start_s))
 
 
-def level(shares: Sequence[int], random_bits: int) -> int:
+def level(best: int, random_bits: int) -> int:
     """Return the share that an endpoint needs to take part in this draw. `random_bits`: 32 uniformly random bits.
 
-    Whoever has the best share always takes part, so that there is always somebody; the others in proportion to it.
+    `best`: the highest share of any. Whoever has it always takes part, the others in proportion to it.
     """
-    return 1 + (max(shares) * random_bits >> 32)
+    return 1 + (best * random_bits >> 32)

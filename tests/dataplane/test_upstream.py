@@ -496,7 +496,10 @@ def test_the_budget_gets_back_what_a_rescue_took(gate, end):
 # ---------------------------------------------------------------- endpoint states and balance
 
 
-@pytest.mark.parametrize("state", [layout.ENDPOINT_DRAIN, layout.ENDPOINT_MAINTENANCE, layout.ENDPOINT_DOWN])
+@pytest.mark.parametrize(
+    "state",
+    [layout.ENDPOINT_DRAIN, layout.ENDPOINT_MAINTENANCE, layout.ENDPOINT_DOWN, layout.ENDPOINT_EJECTED],
+)
 def test_new_without_a_ready_endpoint_is_answered_by_stable_and_charged(gate, state):
     new = gate.backend(name="new")
     gate.serve(gate.backend(), new, weight=10_000)
@@ -509,6 +512,51 @@ def test_new_without_a_ready_endpoint_is_answered_by_stable_and_charged(gate, st
     same(lambda: gate.judged(0), (1, {}))
     gate.set_state(1, layout.ENDPOINT_READY)
     assert client.request().body == b"new"
+
+
+def lacking(percent):
+    """Return the control word of an endpoint in its slow start."""
+    return layout.ENDPOINT_READY | percent * 100 << layout.ENDPOINT_LACKS_SHIFT
+
+
+def test_an_endpoint_in_its_slow_start_gets_its_part_of_the_requests(gate):
+    several = [gate.backend() for _ in range(3)]
+    gate.serve(several)
+    client = gate.client()
+    gate.set_state(0, lacking(80), index=1)
+    for _ in range(900):
+        client.request()
+    counts = [len(backend.requests) for backend in several]
+    # Without anything in flight each of those that take part is as likely as another: 7, 1 and 7 of 15.
+    assert 30 < counts[1] < 100
+    assert min(counts[0], counts[2]) > 350
+    # Where the others are out, it is all there is.
+    gate.set_state(0, layout.ENDPOINT_DOWN, index=0)
+    gate.set_state(0, layout.ENDPOINT_EJECTED, index=2)
+    for _ in range(50):
+        client.request()
+    assert len(several[1].requests) == counts[1] + 50
+    # Of several, in proportion.
+    gate.set_state(0, lacking(90), index=0)
+    gate.set_state(0, lacking(20), index=1)
+    before = [len(backend.requests) for backend in several]
+    for _ in range(400):
+        client.request()
+    assert len(several[2].requests) == before[2]
+    assert 5 < len(several[0].requests) - before[0] < 60
+
+
+def test_the_watchdog_takes_a_stable_in_its_slow_start_for_one_that_serves(gate):
+    new = gate.backend(name="new")
+    gate.serve([gate.backend(), gate.backend(name="returning")], new, weight=10_000, watchdog_s=0.2)
+    gate.set_state(0, layout.ENDPOINT_DOWN)
+    gate.set_state(0, lacking(50), index=1)
+    gate.worker.stop_beating()
+    try:
+        same(lambda: gate.worker.row(layout.ROW_STABLE_ONLY), 1)
+        assert gate.client().request().body == b"returning"
+    finally:
+        gate.worker.beat_again()
 
 
 def test_stable_without_a_ready_endpoint(gate):
