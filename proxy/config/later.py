@@ -14,8 +14,7 @@ from proxy.config.load import Document, Loc
 
 Path = tuple[str, ...]
 
-NOT_YET: dict[Path, str] = {
-}
+NOT_YET: dict[Path, str] = {}
 
 
 def path_of(loc: Loc) -> Path:

@@ -22,8 +22,11 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
+
+import orjson
 
 from proxy.errors import StateError
 from proxy.rollout.plan import Hook, Plan
@@ -156,7 +159,7 @@ def to_row(state: ServiceState, now: float) -> Row:
         expires_in_s=None if expiry is None else max(0.0, expiry.at - now),
         back_bp=None if expiry is None else expiry.back_bp,
         expiry_revision=None if expiry is None else expiry.revision,
-        rollout=None if state.rollout is None else json.dumps(_kept(state.rollout, now)),
+        rollout=None if state.rollout is None else orjson.dumps(_kept(state.rollout, now)).decode(),
     )
 
 
@@ -180,7 +183,7 @@ def from_row(row: Row, now: float, *, has_new: bool) -> ServiceState:
 
 def _kept(rollout: Rollout, now: float) -> Json:
     return {
-        "plan": to_plain(rollout.plan),
+        "plan": orjson.Fragment(_plan(rollout.plan)),
         "stage": rollout.stage,
         "ran_s": rollout.elapsed_s(now),
         "age_s": now - rollout.entered,
@@ -188,6 +191,12 @@ def _kept(rollout: Rollout, now: float) -> Json:
         "record": {metric: dict(row) for metric, row in rollout.record.items()},
         "record_of": rollout.record_of,
     }
+
+
+# A running rollout is stored every few seconds, and its plan is nearly all of it.
+@lru_cache(maxsize=256)
+def _plan(plan: Plan) -> bytes:
+    return orjson.dumps(to_plain(plan))
 
 
 def _rollout(kept: Json, now: float, phase: str) -> Rollout:

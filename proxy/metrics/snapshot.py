@@ -52,6 +52,8 @@ class Judged(NamedTuple):
 
     def __sub__(self, earlier: Judged) -> Judged:
         """Return what was counted since `earlier`; `CounterWentBack` when any number shrank."""
+        if self == earlier:  # a version that had no request since
+            return nothing(len(self.slow), len(self.ttfb_slow), len(self.signals))
         result = self._with(earlier, sub)
         if min(result.row()) < 0:
             raise CounterWentBack(f"a counter shrank from {earlier} to {self}")
@@ -70,18 +72,22 @@ class Judged(NamedTuple):
             tuple(map(both, self.fast, fast)),
             tuple(map(both, self.ttfb_slow, ttfb_slow)) if ttfb_slow else (),
             tuple(map(both, self.ttfb_fast, ttfb_fast)) if ttfb_fast else (),
-            tuple([(both(a, c), both(b, d)) for (a, b), (c, d) in zip(self.signals, signals, strict=True)]),
+            tuple([(both(a, c), both(b, d)) for (a, b), (c, d) in zip(self.signals, signals, strict=True)])
+            if signals
+            else (),
         )
 
     def row(self) -> list[int]:
         """Return all numbers in the order of the fields."""
         row = [self.ended, self.bad, self.diverted, self.client_errors, *self.slow, *self.fast]
-        row += [*self.ttfb_slow, *self.ttfb_fast]
+        if self.ttfb_slow:
+            row += [*self.ttfb_slow, *self.ttfb_fast]
         for pair in self.signals:
             row += pair
         return row
 
 
+@lru_cache(maxsize=1024)
 def nothing(thresholds: int = 0, ttfb_thresholds: int = 0, signals: int = 0) -> Judged:
     """Return the `Judged` of a version with so many thresholds and signals that nobody was sent to."""
     total, first = (0,) * thresholds, (0,) * ttfb_thresholds
