@@ -23,7 +23,17 @@ from proxy.ipc import layout
 from proxy.ipc.segment import Segment
 from proxy.routing.match import Matcher
 from proxy.routing.retry import failover_methods
-from proxy.routing.table import NEW, STABLE, Endpoint, EndpointTls, RoutingTable, Service, Signal
+from proxy.routing.table import (
+    NEW,
+    STABLE,
+    Endpoint,
+    EndpointTls,
+    RoutingTable,
+    Service,
+    Signal,
+    authority,
+    server_name,
+)
 from proxy.tls import client_context
 
 CAUSES = ("connect", "reset", "timeout", "protocol", "5xx")
@@ -48,7 +58,7 @@ class LiveEndpoint:
 
     def __init__(self, spec: Endpoint, pool: Pool, counters_at: int, state_at: int) -> None:
         self.spec = spec
-        self.authority = authority(spec)
+        self.authority = authority(spec).encode()
         self.pool = pool
         self.counters_at = counters_at
         self.hdr_at = counters_at + layout.ENDPOINT_HDR
@@ -332,19 +342,3 @@ class _Contexts:
             context = client_context(ca=spec.ca, verify=spec.verify, cert=spec.cert, key=spec.key)
             self._made[spec] = context
         return Trust(spec, context, server_name(service, endpoint))
-
-
-def server_name(service: Service, endpoint: Endpoint) -> str:
-    """Return the name that an endpoint's certificate must be for, and that it is asked for (SNI)."""
-    if service.endpoint_tls.server_name is not None:
-        return service.endpoint_tls.server_name
-    if service.host in {"preserve", "endpoint"}:
-        return endpoint.host
-    return service.host.partition("]")[0].strip("[") if service.host.startswith("[") else service.host.partition(":")[0]
-
-
-def authority(endpoint: Endpoint) -> bytes:
-    """Return what Host says towards an endpoint: host and, unless it is the scheme's own, port."""
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    usual = 443 if endpoint.tls else 80
-    return (host if endpoint.port == usual else f"{host}:{endpoint.port}").encode()
