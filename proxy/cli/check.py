@@ -19,11 +19,16 @@ def check(
 ) -> None:
     """Say everything that is wrong with a config or a plan, as FILE:LINE:COLUMN: key: message (exit code 2), or ok."""
     from proxy.config.compile import compile_file
+    from proxy.config.names import unresolved
     from proxy.config.plans import compile_plan_file, is_plan_file
 
     try:
-        compiled = compile_plan_file if is_plan_file(file) else compile_file
-        notes, problems = compiled(file, os.environ).notes, []
+        if is_plan_file(file):
+            notes = compile_plan_file(file, os.environ).notes
+        else:
+            compiled = compile_file(file, os.environ)
+            notes = (*unresolved(compiled.table), *compiled.notes)
+        problems = []
     except ConfigError as error:
         notes, problems = (), error.problems
     if output is Format.JSON:

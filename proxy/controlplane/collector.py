@@ -225,6 +225,7 @@ def _version(
         rescued=plain[RESCUED],
         overrides=plain[OVERRIDES],
         in_flight=every.in_flight,
+        queued=every.queued,
         oldest_us=every.oldest_us,
         last_dispatch_ns=every.last_dispatch_ns,
         endpoints=_endpoints(current, index, service, version, totals),

@@ -45,6 +45,7 @@ CLIENT_ERRORS = layout.VERSION_CLIENT_ERRORS - VERSION_FROM
 OVERRIDES = layout.VERSION_OVERRIDES - VERSION_FROM
 _GAUGES = layout.VERSION_GAUGES - VERSION_FROM
 _IN_FLIGHT = layout.VERSION_IN_FLIGHT - VERSION_FROM
+_QUEUED = layout.VERSION_QUEUED - VERSION_FROM
 _OLDEST_US = layout.VERSION_OLDEST_US - VERSION_FROM
 _LAST_DISPATCH_NS = layout.VERSION_LAST_DISPATCH_NS - VERSION_FROM
 _SLOW = layout.VERSION_SLOW - VERSION_FROM
@@ -67,6 +68,7 @@ class VersionTotals:
         "last_dispatch_ns",
         "oldest_us",
         "plain",
+        "queued",
         "signals",
         "slow",
         "ttfb_fast",
@@ -81,6 +83,7 @@ class VersionTotals:
         self.ttfb_fast: dict[int, int] = {}
         self.signals: dict[SignalKey, tuple[int, int]] = {}  # → responses with its header, of these: matched
         self.in_flight = 0
+        self.queued = 0
         self.oldest_us = 0
         self.last_dispatch_ns = 0
 
@@ -101,6 +104,7 @@ class VersionTotals:
         for key, (seen, matched) in other.signals.items():
             self._add_signal(key, seen, matched)
         self.in_flight += other.in_flight
+        self.queued += other.queued
         self.oldest_us = max(self.oldest_us, other.oldest_us)
         self.last_dispatch_ns = max(self.last_dispatch_ns, other.last_dispatch_ns)
 
@@ -117,6 +121,7 @@ class VersionTotals:
         self.last_dispatch_ns = max(self.last_dispatch_ns, words[_LAST_DISPATCH_NS])
         if alive:
             self.in_flight += words[_IN_FLIGHT]
+            self.queued += words[_QUEUED]
             self.oldest_us = max(self.oldest_us, words[_OLDEST_US])
 
     def _add_signal(self, key: SignalKey, seen: int, matched: int) -> None:

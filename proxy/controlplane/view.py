@@ -198,6 +198,7 @@ def _version(
         "requests": counts.judged.requests,
         "bad": counts.judged.bad,
         "in_flight": counts.in_flight,
+        "queued": counts.queued,
         "rescued": counts.rescued,
         "window": {
             "seconds": round(seconds, 3),

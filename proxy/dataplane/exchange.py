@@ -15,7 +15,6 @@ Cost of a small exchange without failures: see `make bench`; nothing here is cal
 from __future__ import annotations
 
 import ssl
-from errno import EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from xxhash import xxh3_64_intdigest
 
 from proxy.dataplane import record
 from proxy.dataplane.tunnel import Tunnel
+from proxy.dataplane.upstream import OUR_OWN
 from proxy.http1.body import LAST_CHUNK, ChunkedBody, chunk
 from proxy.http1.head import CHUNKED, REMEMBERED_HEAD, UNTIL_CLOSE, Refusal, RequestHead, ResponseHead
 from proxy.http1.reply import local_reply
@@ -57,7 +57,6 @@ _WEIGHT_MASK = layout.WEIGHT_MASK
 _ASSIGNED = layout.VERSION_ASSIGNED
 _ENDED = layout.VERSION_ENDED
 _SECOND_TICKS = 20
-_OUR_OWN = frozenset((EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM))  # we have no port, descriptor, memory left
 _SUSPECT_TICKS = 40  # 2 s: after a failed connect, other endpoints of the version are preferred
 
 
@@ -663,7 +662,7 @@ class Exchange:
             self._complete(monotonic_ns())
         elif self.phase == CONNECTING:
             assert self.endpoint is not None
-            if isinstance(error, OSError) and error.errno in _OUR_OWN:
+            if isinstance(error, OSError) and error.errno in OUR_OWN:
                 record.uncharged(self, 503)
                 self._detach(reuse=False)
                 self._reply(503, "overload", f"The proxy cannot make another connection: {_why(error)}.")

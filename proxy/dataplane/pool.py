@@ -1,6 +1,6 @@
 """Idle connections to endpoints.
 
-One pool per address and worker, shared by all generations that name the address, so that a reload keeps the
+One pool per endpoint and worker, shared by all generations that name the endpoint, so that a reload keeps the
 connections. The last one put back is the first one taken: what is not needed grows old at the bottom and is
 closed after `timeouts.pool_idle`, before the endpoint's own keep-alive timeout would (RFC 9112 §9.3.1).
 """
@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from proxy.dataplane.deadline import ticks
+from proxy.dataplane.hosts import Hosts, Name
 from proxy.routing.table import Endpoint, EndpointTls, Timeouts
 
 if TYPE_CHECKING:
@@ -34,12 +35,16 @@ class Trust:
 
 
 class Pool:
-    """The connections of one address: `idle` is a stack; `active` counts those with an exchange."""
+    """The connections of one endpoint: `idle` is a stack; `active` counts those with an exchange.
 
-    __slots__ = ("_told", "active", "connect_s", "endpoint", "idle", "idle_ticks", "tls")
+    `name`: what its host resolves to, `None` for an address or a unix socket.
+    """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    __slots__ = ("_told", "active", "connect_s", "endpoint", "idle", "idle_ticks", "name", "tls")
+
+    def __init__(self, endpoint: Endpoint, name: Name | None) -> None:
         self.endpoint = endpoint
+        self.name = name
         self.idle: list[Upstream] = []
         self.active = 0
         self.idle_ticks = 1
@@ -60,9 +65,10 @@ class Pool:
 class Pools:
     """All pools of a worker, by URL and what TLS there must be like."""
 
-    __slots__ = ("_pools",)
+    __slots__ = ("_hosts", "_pools")
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
         self._pools: dict[tuple[str, EndpointTls | None, str], Pool] = {}
 
     def of(self, endpoint: Endpoint, timeouts: Timeouts, tls: Trust | None = None) -> Pool:
@@ -70,7 +76,7 @@ class Pools:
         key = (endpoint.url, None, "") if tls is None else (endpoint.url, tls.spec, tls.server_name)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = Pool(endpoint)
+            pool = self._pools[key] = Pool(endpoint, self._hosts.of(endpoint))
         pool.tls = tls
         pool.idle_ticks = ticks(timeouts.pool_idle_s)
         pool.connect_s = timeouts.connect_s
@@ -83,6 +89,7 @@ class Pools:
                 upstream.close()
             if not pool.active:
                 del self._pools[key]
+        self._hosts.keep_only({pool.name for pool in self._pools.values() if pool.name is not None})
 
     def close(self) -> None:
         """Close every idle connection."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from errno import EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM
 from time import monotonic_ns
 from typing import TYPE_CHECKING, cast
 
@@ -17,25 +18,32 @@ from proxy.dataplane.tls import TlsLayer
 
 if TYPE_CHECKING:
     from proxy.dataplane.exchange import Exchange
+    from proxy.dataplane.hosts import Name
     from proxy.dataplane.pool import Pool, Trust
     from proxy.dataplane.tunnel import Tunnel
     from proxy.dataplane.worker import Worker
     from proxy.http1.head import ResponseHead
 
 
+OUR_OWN = frozenset((EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM))  # we have no port, descriptor, memory left
+_TO_LOOK_UP = 0.8  # of the connect timeout, for the very first look-up of a name: then there is time to say why
 _READ_BYTES = 256 * 1024
 _LAST_READS = 8
 _FINISH_TICKS = 200  # 10 s
 
 
 class Upstream(asyncio.Protocol):
-    """One connection; `reused` once it has served an exchange, `reusable` until something forbids it."""
+    """One connection; `reused` once it has served an exchange, `reusable` until something forbids it.
+
+    `address`: which one of its endpoint's name it is, or is tried with; "" where the endpoint has no name.
+    """
 
     __slots__ = (
         "_connecting",
         "_open",
         "_reading_paused",
         "_trust",
+        "address",
         "began_ns",
         "due",
         "ended",
@@ -66,6 +74,7 @@ class Upstream(asyncio.Protocol):
         self.due = 0
         self.filed = 0
         self.began_ns = monotonic_ns()
+        self.address = ""
         self._open = False
         self._reading_paused = False
         self._trust = pool.tls
@@ -76,24 +85,51 @@ class Upstream(asyncio.Protocol):
         endpoint = pool.endpoint
         loop = self.worker.loop
         try:
-            if self._trust is not None:
-                await self._connect_tls(self._trust)
-            elif endpoint.unix is not None:
+            if endpoint.unix is not None:
                 await loop.create_unix_connection(lambda: self, endpoint.unix)
+            elif pool.name is not None:
+                await self._connect_by_name(pool.name)
             else:
-                await loop.create_connection(lambda: self, endpoint.host, endpoint.port)
+                await self._connect_to(endpoint.host)
         except OSError as error:
             self._connecting = None
             if isinstance(error, ssl.SSLError):
                 pool.tls_failed(self.worker, error)
             self._tell_end(error)
 
-    async def _connect_tls(self, tls: Trust) -> None:
+    async def _connect_to(self, host: str) -> None:
+        if self._trust is not None:
+            await self._connect_tls(self._trust, host)
+        else:
+            await self.worker.loop.create_connection(lambda: self, host, self.pool.endpoint.port)
+
+    async def _connect_by_name(self, name: Name) -> None:
+        """Try the addresses of a name, each for its part of what is left of the time; the last one gets the rest."""
+        time = self.worker.loop.time
+        until = time() + self.pool.connect_s
+        addresses = await name.candidates(self.pool.connect_s * _TO_LOOK_UP)
+        for left in range(len(addresses), 0, -1):
+            self.address = addresses[-left]
+            try:
+                async with asyncio.timeout((until - time()) / left if left > 1 else None):
+                    await self._connect_to(self.address)
+            except OSError as error:
+                if self._connecting is None:
+                    return  # it was made just as the time was over
+                if isinstance(error, ssl.SSLError) or error.errno in OUR_OWN:
+                    raise
+                name.avoid(self.address)
+                if left == 1:
+                    raise
+            else:
+                return
+
+    async def _connect_tls(self, tls: Trust, host: str) -> None:
         """Connect and shake hands: the connection is made when both are done."""
         loop = self.worker.loop
         opened = loop.create_future()
         layer = TlsLayer(self, tls.context, server_name=tls.server_name, session=tls.session, opened=opened)
-        transport, _ = await loop.create_connection(lambda: layer, self.pool.endpoint.host, self.pool.endpoint.port)
+        transport, _ = await loop.create_connection(lambda: layer, host, self.pool.endpoint.port)
         try:
             await opened
         except BaseException:
@@ -107,6 +143,8 @@ class Upstream(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self._connecting = None
         self._open = True
+        if self.address:
+            cast("Name", self.pool.name).made(self)
         # 0: a write that the kernel does not take whole pauses the sender at once, so that what the proxy holds
         # is never more than one read (uvloop: 256,000 bytes).
         self.transport.set_write_buffer_limits(high=0)
@@ -152,6 +190,8 @@ class Upstream(asyncio.Protocol):
         self.reusable = False
         self.due = 0
         self._leave_pool()
+        if self.address:
+            cast("Name", self.pool.name).lost(self)
         self.worker.finishing.discard(self)
         if exc is not None and self.exchange is not None:
             self._take_last_words()

@@ -32,6 +32,7 @@ from proxy.dataplane.accesslog import AccessLog
 from proxy.dataplane.deadline import TICK_NS, Wheel, ticks
 from proxy.dataplane.downstream import Downstream, plain_address
 from proxy.dataplane.exchange import Exchange
+from proxy.dataplane.hosts import Hosts, Resolve
 from proxy.dataplane.listening import Certificates, Listener, entrance, own_listeners
 from proxy.dataplane.live import LiveService, Plane
 from proxy.dataplane.pool import Pool, Pools
@@ -59,10 +60,12 @@ _MOST_ADDRESSES = 4096  # remembered as trusted or not
 class Worker:
     """Everything of one worker process that connections share."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, phone: socket.socket) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, phone: socket.socket, resolve: Resolve | None = None) -> None:
+        """`resolve`: what looks up names instead of the system."""
         self.loop = loop
         self.wheel = Wheel()
-        self.pools = Pools()
+        self.hosts = Hosts(self, resolve)
+        self.pools = Pools(self.hosts)
         self.queues = Queues()
         self.downstreams: set[Downstream] = set()
         self.finishing: set[Upstream] = set()  # closed, once the endpoint has taken what was written

@@ -70,6 +70,12 @@ ASSIGNMENTS = Metric(
     ("service", "version", "reason"),
 )
 IN_FLIGHT = Metric("tidegate_in_flight", "gauge", "Attempts dispatched and not ended.", ("service", "version"))
+QUEUED = Metric(
+    "tidegate_queued",
+    "gauge",
+    "Requests that wait because the version has as many in flight as `in_flight` allows.",
+    ("service", "version"),
+)
 ENDPOINT_UP = Metric(
     "tidegate_endpoint_up",
     "gauge",
@@ -149,6 +155,7 @@ CATALOG: tuple[Metric, ...] = (
     WEIGHT,
     ASSIGNMENTS,
     IN_FLIGHT,
+    QUEUED,
     ENDPOINT_UP,
     EJECTIONS,
     POOL,

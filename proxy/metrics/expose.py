@@ -186,6 +186,7 @@ def _version(families: _Families, labels: list[str], version: VersionCounts) -> 
         for value, count in by_name.items():
             families.add(metric, [*labels, value], count)
     families.add(catalog.IN_FLIGHT, labels, version.in_flight)
+    families.add(catalog.QUEUED, labels, version.queued)
     for endpoint in version.endpoints:
         families.add(catalog.ENDPOINT_UP, [*labels, endpoint.url], endpoint.state == "ready")
         families.add(catalog.POOL, [*labels, endpoint.url, "idle"], endpoint.pool_idle)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from ipaddress import ip_address
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -32,6 +33,17 @@ class Endpoint:
     port: int
     unix: str | None = None
     tls: bool = False
+
+    @property
+    def named(self) -> bool:
+        """Whether its host is a name, behind which addresses have to be looked up."""
+        if self.unix is not None:
+            return False
+        try:
+            ip_address(self.host)
+        except ValueError:
+            return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)
