@@ -96,7 +96,7 @@ class Collector:
         over = self.history.slice_due(now_s)
         upto = _PARTS if over else min(_PARTS, self._part + 1)
         for part in range(self._part, upto):
-            scales.harvest_lately(live, part, _PARTS)
+            scales.harvest_lately(live, part, _PARTS, self.history.due)
         self._part = 0 if over else upto
         if over:
             self.history.add_slice(now_s, scales.take())

@@ -4,6 +4,9 @@ Judged integers are kept per block for the longest window; histograms as what wa
 for a minute, then one per ten seconds for ten minutes. A slice holds packed pairs (index, count) of the scales
 that changed in it: some hundred bytes per version where whole histograms would be 20 kB.
 
+First bytes of a service are kept by the second only while a limit on them is in force (`watch_first_bytes`), else by
+ten seconds: it would be a seventh of the work of a tick, and nobody looks.
+
 Rule: a version that becomes another one (another incarnation) begins with an empty history; what its predecessor
 still has in flight is not added to it.
 """
@@ -49,6 +52,7 @@ class History:
     __slots__ = (
         "_coarse",
         "_fine",
+        "_first_bytes",
         "_growing",
         "_growing_slices",
         "_latest",
@@ -70,6 +74,7 @@ class History:
         self._growing_slices = 0
         self._latest: float | None = None  # end of the newest slice
         self._merged: dict[tuple[Scale, float], tuple[Sparse, float]] = {}
+        self._first_bytes: set[str] = set()  # of these services they are kept by the second
 
     def over(self, service: str, version: int, seconds: float) -> tuple[Judged, float]:
         """Return what was judged in the last `seconds`, and the seconds that this covers.
@@ -90,7 +95,8 @@ class History:
     def histogram(self, service: str, version: int, phase: str, seconds: float) -> tuple[Sparse, float]:
         """Return the histogram of about the last `seconds` (to 600), and the seconds that it covers.
 
-        `phase`: "total" or "ttfb". It ends with the newest whole second; beyond a minute it is cut at ten seconds.
+        `phase`: "total" or "ttfb". It ends with the newest whole second; beyond a minute it is cut at ten seconds, and
+        so are first bytes that no limit is put on, at both ends.
         """
         scale = Scale(TOTAL if phase == TOTAL else TTFB, service, version)
         found = self._merged.get((scale, seconds))
@@ -125,6 +131,18 @@ class History:
         for name in self._splits.keys() - snapshot.services.keys():
             self._end(name)
 
+    def watch_first_bytes(self, service: str, *, watched: bool) -> None:
+        """Keep the first bytes of a service by the second from now on, or not any more."""
+        if watched:
+            self._first_bytes.add(service)
+        else:
+            self._first_bytes.discard(service)
+        self._merged.clear()
+
+    def due(self, scale: Scale) -> bool:
+        """Tell whether a scale is to be read for the next slice."""
+        return scale.kind == TOTAL or scale.service in self._first_bytes or self._growing_slices == FINE_PER_COARSE - 1
+
     def slice_due(self, now_s: float) -> bool:
         """Tell whether the next slice of histograms is due; the very first call begins the first slice."""
         if self._latest is None:
@@ -156,19 +174,25 @@ class History:
     def _merge(self, scale: Scale, seconds: float) -> tuple[Sparse, float]:
         if self._latest is None:
             return {}, 0.0
+        if scale.kind == TTFB and scale.service not in self._first_bytes:
+            return self._sum(scale, seconds, reversed(self._coarse), self._coarse[-1].end_s if self._coarse else 0.0)
         # Coarse slices end where the fine ones that follow them begin: no second is missed or counted twice.
         fine = list(self._fine)
         slices = fine[::-1] if seconds <= FINE_S * FINE_SLICES else self._from_coarse(fine)
+        return self._sum(scale, seconds, slices, self._latest)
+
+    def _sum(self, scale: Scale, seconds: float, slices: Iterable[Slice], end_s: float) -> tuple[Sparse, float]:
+        """Return what the slices hold, newest first, until they cover so many seconds, and the seconds that they do."""
         parts: list[Sparse] = []
-        reach = self._latest
+        reach = end_s
         for one in slices:
-            if self._latest - reach >= seconds:
+            if end_s - reach >= seconds:
                 break
             reach = one.begin_s
             if scale in one.parts:
                 parts.append(_unpack(one.parts[scale]))
         reach = max(reach, self._since.get((scale.service, scale.version), reach))
-        return hdr.merge(parts), max(0.0, self._latest - reach)
+        return hdr.merge(parts), max(0.0, end_s - reach)
 
     def _from_coarse(self, fine: list[Slice]) -> list[Slice]:
         """Return the fine slices that no coarse one has yet, and all coarse ones, newest first."""
@@ -190,6 +214,7 @@ class History:
 
     def _end(self, name: str) -> None:
         del self._splits[name]
+        self._first_bytes.discard(name)
         for version in (STABLE, NEW):
             del self._windows[name, version]
 

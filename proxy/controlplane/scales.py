@@ -20,7 +20,7 @@ counts of a threshold are complete (`within`). Sets are as many as latency limit
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -106,11 +106,13 @@ class Scales:
             for slot, region in generation.counters.items():
                 self._harvest(generation, slot, region, 0, 1)
 
-    def harvest_lately(self, live: Sequence[Generation], part: int, parts: int) -> None:
-        """Read one of `parts` of what the history keeps."""
+    def harvest_lately(
+        self, live: Sequence[Generation], part: int, parts: int, due: Callable[[Scale], bool] = lambda _: True
+    ) -> None:
+        """Read one of `parts` of what the history keeps, as far as it is `due` there."""
         for generation in live:
             for slot, region in generation.counters.items():
-                self._harvest(generation, slot, region, part, parts, lately=True)
+                self._harvest(generation, slot, region, part, parts, due)
 
     def take(self) -> list[Delta]:
         """Return the deltas of all harvests and folds since the last call; they are the caller's to read only."""
@@ -167,7 +169,13 @@ class Scales:
         return hdr.merge(parts)
 
     def _harvest(
-        self, generation: Generation, slot: int, region: Segment, part: int, parts: int, *, lately: bool = False
+        self,
+        generation: Generation,
+        slot: int,
+        region: Segment,
+        part: int,
+        parts: int,
+        due: Callable[[Scale], bool] | None = None,
     ) -> None:
         blocks = self._blocks.get(generation.number)
         if blocks is None:
@@ -176,8 +184,11 @@ class Scales:
         words = region.words
         for number in range(part, len(blocks), parts):
             block = blocks[number]
-            if lately and block.scale.kind not in LATELY:
-                break  # they stand behind the others
+            if due is not None:
+                if block.scale.kind not in LATELY:
+                    break  # they stand behind the others
+                if not due(block.scale):
+                    continue
             now = words[block.start : block.start + block.words]
             raw = bytes(now)
             before = seen[number]

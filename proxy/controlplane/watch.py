@@ -59,6 +59,7 @@ class Watch(Bench):
         lives = tuple(one.incarnation for one in counts.versions)
         if self.seat(plan, state, counts.columns, now, lives=lives):
             self._begin(total)
+            history.watch_first_bytes(counts.name, watched=any(limit.first_byte for limit in self.limits))
         for version in (STABLE, NEW):
             one = counts.versions[version]
             self.reach[version].look(one.endpoints, one.bad.get("diverted", 0), now)

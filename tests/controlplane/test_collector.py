@@ -190,6 +190,7 @@ def test_windows_are_fed_by_blocks_only(bench: Bench) -> None:
 
 def test_histograms_are_sliced_by_the_second(bench: Bench) -> None:
     bench.generation(slots=2)
+    bench.collector.history.watch_first_bytes("web", watched=True)
     bench.block()
     for hand in bench.hands:
         hand.end(us=1000, times=2)

@@ -115,9 +115,29 @@ def test_every_age_of_history_is_without_gaps() -> None:
 
 def test_phases_are_apart_and_codes_are_no_latency() -> None:
     history = sliced(1)
+    history.watch_first_bytes("web", watched=True)
     history.add_slice(2.0, [delta(7, kind=TTFB), delta(200, kind=CODES), delta(9), delta(9, 2)])
     assert history.histogram("web", NEW, "ttfb", 1.0) == ({7: 1}, 1.0)
     assert history.histogram("web", NEW, "total", 1.0) == ({9: 3}, 1.0)
+
+
+def test_first_bytes_are_kept_by_ten_seconds_unless_a_limit_is_on_them() -> None:
+    history = sliced(0)
+    first, whole = Scale(TTFB, "web", NEW), Scale(TOTAL, "web", NEW)
+    for second in range(1, FINE_PER_COARSE + 4):
+        assert history.due(whole)
+        assert history.due(first) == (second == FINE_PER_COARSE)
+        history.add_slice(float(second), [delta(second, kind=TTFB)] if history.due(first) else [])
+    # It ends where the last ten seconds end, and says so.
+    assert history.histogram("web", NEW, "ttfb", 5.0) == ({FINE_PER_COARSE: 1}, 10.0)
+    history.watch_first_bytes("web", watched=True)
+    assert history.due(first)
+    history.add_slice(14.0, [delta(14, kind=TTFB)])
+    assert history.histogram("web", NEW, "ttfb", 1.0) == ({14: 1}, 1.0)
+    assert history.histogram("web", NEW, "ttfb", 600.0) == ({FINE_PER_COARSE: 1, 14: 1}, 14.0)
+    history.watch_first_bytes("web", watched=False)
+    assert not history.due(first)
+    assert history.histogram("web", NEW, "ttfb", 1.0) == ({FINE_PER_COARSE: 1}, 10.0)
 
 
 def test_a_histogram_is_the_callers_own() -> None:

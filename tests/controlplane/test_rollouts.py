@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.controlplane.operations import Order
+from proxy.controlplane.scales import TTFB, Scale
 from proxy.controlplane.store import Change, Owed
 from proxy.errors import Refused
 from proxy.ipc import layout
@@ -669,8 +670,10 @@ async def test_a_named_plan_that_a_reload_changed_is_counted_before_it_begins(st
     slower = (replace(PLAN.stages[0], limits=(Limit("ttfb_p99", max=80),)), *PLAN.stages[1:])
     changed = table(service(thresholds=(200_000,), first=(80_000,)))
     await world.controller.reload(planned(stages=slower), changed, ANN)
+    assert not world.controller.history.due(Scale(TTFB, "web", NEW))
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 2)
+    assert world.controller.history.due(Scale(TTFB, "web", NEW))  # a limit is on them: they are kept by the second
     assert {one["verdict"] for one in world.controller.service_status("web")["limits"]} == {"PASS"}
     # Changed again while it runs, and kept: what it needs is counted on.
     await world.controller.reload(PLANS, TABLE, Order("ann", running_plan="keep"))
