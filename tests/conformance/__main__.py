@@ -29,7 +29,7 @@ def say(case: Case, port: int, recorder: Recorder, quiet: float) -> tuple[str, T
 
 def run_all(name: str, cases: list[Case], folder: Path, results: dict[str, dict[str, tuple[str, Talk | None]]]) -> None:
     recorder = Recorder()
-    quiet = 0.6
+    quiet = 3.0 if name == "tidegate" else 1.0
     rows = results[name] = {}
     with started(name, folder / name, recorder) as port:
         for case in cases:
@@ -59,18 +59,24 @@ def main() -> None:
         for thread in threads:
             thread.join()
     print(f"{len(cases)} cases; {', '.join(names)}\n")
+    same, against = Counter(), 0
     for case in cases:
         said = {name: results[name].get(case.name, ("missing", None)) for name in names}
         own, talk = said["tidegate"]
         wrong = check(case, talk) if talk else ["nothing came of it"]
         counts = Counter(said[name][0] for name in names[1:])
         most, votes = counts.most_common(1)[0] if counts else (own, 0)
+        same.update(name for name in names[1:] if said[name][0] == own)
+        against += votes * 2 > len(names) - 1 and most != own
         if wrong or (votes * 2 > len(names) - 1 and most != own) or options.show or (counts and own not in counts):
             print(f"{case.name} ({case.ref})")
             for text in wrong:
                 print(f"    WRONG {text}")
             for name in names:
                 print(f"    {name:9} {said[name][0]}" + (f"   {forwarded(said[name][1])}" if options.show else ""))
+    if names[1:]:
+        print("\nthe same outcome as Tidegate: " + ", ".join(f"{name} {same[name]}" for name in names[1:]))
+        print(f"cases in which most of them agree on another one: {against}")
 
 
 main()

@@ -1,7 +1,8 @@
 """What the fuzzers begin with: the corpus, and how bytes name a case.
 
 An input is two bytes and a message. First byte: bit 0 an answer instead of requests, bit 1 to an HTTP/1.0 client, bits
-2 and 3 the method that it answers, bits 4 to 7 in how many pieces it comes. Second byte: where it is cut.
+2 and 3 the method that it answers, bits 4 to 7 in how many pieces it comes. Second byte: where it is cut, and how the
+endpoint frames its answers.
 """
 
 from __future__ import annotations
@@ -39,4 +40,4 @@ def judge(passage: Passage, data: bytes) -> None:
     if kind & 1:
         judge_answer(passage, message, METHODS[kind >> 2 & 3], cuts, old=bool(kind & 2))
     else:
-        judge_requests(passage, message, cuts)
+        judge_requests(passage, message, cuts, stride)

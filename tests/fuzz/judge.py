@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import count, pairwise
 
 import h11
 
-from tests.conformance.wire import OK, Seen, read_answers, status_of
+from tests.conformance.wire import Seen, read_answers, status_of
 from tests.fuzz.model import Meaning, Reading, read_answer, read_requests
 from tests.fuzz.passage import Passage
 
@@ -41,10 +42,42 @@ def _as_h11_reads(raw: list[Seen]) -> None:
         assert event.method + b" " + event.target + b" HTTP/1.1" == seen.start
 
 
-def judge_requests(passage: Passage, data: bytes, places: list[int]) -> Reading:
-    """Send `data` as a client; hold what the endpoint got against the model."""
+def echo(seen: Seen) -> bytes:
+    """Return what tells one request from another."""
+    return seen.start + b"|" + seen.body[:64]
+
+
+def echoing(mood: int) -> Callable[[Seen], tuple[list[bytes], bool]]:
+    """Return an endpoint that says in its answer what it was asked, framed in ways that `mood` deals."""
+    turn = count(mood)
+
+    def reply(seen: Seen) -> tuple[list[bytes], bool]:
+        body = b"" if seen.start.startswith(b"HEAD ") else echo(seen)
+        kind = next(turn) % 6
+        if b"Via: 1.0 tidegate" in seen.lines and kind in {1, 2}:
+            kind = 0  # without a length an HTTP/1.0 client's connection ends, which the model does not know
+        ok = b"HTTP/1.1 200 OK\r\n"
+        if kind == 1:
+            chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b""
+            return [ok + b"Transfer-Encoding: chunked\r\n\r\n", chunks], False
+        if kind == 2 and body:
+            return [ok + b"\r\n", body], True
+        whole = ok + b"Content-Length: %d\r\n" % len(echo(seen))
+        if kind == 3:
+            return [b"HTTP/1.1 103 Hints\r\n\r\n", whole + b"\r\n" + body], False
+        if kind == 4:
+            return [whole + b"Connection: close\r\n\r\n" + body], True
+        if kind == 5:
+            return [whole + b"\r\n" + body + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"], False
+        return [whole + b"\r\n", body], False
+
+    return reply
+
+
+def judge_requests(passage: Passage, data: bytes, places: list[int], mood: int = 0) -> Reading:
+    """Send `data` as a client; hold what the endpoint got against the model, and every answer against its request."""
     reading = read_requests(data)
-    passage.begin([OK])
+    passage.begin_as(echoing(mood))
     transport = passage.send(cut(data, places))
     seen = passage.seen
     assert not passage.faults, passage.faults
@@ -66,6 +99,8 @@ def judge_requests(passage: Passage, data: bytes, places: list[int]) -> Reading:
         answer for answer in answers if b"content-type: application/problem+json" in b"\r\n".join(answer.lines).lower()
     ]
     assert len(answers) - len(refused) == len(whole), answers
+    for said, one, answer in zip(reading.messages, whole, answers, strict=False):
+        assert answer.body == (b"" if said.method == b"HEAD" else echo(one)), (one, answer)
     assert len(refused) <= 1, answers
     if reading.end == "wrong":
         assert refused == answers[-1:], (reading, answers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from proxy.dataplane import worker as dataplane
 from proxy.dataplane.downstream import Downstream
@@ -147,15 +147,19 @@ class Passage:
 
     def begin(self, pieces: list[bytes], *, ends: bool = False) -> None:
         """Have the endpoint answer in `pieces`, and close behind them if `ends`."""
+        self.begin_as(lambda _: (pieces, ends))
+
+    def begin_as(self, reply: Callable[[Seen], tuple[list[bytes], bool]]) -> None:
+        """Have the endpoint answer a request with what `reply` says of it: pieces, and whether it closes then."""
         self.seen: list[Seen] = []
-        self.pieces = pieces
-        self.ends = ends
+        self.reply = reply
 
     def answer(self, transport: EndpointTransport) -> None:
         """Answer one request."""
-        for piece in self.pieces:
+        pieces, ends = self.reply(self.seen[-1])
+        for piece in pieces:
             self.loop.call_soon(self._deliver, transport, piece)
-        if self.ends:
+        if ends:
             self.loop.call_soon(self._end, transport)
 
     def _deliver(self, transport: EndpointTransport, piece: bytes) -> None:

@@ -43,7 +43,7 @@ def test_the_whole_corpus(passage: Passage) -> None:
 
 def run_requests(passage: Passage, chance: random.Random, places: list[int]) -> None:
     data = b"".join(mutated(chance, chance.choice(REQUESTS)) for _ in range(chance.randint(1, 3)))
-    judge_requests(passage, data, places)
+    judge_requests(passage, data, places, chance.randrange(6))
 
 
 def run_answers(passage: Passage, chance: random.Random, places: list[int], method: bytes, *, old: bool) -> None:
