@@ -545,7 +545,7 @@ class Controller:
         self._counts = None
         for plan in plans:
             self._entries[plan.name].follow(plan)
-        self._endpoints.follow(plans, table)
+        self._endpoints.follow(plans, table, self._now())
         if self._checks is not None:
             self._checks.watch(plans)
 

@@ -9,11 +9,12 @@ take the evidence away before there is enough of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from proxy.controlplane.health import Key
 from proxy.metrics.snapshot import ServiceCounts
 from proxy.rollout.plan import ServicePlan
-from proxy.routing.outlier import Eject, Ejection, Outliers, Return, Sight
+from proxy.routing.outlier import Eject, Ejection, Outliers, Return
 from proxy.routing.table import NEW, STABLE
 
 
@@ -35,11 +36,11 @@ class Ejections:
         self._take_stock()
 
     def look(
-        self, services: Mapping[str, ServiceCounts], serves: Callable[[Key], bool], now: float
+        self, services: Mapping[str, ServiceCounts], serves: Callable[[str, int, str], bool], now: float
     ) -> list[tuple[Key, Ejection | Return]]:
         """Take note of what was counted up to `now` (s); return what changes.
 
-        `serves` tells whether an endpoint could serve if it was not ejected.
+        `serves(service, version, url)` tells whether an endpoint could serve if it was not ejected.
         """
         changes: list[tuple[Key, Ejection | Return]] = []
         for name, rule in self._rules.items():
@@ -52,8 +53,8 @@ class Ejections:
                 if outliers is None:
                     outliers = Outliers(rule, rule.window_s if version == NEW else 0.0)
                     self._watched[name, version] = outliers
-                sights = [Sight(one.url, serves((name, version, one.url)), one.ended, one.bad) for one in endpoints]
-                for change in outliers.look(sights, now):
+                totals = {one.url: (one.ended, one.bad) for one in endpoints}
+                for change in outliers.look(totals, partial(serves, name, version), now):
                     changes.append(((name, version, change.url), change))
                     if isinstance(change, Ejection):
                         self.totals[name, version] = self.totals.get((name, version), 0) + 1

@@ -68,8 +68,11 @@ class Endpoints:
         self._said = {key: code for key, code in stored.items() if code in (ENDPOINT_DRAIN, ENDPOINT_MAINTENANCE)}
         self._was_down = {key for key, code in stored.items() if code == ENDPOINT_DOWN}
 
-    def follow(self, plans: Iterable[ServicePlan], table: RoutingTable) -> None:
-        """Watch the endpoints of a table from now on; `store` has to follow once it is in force."""
+    def follow(self, plans: Iterable[ServicePlan], table: RoutingTable, now: float) -> None:
+        """Watch the endpoints of a table from now (s) on; the next generation begins with what is known of them.
+
+        `store` has to follow once it is in force.
+        """
         plans = tuple(plans)
         slow_start_s = {plan.name: plan.slow_start_s for plan in plans}
         self._slow_start_s = {
@@ -83,6 +86,7 @@ class Endpoints:
         known = self._slow_start_s.keys()
         self._states = {key: state for key, state in self._states.items() if key in known}
         self._back = {key: since for key, since in self._back.items() if key in known}
+        self._generations.expect_endpoints({key: self._word(key, now) for key in known})
 
     async def close(self) -> None:
         """Stop checking."""
@@ -158,7 +162,8 @@ class Endpoints:
         """Return how often endpoints of a version were ejected since the start."""
         return self._ejections.totals.get((service, version), 0)
 
-    def _serves(self, key: Key) -> bool:
+    def _serves(self, service: str, version: int, url: str) -> bool:
+        key = (service, version, url)
         return key not in self._said and key not in self._down
 
     def _state(self, key: Key) -> int:

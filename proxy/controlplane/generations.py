@@ -130,6 +130,10 @@ class Generations:
             raise KeyError(f"{service}: no endpoint {url}")
         self._endpoint_words[service, version, url] = word
 
+    def expect_endpoints(self, words: Mapping[tuple[str, int, str], int]) -> None:
+        """Let the next generation begin with these control words, by service, version and url."""
+        self._endpoint_words.update(words)
+
     def fold_worker(self, slot: int) -> None:
         """Keep what the worker in `slot` counted and close its regions; it must be dead and waited for."""
         for generation in list(self.live):

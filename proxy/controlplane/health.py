@@ -77,10 +77,11 @@ class Checked:
         for key, target in self._targets.items():
             if wanted.get(key) != target:
                 self._end(key)
-        self._pulses = {key: pulse for key, pulse in self._pulses.items() if key in wanted}
+        before = self._pulses
+        self._pulses = {key: pulse for key, pulse in before.items() if key in wanted}
         for key, target in wanted.items():
             if key not in self._tasks:
-                pulse = self._pulses.setdefault(key, Pulse(RESTARTED if key in down else ""))
+                pulse = self._pulses.setdefault(key, Pulse(RESTARTED if key in down else self._elsewhere(key, before)))
                 self._tasks[key] = asyncio.create_task(self._go_on(target, pulse), name=f"health {key[0]} {key[2]}")
         self._targets = wanted
 
@@ -95,6 +96,13 @@ class Checked:
             self._end(key)
         await asyncio.gather(*self._ending, return_exceptions=True)
         self._lookups.shutdown(wait=False, cancel_futures=True)
+
+    @staticmethod
+    def _elsewhere(key: Key, before: Mapping[Key, Pulse]) -> str:
+        """Return why an endpoint is down that was one of the other version: `finish` makes `new` the stable one."""
+        service, version, url = key
+        pulse = before.get((service, 1 - version, url))
+        return "" if pulse is None else pulse.why
 
     def _end(self, key: Key) -> None:
         task = self._tasks.pop(key)

@@ -210,6 +210,21 @@ async def test_a_reload_keeps_what_is_known_of_unchanged_endpoints(start):
 
 
 @playing
+async def test_a_generation_begins_with_what_is_known(start):
+    world = await start()
+    world.find(NEW, C.url, "3 checks failed: 503")
+    await world.tick()
+    await world.controller.set_endpoint("web", STABLE, A.url, "drain", ANN)
+    seen = []
+    world.on_switch = lambda: seen.append((world.control(STABLE), world.control(STABLE, 1)))
+    # What was an endpoint of new is one of stable; one that was taken out by a person comes again.
+    await world.controller.reload((PLAN,), table(service(stable=version("2", B, C))), ANN)
+    await world.controller.reload((PLAN,), table(service(stable=version("2", A, C))), ANN)
+    assert seen == [(READY, (DOWN, FULL)), ((layout.ENDPOINT_DRAIN, FULL), (DOWN, FULL))]
+    assert world.shown(STABLE, 1)[0] == "down"
+
+
+@playing
 async def test_an_endpoint_of_stable_that_fails_more_than_its_sibling_is_ejected_and_returns(start):
     world = await start()
     world.fail(STABLE, 0, times=120, bad=50)

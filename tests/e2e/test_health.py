@@ -83,7 +83,7 @@ def more(load, count=100):
 def test_an_endpoint_that_is_not_well_gets_nothing_until_it_is(product, backends):
     running = product(HEALTH, config=TWO).start()
     url = f"http://127.0.0.1:{backends.ports['other']}"
-    up = f'tidegate_endpoint_up{{service="web",version="stable",endpoint="{url}"}}'
+    up = f'tidegate_endpoint_up{{endpoint="{url}",service="web",version="stable"}}'
     with backends.load(running.port, RATE) as load:
         until_now(lambda: backends.other.requests > 20)
         assert running.metric(up) == 1
@@ -132,7 +132,7 @@ def test_when_all_of_new_is_down_stable_answers_and_ten_seconds_of_it_roll_back(
         until_now(lambda: backends.new.requests > 50)
         backends.new.well = False
         until_now(lambda: endpoint(running, "new")[0] == "down")
-        diverted = 'tidegate_bad_total{service="web",version="new",kind="diverted"}'
+        diverted = 'tidegate_bad_total{kind="diverted",service="web",version="new"}'
         until_now(lambda: running.metric(diverted) > 0)
         web = until_now(lambda: (web := running.web())["phase"] == "rolled_back" and web, 30)
     # Diverted ones count as bad: whichever limit sees it first has shut the gate.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.routing.outlier import Eject, Ejection, Outliers, Return, Sight
+from proxy.routing.outlier import Eject, Ejection, Outliers, Return
 
 RULE = Eject(bad=0.2, window_s=10.0, min_requests=20, base_s=30.0, max_s=300.0)
 
@@ -21,11 +21,8 @@ class Played:
         self.look()
 
     def look(self):
-        sights = [
-            Sight(str(at), serves, *totals)
-            for at, (serves, totals) in enumerate(zip(self.serves, self.totals, strict=True))
-        ]
-        return self.outliers.look(sights, self.now)
+        totals = {str(at): tuple(one) for at, one in enumerate(self.totals)}
+        return self.outliers.look(totals, lambda url: self.serves[int(url)], self.now)
 
     def block(self, *answers, seconds=0.25):
         """Let (ended, bad) happen at each endpoint that is in; return what changed."""
@@ -121,10 +118,10 @@ def test_when_others_stop_serving_the_ejected_return_early():
 
 def test_an_endpoint_that_is_gone_is_forgotten():
     outliers = Outliers(RULE)
-    outliers.look([Sight("a", True, 0, 0), Sight("b", True, 0, 0)], 1.0)
-    outliers.look([Sight("a", True, 30, 30), Sight("b", True, 30, 0)], 2.0)
+    outliers.look({"a": (0, 0), "b": (0, 0)}, bool, 1.0)
+    outliers.look({"a": (30, 30), "b": (30, 0)}, bool, 2.0)
     assert set(outliers.out) == {"a"}
-    assert outliers.look([Sight("b", True, 30, 0)], 3.0) == []
+    assert outliers.look({"b": (30, 0)}, bool, 3.0) == []
     assert outliers.out == {}
 
 
