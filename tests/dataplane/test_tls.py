@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import ssl
 import subprocess
@@ -234,7 +235,7 @@ def test_plain_http_is_told_what_is_missing(tls):
     same(tls.local_replies, {(400, "malformed"): 1})
 
 
-@pytest.mark.parametrize("noise", [b"\x00" * 64, b"\x16\x03\x01\x00\x05hello", b"\x80.\x01\x00\x02"])
+@pytest.mark.parametrize("noise", [b"\x00" * 64, b"\x16\x03\x01\x00\x05hello", b"\x80.\x01\x00\x02".ljust(64, b"x")])
 def test_what_is_no_tls_is_let_go(tls, noise):
     client = tls.plain()
     client.send(noise)
@@ -519,3 +520,86 @@ def test_a_session_is_taken_up_again(tls):
     again = tls.context.wrap_socket(tls.plain().sock.dup(), server_hostname="shop.test", session=session)
     assert again.session_reused
     again.close()
+
+
+def test_a_client_that_leaves_while_nothing_is_read_from_it_is_gone_too(tls, release):
+    def stalls(peer):
+        peer.head()
+        assert release.wait(10)
+
+    backend = tls.backend(stalls)
+    tls.serve(backend)
+    client = tls.client()
+    client.send(request("POST", "/", f"Content-Length: {64 * 1024 * 1024}"))
+    client.sock.settimeout(0.5)
+    with contextlib.suppress(TimeoutError, ssl.SSLError):
+        while True:
+            client.send(b"z" * 65536)
+    client.reset()
+    same(tls.aborts, 1)
+    tls.finished(0)
+
+
+def test_server_sent_events_pass_at_once(tls, release):
+    events = [b"data: %d\n\n" % number for number in range(3)]
+
+    def stream(peer):
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        for event in events:
+            peer.send(event)
+            assert release.wait(10)
+            release.clear()
+        peer.close()
+
+    tls.serve(tls.backend(stream))
+    client = tls.client()
+    client.send(request())
+    client.head()
+    for event in events:
+        assert event in client.until(b"\n\n")
+        release.set()
+    client.until(b"0\r\n\r\n")
+
+
+def test_a_renegotiation_is_not_taken_up(tls):
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    tls.serve(tls.backend())
+    where = ["-connect", f"127.0.0.1:{tls.worker.port}", "-servername", "shop.test"]
+    done = subprocess.run(
+        ["openssl", "s_client", *where, "-tls1_2", "-legacy_renegotiation"],
+        input=b"R\nR\n",
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert b"no renegotiation" in done.stderr + done.stdout
+    tls.alone()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_connection_whose_bytes_are_changed_ends_and_harms_nobody(tls, seed):
+    tls.serve(tls.backend())
+    good = tls.client()
+    draw = random.Random(seed)
+    sock = tls.plain().sock
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    inner = tls.context.wrap_bio(incoming, outgoing, server_hostname="shop.test")
+    hit = draw.randrange(0, 4)
+    with contextlib.suppress(ssl.SSLError, OSError):
+        for turn in range(12):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                inner.do_handshake()
+                inner.write(request("GET", f"/{turn}"))
+            data = bytearray(outgoing.read())
+            if turn == hit and data:
+                data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+            sock.sendall(data)
+            if turn > hit:
+                break
+            sock.settimeout(0.3)
+            incoming.write(sock.recv(65536))
+    sock.close()
+    assert good.request().status == 200
+    assert tls.worker.faults() == 0
