@@ -44,6 +44,8 @@ class Ejections:
         """
         changes: list[tuple[Key, Ejection | Return]] = []
         for name, rule in self._rules.items():
+            if name not in services:
+                continue  # workers refuse the table, and the one before is on its way back
             for version in (STABLE, NEW):
                 endpoints = services[name].versions[version].endpoints
                 if len(endpoints) < 2:

@@ -10,6 +10,7 @@ A supervisor that starts knows of no ejection: what is still bad is soon ejected
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -181,7 +182,9 @@ class Endpoints:
         for key in {*self._words, *self._states, *self._said, *self._down, *out} & self._slow_start_s.keys():
             word = self._word(key, now)
             if word != self._words.get(key, 0):
-                self._generations.store_endpoint(*key, word)
+                # Not there: workers refuse the table, and the one before is on its way back.
+                with contextlib.suppress(KeyError):
+                    self._generations.store_endpoint(*key, word)
             self._words[key] = word
             if not word:
                 del self._words[key]

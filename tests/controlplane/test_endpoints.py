@@ -4,8 +4,14 @@ import asyncio
 import functools
 from dataclasses import replace
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.controlplane.endpoints import SAID, Endpoints
+from proxy.controlplane.generations import Generations, ServiceWords
 from proxy.controlplane.operations import Order
 from proxy.ipc import layout
+from proxy.metrics.snapshot import EndpointCounts, ServiceCounts, VersionCounts, nothing
 from proxy.rollout.plan import Limit, ServicePlan
 from proxy.rollout.state import IDLE, ROLLED_BACK
 from proxy.routing.health import Health
@@ -299,3 +305,79 @@ async def test_where_nothing_is_to_be_said_nothing_is_done(start):
     await world.tick(times=5)
     assert world.control(STABLE) == READY
     assert world.told("EndpointEjected") == []
+
+
+URLS = (A, B, C)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("say"), st.integers(0, 2), st.sampled_from(sorted(SAID.values()))),
+        st.tuples(st.just("check"), st.integers(0, 2), st.booleans()),
+        st.tuples(st.just("answer"), st.integers(0, 2), st.integers(0, 40)),
+        st.tuples(st.just("pass"), st.just(0), st.sampled_from([0.25, 5.0, 40.0])),
+        st.tuples(st.just("reload"), st.just(0), st.booleans()),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+@settings(deadline=None, max_examples=60)
+def test_whatever_happens_the_strongest_word_counts_and_nobody_is_ejected_into_silence(steps):
+    asyncio.run(lived(steps))
+
+
+async def lived(steps):
+    made = table(service(stable=version("1", *URLS)))
+    generations = Generations()
+    endpoints = Endpoints(generations)
+    totals = {one.url: [0, 0] for one in URLS}
+    now, said, down = 1000.0, {}, set()
+
+    def begin():
+        endpoints.follow([PLAN], made, now)
+        generations.create(made, {"web": ServiceWords(0, 0, 1)})
+        endpoints.store(now)
+
+    def words():
+        one = generations.current
+        return [one.control.words[at] for at in one.control_layout.endpoints[0][STABLE]]
+
+    begin()
+    try:
+        for what, at, value in steps:
+            url = URLS[at].url
+            if what == "say":
+                endpoints.say(("web", STABLE, url), value, now)
+                said[url] = value
+            elif what == "check":
+                endpoints._checked._pulses["web", STABLE, url].why = "503" if value else ""
+                (down.add if value else down.discard)(url)
+            elif what == "answer":
+                totals[url][0] += 40
+                totals[url][1] += value
+            elif what == "pass":
+                now += value
+            else:
+                begin()
+            counts = [EndpointCounts(url, "", *of) for url, of in totals.items()]
+            pair = (
+                VersionCounts("stable", "", 1, nothing(), endpoints=tuple(counts)),
+                VersionCounts("new", "", 1, nothing()),
+            )
+            endpoints.look({"web": ServiceCounts("web", (), pair)}, now)
+            states = [word & layout.ENDPOINT_STATE_MASK for word in words()]
+            for one, state, word in zip(URLS, states, words(), strict=True):
+                if said.get(one.url):
+                    assert state == said[one.url]
+                elif one.url in down:
+                    assert state == DOWN
+                else:
+                    assert state in (layout.ENDPOINT_READY, EJECTED)
+                assert state in (word, layout.ENDPOINT_READY)  # only those that are ready lack something
+                assert (endpoints.why(("web", STABLE, one.url), now) == "") == (word == 0)
+            serving = [one.url for one in URLS if not said.get(one.url) and one.url not in down]
+            assert states.count(EJECTED) <= len(serving) // 2
+            assert not serving or layout.ENDPOINT_READY in states
+    finally:
+        await endpoints.close()
+        generations.close()
