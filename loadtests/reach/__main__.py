@@ -1,8 +1,8 @@
 """What has to be reached beside CPU per request (that is `make bench`): memory, shutting, restarts, being looked at.
 
-`python -m loadtests.reach [memory] [stall] [shut] [hung] [restarts] [polling] [long]` measures on a real `tidegate run`
-with two workers (`long`: on its control plane, in pressed time; it takes ten minutes of one core) and prints a line per
-figure. It is no test and has no pass mark; the figures go into notes with the command beside them.
+`python -m loadtests.reach [memory] [stall] [gone] [shut] [hung] [restarts] [polling] [long]` measures on a real
+`tidegate run` with two workers (`long`: on its control plane, in pressed time; it takes ten minutes of one core) and
+prints a line per figure. It is no test and has no pass mark; the figures go into notes with the command beside them.
 Every part is bounded in time and ends what it started.
 """
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 from loadtests.bench.measure import pss_kib, tree
-from loadtests.reach import hung, long, restarts
+from loadtests.reach import gone, hung, long, restarts
 from loadtests.reach.stream import SIZE
 from proxy.cli.demo.parts import Proxy, started
 from proxy.ipc.layout import BOARD_BEAT, WORD
@@ -34,6 +34,8 @@ from proxy.ipc.layout import BOARD_BEAT, WORD
 CONNECTIONS = 5_000
 STALL_S = 10.0
 ROUNDS = 20
+ROUNDS_GONE = 100
+ROUNDS_PAUSED = 20
 HOURS = (1, 6, 12, 24, 48)
 POLLED_S = 15.0
 RATE = 2_000
@@ -280,9 +282,18 @@ class Pollers:
         connection.close()
 
 
+def left() -> None:
+    """Measure how soon an endpoint sees that a client has left (`gone.py`)."""
+    for phase, end, found in gone.delays(ROUNDS_GONE, ROUNDS_PAUSED):
+        at = [statistics.median(found), found[round(0.99 * (len(found) - 1))], found[-1]]
+        what = f"a client that leaves by {end}, phase {phase}, {len(found)} rounds (median, p99, most)"
+        say(what, ", ".join(f"{1000 * seconds:.1f} ms" for seconds in at))
+
+
 PARTS: dict[str, Callable[[], None]] = {
     "memory": memory,
     "stall": stall,
+    "gone": left,
     "shut": shut,
     "hung": hung_endpoint,
     "restarts": restarted,

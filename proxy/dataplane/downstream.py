@@ -348,6 +348,8 @@ class Downstream(asyncio.Protocol):
     def abort(self) -> None:
         """Close now, whatever has not gone out."""
         self.closing = True
+        if self.writing_paused and not self.transport.is_closing():
+            break_off(self.transport)  # a FIN would wait behind what the client does not take
         self.transport.abort()
 
     def cut(self, *, framed: bool = False) -> None:

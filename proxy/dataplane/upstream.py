@@ -10,6 +10,8 @@ import asyncio
 import socket
 import ssl
 from errno import EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from time import monotonic_ns
 from typing import TYPE_CHECKING, cast
 
@@ -254,7 +256,15 @@ class Upstream(asyncio.Protocol):
             self._connecting.cancel()
             self._connecting = None
         elif self._open:
+            if self.writing_paused or self._unsent():
+                # A FIN would wait behind what the endpoint does not take, and the kernel would hold that for minutes.
+                break_off(self.transport)
             self.transport.abort()
+
+    def _unsent(self) -> bool:
+        """Whether the kernel still holds something that was written here."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        return ioctl(descriptor, TIOCOUTQ, b"\0\0\0\0") != b"\0\0\0\0"
 
     def finish(self) -> None:
         """Close after everything written has gone out, but do not wait for that for ever."""

@@ -1,0 +1,117 @@
+"""Clients that leave, by FIN or by RST: whatever the phase, the endpoint hears of it.
+
+How soon is measured by `python -m loadtests.reach gone`.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from proxy.routing.table import Timeouts
+from tests.dataplane.harness import eventually, same
+from tests.dataplane.wire import request, response
+
+ESTABLISHED = 1
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n"
+
+
+def leave(client, how):
+    if how == "RST":
+        client.reset()
+    else:
+        client.close()
+
+
+def seen(peer):
+    """Whether the endpoint's kernel has heard of the end, whatever the endpoint reads."""
+    return peer.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != ESTABLISHED
+
+
+def silent(peer):
+    """Take a request's head and do nothing more, not even read."""
+    peer.head()
+
+
+def half(peer):
+    peer.head()
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+@pytest.mark.parametrize("phase", ["body", "waiting", "answer"])
+def test_the_endpoint_hears_of_it(gate, phase, how):
+    backend = gate.backend(half if phase == "answer" else silent)
+    gate.serve(backend)
+    client = gate.client()
+    client.send(POST + b"x" * 1000 if phase == "body" else request())
+    eventually(lambda: backend.requests, "the request")
+    if phase == "answer":
+        assert client.head().status == 200
+        assert client.exactly(4) == b"half"
+    leave(client, how)
+    eventually(lambda: seen(backend.peers[0]), "the endpoint's side")
+    gate.finished(0)
+    same(gate.aborts, 1)
+    assert gate.judged(0) == (0, {})
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+@pytest.mark.parametrize("phase", ["stalled", "pipelined"])
+def test_the_endpoint_hears_of_it_while_nobody_reads(gate, phase, how):
+    """An end of the upstream connection must not wait behind bytes that the endpoint does not take."""
+    backend = gate.backend(silent)
+    gate.serve(backend)
+    client = gate.client()
+    client.send(POST if phase == "stalled" else request())
+    eventually(lambda: backend.requests, "the request")
+    gate.fill(client)
+    leave(client, how)
+    eventually(lambda: seen(backend.peers[0]), "the endpoint's side")
+    gate.finished(0)
+    same(gate.aborts, 1)
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+def test_nothing_is_connected_for_who_has_left(gate, how):
+    backend = gate.backend()
+    gate.serve(gate.slow_to_accept(backend))
+    client = gate.client()
+    client.send(request())
+    gate.sweeps(2)
+    same(lambda: gate.in_flight(0), 1)
+    leave(client, how)
+    gate.finished(0)
+    same(gate.aborts, 1)
+    gate.accept_now(backend)
+    gate.sweeps(4)
+    assert not backend.requests
+    assert gate.judged(0) == (0, {})
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+def test_half_a_head_is_forgotten(gate, how):
+    gate.alone()
+    gate.serve(gate.backend())
+    client = gate.client()
+    client.send(b"GET / HTTP/1.1\r\nHo")
+    gate.sweeps(2)
+    leave(client, how)
+    gate.alone()
+    same(gate.aborts, 0)
+
+
+def test_a_client_that_takes_nothing_is_let_go_with_a_break(gate, release):
+    """So that its kernel does not hold for minutes what it does not take."""
+
+    def script(peer):
+        peer.request()
+        peer.send(response(body=b"x" * 30_000_000))
+        assert release.wait(10)
+
+    gate.serve(gate.backend(script), timeouts=Timeouts(idle_s=0.2))
+    client = gate.client(SO_RCVBUF=8192)
+    client.send(request())
+    eventually(lambda: seen(client), "the break")
+    release.set()
