@@ -126,7 +126,7 @@ class History:
             split = self._splits.get(name)
             if split is None:
                 split = self._splits[name] = Ring(2)
-            stable, new = (sum(one.assigned.get(reason, 0) for reason in _BY_SPLIT) for one in service.versions)
+            stable, new = [sum([one.assigned.get(reason, 0) for reason in _BY_SPLIT]) for one in service.versions]
             split.append(snapshot.time_s, (new, stable + new))
         for name in self._splits.keys() - snapshot.services.keys():
             self._end(name)

@@ -82,8 +82,9 @@ class _Seen:
         """Take note of where in the bytes of the block something is counted."""
         if raw.startswith(_zeros(self.begin)) and raw.endswith(_zeros(max(0, len(raw) - self.end))):
             return
-        used = [at for at in range(0, len(raw), _PART_BYTES) if any(raw[at : at + _PART_BYTES])]
-        self.begin, self.end = min(self.begin, used[0]), max(self.end, used[-1] + _PART_BYTES)
+        first, last = len(raw) - len(raw.lstrip(b"\0")), len(raw.rstrip(b"\0"))
+        self.begin = min(self.begin, first - first % _PART_BYTES)
+        self.end = max(self.end, last + -last % _PART_BYTES)
 
 
 class Scales:

@@ -175,8 +175,9 @@ class Totals:
         """Return an independent copy of what is kept of one service and its present endpoints."""
         other = Totals()
         name = service.name
-        if name in self.services:
-            other.services[name] = self.services[name]
+        if name not in self.services:  # all regions that knew it are still read
+            return other
+        other.services[name] = self.services[name]
         for version in (STABLE, NEW):
             lives = self.versions.get((name, version))
             if lives:

@@ -180,4 +180,3 @@ class Hosts:
         for name in [name for name in self._names.values() if name not in names]:
             del self._names[name.name]
             name.forget()
-

@@ -52,7 +52,9 @@ class Reach:
         self._diverted = diverted
         answered = False
         for counts in endpoints:
-            contact = self._contacts.setdefault(counts.url, _Contact(counts))
+            contact = self._contacts.get(counts.url)
+            if contact is None:
+                contact = self._contacts[counts.url] = _Contact(counts)
             good, failed = _good(counts), counts.connect_failed - contact.failed
             if good > contact.good:
                 contact.failures = 0
