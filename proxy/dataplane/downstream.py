@@ -162,8 +162,8 @@ class Downstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection."""
         del exc
-        self.due = 0
         self.closing = True
+        self.worker.wheel.drop(self)
         self.worker.downstreams.discard(self)
         exchange = self.exchange
         if exchange is None:
@@ -520,7 +520,9 @@ class Downstream(asyncio.Protocol):
 
 def _asks_head(data: bytes) -> bool:
     """Tell whether a request that is no good is a HEAD: its answer has no body either (RFC 9110 §9.3.2)."""
-    return data.lstrip(b"\r\n").startswith(b"HEAD ")
+    while data.startswith(b"\r\n"):
+        data = data[2:]
+    return data.startswith(b"HEAD ")
 
 
 def plain_address(name: str) -> bytes:

@@ -112,7 +112,7 @@ class Name:
 
     def forget(self) -> None:
         """Look up no more."""
-        self.due = 0
+        self._hosts.worker.wheel.drop(self)
         if self._looking is not None:
             self._looking.cancel()
 

@@ -80,6 +80,7 @@ class Upstream(asyncio.Protocol):
         self._open = False
         self._reading_paused = False
         self._trust = pool.tls
+        worker.upstreams.add(self)
         self._connecting: asyncio.Task[None] | None = worker.loop.create_task(self._connect())
 
     async def _connect(self) -> None:
@@ -95,6 +96,7 @@ class Upstream(asyncio.Protocol):
                 await self._connect_to(endpoint.host)
         except OSError as error:
             self._connecting = None
+            self.worker.upstreams.discard(self)
             if isinstance(error, ssl.SSLError):
                 pool.tls_failed(self.worker, error)
             self._tell_end(error)
@@ -190,10 +192,11 @@ class Upstream(asyncio.Protocol):
         """Take the end of the connection."""
         self._open = False
         self.reusable = False
-        self.due = 0
+        self.worker.wheel.drop(self)
         self._leave_pool()
         if self.address:
             cast("Name", self.pool.name).lost(self)
+        self.worker.upstreams.discard(self)
         self.worker.finishing.discard(self)
         if exc is not None and self.exchange is not None:
             self._take_last_words()
@@ -255,6 +258,7 @@ class Upstream(asyncio.Protocol):
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
+            self.worker.upstreams.discard(self)
         elif self._open:
             if self.writing_paused or self._unsent():
                 # A FIN would wait behind what the endpoint does not take, and the kernel would hold that for minutes.

@@ -68,6 +68,7 @@ class Worker:
         self.pools = Pools(self.hosts)
         self.queues = Queues()
         self.downstreams: set[Downstream] = set()
+        self.upstreams: set[Upstream] = set()
         self.finishing: set[Upstream] = set()  # closed, once the endpoint has taken what was written
         self.connections_elsewhere = 0
         self.accepted = 0
@@ -392,8 +393,9 @@ class Worker:
                         counts[block + layout.ENDPOINT_POOL_IDLE] = len(endpoint.pool.idle)
                         counts[block + layout.ENDPOINT_POOL_ACTIVE] = endpoint.pool.active
         oldest: dict[tuple[Plane, int], int] = {}
-        for downstream in self.downstreams:
-            exchange = downstream.exchange
+        # Not by the clients' connections: thousands of them may be idle.
+        for upstream in self.upstreams:
+            exchange = upstream.exchange
             if isinstance(exchange, Exchange) and exchange.started_ns and exchange.judged and not exchange.event_stream:
                 of = exchange.service.plane, exchange.version.counters_at
                 oldest[of] = max(oldest.get(of, 0), (now - exchange.started_ns) // 1000)
