@@ -17,7 +17,7 @@ import socket
 import sys
 from fcntl import ioctl
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from termios import TIOCOUTQ
+from termios import FIONREAD, TIOCOUTQ
 from time import monotonic_ns
 from typing import TYPE_CHECKING, cast
 
@@ -417,10 +417,17 @@ class Downstream(asyncio.Protocol):
             elif self.buffer:
                 late = Refusal(408, "head_timeout", "The request head did not arrive in time.")
                 self._answer(late, head_only=_asks_head(self.buffer))
+            elif self._request_waits():
+                self.worker.wheel.arm(self, 1)
             else:
                 self.close()
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
             self._broken(error)
+
+    def _request_waits(self) -> bool:
+        """Whether a request has arrived since the loop last read: a close would answer it with RST."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        return ioctl(descriptor, FIONREAD, b"\0\0\0\0") != b"\0\0\0\0"
 
     def _arm_peek(self) -> None:
         """Have the client looked at soon, without putting off what is due earlier."""

@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 import threading
+import time
 
 import pytest
 
 from proxy.ipc import channel, layout
 from proxy.ipc.segment import Segment
-from proxy.routing.table import AccessLog, Drain, Failover, Override, RoutingTable, Timeouts, to_plain
+from proxy.routing.table import AccessLog, Drain, Failover, Override, RequestLimits, RoutingTable, Timeouts, to_plain
 from tests.dataplane.conftest import Gate, service
 from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import Client, answers, fails, request, response
@@ -504,3 +505,21 @@ def test_an_ipv6_and_a_unix_listener(tmp_path):
             lone.close()
         finally:
             worker.close()
+
+
+@pytest.mark.slow
+def test_a_request_that_has_just_arrived_is_no_idle_connection(lone):
+    """The worker is stopped while a deadline passes and a request comes: it looks at the deadline first."""
+    lone.serve(lone.backend(), limits=RequestLimits(keepalive_timeout_s=0.3))
+    client = lone.client()
+    assert client.request().status == 200
+    process = lone.worker.process
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        client.send(request())
+        over = time.monotonic() + 1.0
+        eventually(lambda: time.monotonic() > over, "the deadline")
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert client.response().status == 200
+    assert client.end() == "eof"
