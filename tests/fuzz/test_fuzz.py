@@ -65,14 +65,14 @@ def test_answers(passage: Passage, chance: random.Random, places: list[int], met
 
 @pytest.mark.slow
 @given(chance=st.randoms(use_true_random=False), places=CUTS)
-@inputs(4000)
+@inputs(2000)
 def test_many_requests(passage: Passage, chance: random.Random, places: list[int]) -> None:
     run_requests(passage, chance, places)
 
 
 @pytest.mark.slow
 @given(chance=st.randoms(use_true_random=False), places=CUTS, method=st.sampled_from(METHODS), old=st.booleans())
-@inputs(4000)
+@inputs(2000)
 def test_many_answers(passage: Passage, chance: random.Random, places: list[int], method: bytes, old: bool) -> None:
     run_answers(passage, chance, places, method, old=old)
 
