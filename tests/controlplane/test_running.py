@@ -11,6 +11,7 @@ from proxy.clock import SystemClock
 from proxy.config.compile import compile_file, compile_text
 from proxy.controlplane.latch import Latch
 from proxy.controlplane.lock import Place
+from proxy.controlplane.notify import Notify
 from proxy.controlplane.operations import Operations, Order
 from proxy.controlplane.roster import Left
 from proxy.controlplane.running import needs_restart
@@ -43,6 +44,7 @@ async def supervised(tmp_path, text=CONFIG, *, file=True):
         passed=(),
         store=store,
         latch=latch,
+        notify=Notify({}, SystemClock()),
         worker=(),
         announce=lambda _: None,
         clock=SystemClock(),

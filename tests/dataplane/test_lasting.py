@@ -121,7 +121,7 @@ def test_a_stream_with_a_length_is_broken_off(gate):
     assert client.head().status == 200
     assert client.exactly(6) == b"data: "
     roll_back(gate)
-    assert client.end() == "reset"
+    assert client.end() == "eof"
     gate.finished(1)
 
 
