@@ -90,7 +90,10 @@ def run(
         raise ConfigError(
             [Problem("workers", f"{settings.workers} workers × {len(settings.listen)} addresses: too many")]
         )
-    platform.allow_open_files()
+    allowed = platform.allow_open_files()
+    scarce = platform.too_few_for(compiled.table.request_limits.connections, settings.workers, allowed)
+    if scarce is not None:
+        log.warning("%s", scarce)
     with contextlib.ExitStack() as held:
         # Two names of one file are one state: the lock and the latch stand beside the file itself.
         state = None if settings.state is None else settings.state.resolve()
@@ -280,7 +283,10 @@ class Supervisor:
     async def _watch_certificates(self) -> None:
         async with contextlib.aclosing(every(LOOK_S)) as turns:
             async for _ in turns:
-                self.show_certificates(await asyncio.to_thread(self._certificates.look))
+                try:
+                    self.show_certificates(await asyncio.to_thread(self._certificates.look))
+                except OSError as error:  # no descriptor, no memory: the next look may have one
+                    log.error("the certificates could not be looked at: %s", error)  # noqa: TRY400
 
     def show_certificates(self, found: Sequence[Finding]) -> None:
         """Tell everybody what a look at the certificates has found."""
