@@ -226,6 +226,7 @@ def _version(
         overrides=plain[OVERRIDES],
         in_flight=every.in_flight,
         queued=every.queued,
+        tunnels=every.tunnels,
         oldest_us=every.oldest_us,
         last_dispatch_ns=every.last_dispatch_ns,
         endpoints=_endpoints(current, index, service, version, totals),

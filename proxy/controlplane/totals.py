@@ -46,6 +46,7 @@ OVERRIDES = layout.VERSION_OVERRIDES - VERSION_FROM
 _GAUGES = layout.VERSION_GAUGES - VERSION_FROM
 _IN_FLIGHT = layout.VERSION_IN_FLIGHT - VERSION_FROM
 _QUEUED = layout.VERSION_QUEUED - VERSION_FROM
+_TUNNELS = layout.VERSION_TUNNELS - VERSION_FROM
 _OLDEST_US = layout.VERSION_OLDEST_US - VERSION_FROM
 _LAST_DISPATCH_NS = layout.VERSION_LAST_DISPATCH_NS - VERSION_FROM
 _SLOW = layout.VERSION_SLOW - VERSION_FROM
@@ -73,6 +74,7 @@ class VersionTotals:
         "slow",
         "ttfb_fast",
         "ttfb_slow",
+        "tunnels",
     )
 
     def __init__(self) -> None:
@@ -84,6 +86,7 @@ class VersionTotals:
         self.signals: dict[SignalKey, tuple[int, int]] = {}  # → responses with its header, of these: matched
         self.in_flight = 0
         self.queued = 0
+        self.tunnels = 0
         self.oldest_us = 0
         self.last_dispatch_ns = 0
 
@@ -105,6 +108,7 @@ class VersionTotals:
             self._add_signal(key, seen, matched)
         self.in_flight += other.in_flight
         self.queued += other.queued
+        self.tunnels += other.tunnels
         self.oldest_us = max(self.oldest_us, other.oldest_us)
         self.last_dispatch_ns = max(self.last_dispatch_ns, other.last_dispatch_ns)
 
@@ -122,6 +126,7 @@ class VersionTotals:
         if alive:
             self.in_flight += words[_IN_FLIGHT]
             self.queued += words[_QUEUED]
+            self.tunnels += words[_TUNNELS]
             self.oldest_us = max(self.oldest_us, words[_OLDEST_US])
 
     def _add_signal(self, key: SignalKey, seen: int, matched: int) -> None:

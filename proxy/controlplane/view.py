@@ -199,6 +199,7 @@ def _version(
         "bad": counts.judged.bad,
         "in_flight": counts.in_flight,
         "queued": counts.queued,
+        "tunnels": counts.tunnels,
         "rescued": counts.rescued,
         "window": {
             "seconds": round(seconds, 3),

@@ -70,6 +70,9 @@ ASSIGNMENTS = Metric(
     ("service", "version", "reason"),
 )
 IN_FLIGHT = Metric("tidegate_in_flight", "gauge", "Attempts dispatched and not ended.", ("service", "version"))
+TUNNELS = Metric(
+    "tidegate_tunnels", "gauge", "Open tunnels (WebSocket); each is in flight too.", ("service", "version")
+)
 QUEUED = Metric(
     "tidegate_queued",
     "gauge",
@@ -156,6 +159,7 @@ CATALOG: tuple[Metric, ...] = (
     ASSIGNMENTS,
     IN_FLIGHT,
     QUEUED,
+    TUNNELS,
     ENDPOINT_UP,
     EJECTIONS,
     POOL,

@@ -187,6 +187,7 @@ def _version(families: _Families, labels: list[str], version: VersionCounts) -> 
             families.add(metric, [*labels, value], count)
     families.add(catalog.IN_FLIGHT, labels, version.in_flight)
     families.add(catalog.QUEUED, labels, version.queued)
+    families.add(catalog.TUNNELS, labels, version.tunnels)
     for endpoint in version.endpoints:
         families.add(catalog.ENDPOINT_UP, [*labels, endpoint.url], endpoint.state == "ready")
         families.add(catalog.POOL, [*labels, endpoint.url, "idle"], endpoint.pool_idle)

@@ -142,9 +142,9 @@ class VersionCounts:
 
     `judged` begins at 0 when the version becomes another one (`incarnation` grows: a new label, or endpoints none
     of which it had before), so that what its predecessor did is never charged to it. The totals below go on growing.
-    Gauges: `in_flight`; `queued`, requests that wait until they may be in flight; `oldest_us`, age of the oldest
-    judged attempt in flight; `last_dispatch_ns`, the latest CLOCK_MONOTONIC at which a worker read the weight word for
-    a dispatch to this version.
+    Gauges: `in_flight`; `queued`, requests that wait until they may be in flight; `tunnels`; `oldest_us`, age of the
+    oldest judged attempt in flight; `last_dispatch_ns`, the latest CLOCK_MONOTONIC at which a worker read the weight
+    word for a dispatch to this version.
     """
 
     name: str
@@ -158,6 +158,7 @@ class VersionCounts:
     overrides: int = 0
     in_flight: int = 0
     queued: int = 0
+    tunnels: int = 0
     oldest_us: int = 0
     last_dispatch_ns: int = 0
     endpoints: tuple[EndpointCounts, ...] = ()

@@ -461,7 +461,8 @@ def test_a_rollback_sends_websockets_to_stable(own):
         async with dial(product.port, "/who") as ws:
             assert await ws.recv() == "new"
             cookie = ws.response.headers["Set-Cookie"].partition(";")[0]
-            await asyncio.to_thread(until_now, lambda: product.web()["versions"]["new"]["in_flight"] == 1)
+            await asyncio.to_thread(until_now, lambda: product.web()["versions"]["new"]["tunnels"] == 1)
+            assert product.metric('tidegate_tunnels{service="web",version="new"}') == 1
             await asyncio.to_thread(product.set_weight, 1)
             await ws.send("still here")  # lowered is not rolled back
             assert await ws.recv() == "still here"
