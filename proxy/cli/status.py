@@ -273,7 +273,9 @@ def _change(before: Any, after: Any) -> str:
 
 
 def _evidence(evidence: dict[str, Any]) -> str:
-    """Return the numbers of a decision about a limit; other evidence is for `-o json`."""
+    """Return the numbers of a decision about a limit, or which endpoint it is; other evidence is for `-o json`."""
+    if evidence.get("url") is not None:
+        return ": ".join(part for part in (f"{evidence.get('version')} {evidence['url']}", evidence.get("why")) if part)
     if evidence.get("metric") is None or evidence.get("value") is None:
         return ""
     found = f"{evidence['metric']} of {evidence.get('version', 'new')} is {_value(evidence, evidence['value'])}"

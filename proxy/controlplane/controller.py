@@ -398,7 +398,7 @@ class Controller:
         news, changed = self._endpoints.look(snapshot.services, now)
         for one in news:
             self._counts = None  # their states are others now
-            self.commits.say(self._entries[one.service], one.kind, one.kind, one.numbers)
+            self.commits.say(self._entries[one.service], one.kind, one.reason, one.numbers)
         if changed:
             self.commits.spawn(self._keep_endpoints(changed))
 

@@ -40,10 +40,11 @@ SAID = {ENDPOINT_STATES[code]: code for code in (ENDPOINT_READY, ENDPOINT_DRAIN,
 
 
 class News(NamedTuple):
-    """An event to be told: of which service, its type, and the numbers."""
+    """An event to be told: of which service, its type, the reason, and the numbers."""
 
     service: str
     kind: str
+    reason: str
     numbers: Json
 
 
@@ -120,15 +121,18 @@ class Endpoints:
         before, self._down = self._down, dict(self._checked.down)
         turned = before.keys() ^ self._down.keys()
         for key in turned:
-            kind, why = ("EndpointDown", self._down[key]) if key in self._down else ("EndpointUp", before[key])
-            news.append(News(key[0], kind, {**_named(key), "why": why}))
+            if key in self._down:
+                news.append(News(key[0], "EndpointDown", "ChecksFailed", {**_named(key), "why": self._down[key]}))
+            else:
+                news.append(News(key[0], "EndpointUp", "ChecksPassed", {**_named(key), "was": before[key]}))
         for key, change in self._ejections.look(services, self._serves, now):
             if isinstance(change, Ejection):
-                numbers: Json = {"bad": change.bad, "requests": change.ended, "times": change.times}
+                numbers: Json = {"bad": change.bad, "n": change.ended, "times": change.times, "why": _share(change)}
                 numbers["out_s"] = round(change.until - change.began, 3)
-                news.append(News(key[0], "EndpointEjected", {**_named(key), **numbers}))
+                news.append(News(key[0], "EndpointEjected", "WorseThanSiblings", {**_named(key), **numbers}))
             else:
-                news.append(News(key[0], "EndpointReturned", {**_named(key), "early": change.early}))
+                reason = "SiblingsOut" if change.early else "EjectionOver"
+                news.append(News(key[0], "EndpointReturned", reason, _named(key)))
         self._settle(now)
         self._unstored |= turned & self._slow_start_s.keys()
         return news, self._to_store(now)
@@ -153,8 +157,7 @@ class Endpoints:
             return self._down[key]
         ejection = self._ejections.out.get(key)
         if ejection is not None:
-            bad = f"{ejection.bad / ejection.ended:.0%} bad of {ejection.ended}"
-            return f"ejected: {bad}, returns in {max(0.0, ejection.until - now):.0f} s"
+            return f"ejected: {_share(ejection)}, returns in {max(0.0, ejection.until - now):.0f} s"
         if key in self._back:
             return f"slow start: {(FULL - (self._words.get(key, 0) >> ENDPOINT_LACKS_SHIFT)) / FULL:.0%} of its share"
         return ""
@@ -207,3 +210,7 @@ class Endpoints:
 
 def _named(key: Key) -> Json:
     return {"version": VERSIONS[key[1]], "url": key[2]}
+
+
+def _share(ejection: Ejection) -> str:
+    return f"{ejection.bad / ejection.ended:.0%} bad of {ejection.ended}"

@@ -44,6 +44,11 @@ _REASONS = {
     "PlanChanged": "the plan was changed in the config",
     "FilesChanged": "its files have changed",
     "ConfigReloaded": "the config names other files",
+    "ChecksFailed": "it does not pass its checks",
+    "ChecksPassed": "it passes its checks",
+    "WorseThanSiblings": "it fails more than its siblings",
+    "EjectionOver": "its time is over",
+    "SiblingsOut": "too few others can serve",
     "CertificateUnusable": "its files have changed and cannot be used: the one before stays",
     "CertificateOutOfDate": "clients will refuse it",
     "TtlOver": "the time that it was given for is over",
@@ -128,6 +133,8 @@ def duration(seconds: float) -> str:
 def _what(event: Json) -> str:
     before, after, kind = event.get("before") or {}, event.get("after") or {}, event["type"]
     weight, was = f"{after.get('new')} %", f"{before.get('new')} %"
+    evidence = event.get("evidence") or {}
+    endpoint = f"{evidence.get('url')} of {evidence.get('version')}"
     said = {
         "RolledBack": f"was rolled back from {was}",
         "DrillShut": f"was shut from {was} by a drill",
@@ -159,6 +166,10 @@ def _what(event: Json) -> str:
         "HookCalled": f"called the hook {event.get('reason')}",
         "ConfigChanged": "is served by a changed config",
         "EndpointSet": "had an endpoint set by hand",
+        "EndpointDown": f"sends nothing to {endpoint}",
+        "EndpointUp": f"sends requests to {endpoint} again",
+        "EndpointEjected": f"sends nothing to {endpoint} for {duration(evidence.get('out_s', 0))}",
+        "EndpointReturned": f"sends requests to {endpoint} again",
         PROGRESS: f"reported its progress in stage {event.get('reason')}",
     }
     return said.get(kind, f"says {kind}")

@@ -50,6 +50,17 @@ def test_a_rollback_is_shown_with_its_numbers():
     )
 
 
+def test_an_event_of_an_endpoint_says_which_and_why():
+    event = {"seq": 5, "time": 1700000000.25, "service": "web", "type": "EndpointDown", "actor": "controller"}
+    event |= {"reason": "ChecksFailed", "before": {"new": 5}, "after": {"new": 5}}
+    event["evidence"] = {"version": "stable", "url": "http://a:1", "why": "3 checks failed: 503"}
+    assert verb.line(event).endswith(
+        "EndpointDown by controller (ChecksFailed) stable http://a:1: 3 checks failed: 503"
+    )
+    event["evidence"] = {"version": "new", "url": "http://a:1"}
+    assert verb.line(event).endswith(" new http://a:1")
+
+
 def test_nothing_measured_yet_is_shown_as_nothing():
     with admin_server() as admin:
         status = json.loads(json.dumps(admin.operations.status()))

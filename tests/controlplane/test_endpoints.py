@@ -106,7 +106,7 @@ async def test_a_failed_check_takes_out_in_the_next_tick_and_is_told(start):
     await world.tick()
     await world.settle()
     assert world.control(STABLE)[0] == layout.ENDPOINT_READY
-    assert world.told("EndpointUp") == [{"version": "stable", "url": A.url, "why": "3 checks failed: 503"}]
+    assert world.told("EndpointUp") == [{"version": "stable", "url": A.url, "was": "3 checks failed: 503"}]
     assert world.shown(STABLE) == ("ready", "slow start: 10% of its share")
 
 
@@ -240,13 +240,15 @@ async def test_an_endpoint_of_stable_that_fails_more_than_its_sibling_is_ejected
     assert world.control(STABLE) == (EJECTED, FULL)
     assert world.shown(STABLE) == ("ejected", "ejected: 42% bad of 120, returns in 30 s")
     assert world.told("EndpointEjected") == [
-        {"version": "stable", "url": A.url, "bad": 50, "requests": 120, "times": 1, "out_s": 30.0}
+        {"version": "stable", "url": A.url, "bad": 50, "n": 120, "times": 1, "out_s": 30.0, "why": "42% bad of 120"}
     ]
+    assert world.store.last_events(1)[0]["reason"] == "WorseThanSiblings"
     assert world.controller.standings()["web"].ejections == (1, 0)
     await world.tick(30.0)
     await world.settle()
     assert world.control(STABLE) == (layout.ENDPOINT_READY, FULL // 10)
-    assert world.told("EndpointReturned") == [{"version": "stable", "url": A.url, "early": False}]
+    assert world.told("EndpointReturned") == [{"version": "stable", "url": A.url}]
+    assert world.store.last_events(1)[0]["reason"] == "EjectionOver"
     # Nothing is rolled back for it, and nothing of it is forgotten.
     assert world.state().phase == IDLE
     assert world.controller.service_status("web")["versions"]["stable"]["bad"] == 51

@@ -24,6 +24,7 @@ FAILED = {"metric": "error_rate", "version": "new", "value": 0.041, "limit": 0.0
 IDLE = {"new": 0, "phase": "idle", "revision": 1}
 CANARY = {"new": 1, "phase": "progressing", "revision": 2, "plan": "default", "stage": "canary"}
 RAMP = CANARY | {"new": 10, "revision": 3, "stage": "ramp"}
+ENDPOINT = {"version": "stable", "url": "http://a:1"}
 BACK = RAMP | {"new": 0, "phase": "rolled_back", "revision": 4}
 EVENTS = [
     event(1, "WeightsSet", IDLE, IDLE | {"new": 5}, actor="bob", reason="before"),
@@ -261,6 +262,33 @@ def test_a_scale_has_a_few_round_steps_that_reach_to_the_top(highest):
         (
             event(1, "RolloutPaused", RAMP, RAMP, reason="HookFailed", evidence={"body": "not on Fridays"}),
             "web was paused at 10 % in stage ramp at 2026-09-21 14:15:00Z: a hook did not say go; not on Fridays",
+        ),
+        (
+            event(
+                1, "EndpointDown", {}, {}, reason="ChecksFailed", evidence={**ENDPOINT, "why": "3 checks failed: 503"}
+            ),
+            (
+                "web sends nothing to http://a:1 of stable at 2026-09-21 14:15:00Z: it does not pass its checks; "
+                "3 checks failed: 503"
+            ),
+        ),
+        (
+            event(
+                1,
+                "EndpointEjected",
+                {},
+                {},
+                reason="WorseThanSiblings",
+                evidence={**ENDPOINT, "bad": 50, "n": 120, "out_s": 30.0, "why": "42% bad of 120"},
+            ),
+            (
+                "web sends nothing to http://a:1 of stable for 30 s at 2026-09-21 14:15:00Z: "
+                "it fails more than its siblings; 42% bad of 120"
+            ),
+        ),
+        (
+            event(1, "EndpointReturned", {}, {}, reason="EjectionOver", evidence=ENDPOINT),
+            "web sends requests to http://a:1 of stable again at 2026-09-21 14:15:00Z: its time is over",
         ),
         (event(1, "SomethingElse", {}, {}), "web says SomethingElse at 2026-09-21 14:15:00Z"),
     ],
