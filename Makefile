@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Options for the program behind a target: make bench ARGS="--rounds 3 --cases small"
 ARGS ?=
 
-.PHONY: help run check test fuzz bench loadtest docs clean
+.PHONY: help run check test fuzz bench loadtest soak docs clean
 
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -60,6 +60,9 @@ bench: $(VENV)/.installed  ## Compare with nginx, HAProxy and Envoy: CPU per req
 
 loadtest: $(VENV)/.installed-dev  ## Sticky users (locust) against the demo's proxy; fails when a client sees an error
 	@$(BIN)/python -m loadtests.run $(ARGS)
+
+soak: $(VENV)/.installed-dev  ## Mixed traffic for 20 minutes; fails when memory or descriptors grow (ARGS="--minutes 5")
+	@$(BIN)/python -m loadtests.soak $(ARGS)
 
 docs: $(VENV)/.installed-dev  ## Write the generated reference pages and check every link
 	@$(BIN)/python -m docs.build $(ARGS)

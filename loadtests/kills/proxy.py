@@ -30,10 +30,14 @@ class Proxy:
         self.state = folder / "tidegate.db"
         self.port, self.admin = _free_ports()
         self._config = folder / "tidegate.yaml"
-        self._config.write_text(config.replace("{port}", str(self.port)).replace("{admin}", str(self.admin)))
+        self.configure(config)
         self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self.began = 0.0  # when it was started last
+
+    def configure(self, config: str) -> None:
+        """Write the config's file, with the places filled in."""
+        self._config.write_text(config.replace("{port}", str(self.port)).replace("{admin}", str(self.admin)))
 
     @property
     def pid(self) -> int:

@@ -41,11 +41,15 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request that failed: whose, when it was sent, and how (`connect`, `reset`, `timeout`, or a status)."""
+    """A request that failed: whose, when it was sent, and how (`connect`, `reset`, `timeout`, or a status).
+
+    `port`: the client's own port of the connection, 0 where there was none.
+    """
 
     client: str
     sent_ns: int
     how: str
+    port: int
 
 
 @dataclass(slots=True)
@@ -73,10 +77,10 @@ class Traffic(threading.Thread):
     """Both endpoints and the clients. Whatever it counts may be read from outside at any time.
 
     `sent` and `answered` grow; `failures` and `waits` (seconds from the intended instant to the answer) are appended
-    to. `fresh` is the share of requests that take a connection of their own.
+    to. `fresh` is the share of requests that take a connection of their own; the others come from `keeping` clients.
     """
 
-    def __init__(self, *, fresh: float = 0.5) -> None:
+    def __init__(self, *, fresh: float = 0.5, keeping: int = KEEPING) -> None:
         super().__init__(daemon=True)
         self.stable, self.new = Endpoint("stable"), Endpoint("new")
         self.ports: dict[str, int] = {}
@@ -84,6 +88,7 @@ class Traffic(threading.Thread):
         self.failures: list[Failure] = []
         self.longest_s = 0.0
         self._fresh = fresh
+        self._keeping = keeping
         self._loop = uvloop.new_event_loop()
         self._ready = threading.Event()
         self._servers: list[asyncio.AbstractServer] = []
@@ -172,7 +177,7 @@ class Traffic(threading.Thread):
     async def _send(self, port: int, rate: float) -> None:
         step_ns = int(1e9 / rate)
         next_ns = time.monotonic_ns()
-        keeping = [Client(self, f"kept-{number}", port) for number in range(KEEPING)]
+        keeping = [Client(self, f"kept-{number}", port) for number in range(self._keeping)]
         turn = owed = 0.0
         try:
             while True:
@@ -185,7 +190,7 @@ class Traffic(threading.Thread):
                         Client(self, f"fresh-{self._serial}", port, once=True).due(next_ns)
                     else:
                         turn += 1
-                        keeping[int(turn) % KEEPING].due(next_ns)
+                        keeping[int(turn) % self._keeping].due(next_ns)
                     next_ns += step_ns
                 await asyncio.sleep(max(0.0, (next_ns - time.monotonic_ns()) / 1e9))
         finally:
@@ -222,6 +227,7 @@ class Client(asyncio.Protocol):
         self._once = once
         self._retired = False
         self._transport: asyncio.Transport | None = None
+        self._own_port = 0
         self._connecting = False
         self._received = b""
         self._waiting: deque[int] = deque()
@@ -245,6 +251,7 @@ class Client(asyncio.Protocol):
             return
         if self._transport is None or self._transport.is_closing():
             self._connecting = True
+            self._own_port = 0
             self._traffic.spawn(self)
             return
         self._intended_ns, self._sent_ns = self._waiting.popleft(), time.monotonic_ns()
@@ -258,6 +265,7 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send what waits."""
         self._transport = cast("asyncio.Transport", transport)
+        self._own_port = transport.get_extra_info("sockname")[1]
         self._connecting = False
         self._next()
 
@@ -295,7 +303,7 @@ class Client(asyncio.Protocol):
         self._connecting = False
         if not self._intended_ns:
             self._intended_ns, self._sent_ns = self._waiting.popleft(), time.monotonic_ns()
-        self._traffic.failures.append(Failure(self.name, self._sent_ns, how))
+        self._traffic.failures.append(Failure(self.name, self._sent_ns, how, self._own_port))
         self._over()
         if how == "connect":
             self._next()
