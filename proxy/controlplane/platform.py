@@ -8,6 +8,7 @@ import re
 import resource
 
 from proxy.errors import UnsupportedPlatform
+from proxy.ipc import files
 
 LEAST_KERNEL = (5, 10)
 LEAST_FILES = 128
@@ -29,8 +30,8 @@ def check_this_machine() -> None:
     check(found.sysname, found.release)
 
 
-def allow_open_files() -> None:
-    """Raise the soft limit of open files to the hard one; workers inherit it.
+def allow_open_files() -> int:
+    """Raise the soft limit of open files to the hard one, which workers inherit; return it, -1 if there is none.
 
     Raise `UnsupportedPlatform` when not even an idle proxy could work with that.
     """
@@ -42,3 +43,16 @@ def allow_open_files() -> None:
         raise UnsupportedPlatform(
             f"a process may have {allowed} open files, and this needs {LEAST_FILES}", cure="raise the limit: ulimit -n"
         )
+    return allowed
+
+
+def too_few_for(connections: int, workers: int, allowed: int) -> str | None:
+    """Return what to say when workers may not have as many files open as so many client connections need."""
+    for_clients = files.for_clients(allowed) * workers
+    if for_clients >= connections:
+        return None
+    of_all = "one worker" if workers == 1 else f"{workers} workers"
+    return (
+        f"{of_all} with {allowed} open files each can hold {for_clients} client connections, and "
+        f"request_limits.connections is {connections}: the others will wait; raise the limit (ulimit -n, LimitNOFILE=)"
+    )

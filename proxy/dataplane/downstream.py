@@ -13,6 +13,7 @@ destroy the answer on its way (RFC 9112 §9.6).
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import sys
 from fcntl import ioctl
@@ -105,6 +106,8 @@ class Downstream(asyncio.Protocol):
                 self.trusted = worker.trusts(self.peer)
         worker.accepted += 1
         worker.downstreams.add(self)
+        if transport.get_extra_info("socket").fileno() >= worker.clients_below:
+            worker.hold_accepting()
         if len(worker.downstreams) + worker.connections_elsewhere > worker.connection_limit:
             self._answer(Refusal(503, "overload", "Too many connections."), fields=b"Retry-After: 1\r\n")
             return
@@ -459,7 +462,7 @@ class Downstream(asyncio.Protocol):
         """Ask the kernel: uvloop sees neither FIN nor RST while reading is paused, nor RST after FIN."""
         with borrowed(self.transport) as peek:
             if peek.family == socket.AF_UNIX:
-                return False
+                return not (self.worker.half_close or isinstance(self.exchange, Tunnel)) and _ended(peek)
             state = peek.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
             if self.worker.half_close or isinstance(self.exchange, Tunnel):
                 # FINs, theirs and ours, say nothing here; both together lead to the same state as RST.
@@ -530,6 +533,13 @@ def _asks_head(data: bytes) -> bool:
     while data.startswith(b"\r\n"):
         data = data[2:]
     return data.startswith(b"HEAD ")
+
+
+def _ended(sock: socket.socket) -> bool:
+    """Whether the other end of a unix socket sends nothing any more, or is closed."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def plain_address(name: str) -> bytes:

@@ -99,6 +99,8 @@ class Upstream(asyncio.Protocol):
             self.worker.upstreams.discard(self)
             if isinstance(error, ssl.SSLError):
                 pool.tls_failed(self.worker, error)
+            elif error.errno in {EMFILE, ENFILE}:
+                self.worker.hold_accepting()
             self._tell_end(error)
 
     async def _connect_to(self, host: str) -> None:
@@ -152,6 +154,8 @@ class Upstream(asyncio.Protocol):
         # 0: a write that the kernel does not take whole pauses the sender at once, so that what the proxy holds
         # is never more than one read (uvloop: 256,000 bytes).
         self.transport.set_write_buffer_limits(high=0)
+        if transport.get_extra_info("socket").fileno() >= self.worker.scarce_from:
+            self.worker.hold_accepting()
         try:
             exchange = self.exchange
             if exchange is None:

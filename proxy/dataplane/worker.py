@@ -37,11 +37,11 @@ from proxy.dataplane.listening import Certificates, Listener, entrance, own_list
 from proxy.dataplane.live import LiveService, Plane
 from proxy.dataplane.pool import Pool, Pools
 from proxy.dataplane.queue import Queues
-from proxy.dataplane.spare import Spare
+from proxy.dataplane.spare import Spare, allowed, lowest_free
 from proxy.dataplane.upstream import Upstream
 from proxy.dataplane.watch import Beat
 from proxy.http1.request import RequestParser
-from proxy.ipc import channel, layout
+from proxy.ipc import channel, files, layout
 from proxy.ipc.segment import Segment
 from proxy.routing.table import RoutingTable, from_plain
 from proxy.tls import path_of, server_contexts
@@ -54,6 +54,8 @@ _DRAIN_IDLE = 2 * _SECOND  # for so long a drain waits for a request on an idle 
 _LOCAL_REPLIES = {pair: index for index, pair in enumerate(layout.LOCAL_REPLIES)}
 _INTERNAL = _LOCAL_REPLIES[500, "internal"]
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_NEARLY_ALL = 16  # descriptors: with fewer left, clients wait until there are more
+_HELD_TOLD = 10 * _SECOND  # how often the log is told that accepting is held, at most
 _MOST_ADDRESSES = 4096  # remembered as trusted or not
 
 
@@ -87,6 +89,10 @@ class Worker:
         self._phone: socket.socket | None = phone
         self._receiver = channel.Receiver()
         self._spare = Spare()
+        self.clients_below = 0  # the descriptor from which on no client is accepted
+        self.scarce_from = 0  # the descriptor from which on nearly all are taken
+        self._accepting_held = False
+        self._held_told = 0
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._handover_path: str | None = None
         self._handover: socket.socket | None = None
@@ -142,6 +148,27 @@ class Worker:
             for plane in (self.plane, *self._old_planes)
             for service in plane.services
         )
+
+    def hold_accepting(self) -> None:
+        """Accept nobody until there are descriptors again: whoever comes waits in the accept queue."""
+        if self._accepting_held:
+            return
+        self._accepting_held = True
+        for listener in self._listeners:
+            listener.rest()
+        if self.wheel.tick >= self._held_told:
+            self._held_told = self.wheel.tick + _HELD_TOLD
+            self.notice(
+                f"clients wait: of {allowed()} open files {files.for_clients(allowed())} are for them: ulimit -n"
+            )
+
+    def _accept_again(self) -> None:
+        free = lowest_free()
+        if free is None or free >= self.clients_below or not self._listening:
+            return
+        self._accepting_held = False
+        for listener in own_listeners(self._listeners, self._slot):
+            listener.accept(self.loop, entrance(self, listener))
 
     def trusts(self, peer: bytes) -> bool:
         """Return whether an address is one of the trusted proxies."""
@@ -330,6 +357,8 @@ class Worker:
                 if self._old_planes:
                     self._release_planes()
             self._watch_neighbours()
+            if self._accepting_held:
+                self._accept_again()
             if self.access_log is not None:
                 self.access_log.flush()
             if wheel.tick % _SECOND == 0:
@@ -346,6 +375,9 @@ class Worker:
     def _second(self) -> None:
         self.date = formatdate(usegmt=True).encode()
         self._spare.take()
+        may = allowed()
+        self.clients_below = files.for_clients(may)
+        self.scarce_from = self.clients_below if may < 0 else may - _NEARLY_ALL
         if hasattr(self, "_board"):
             self._board.words[self._row + layout.ROW_RSS] = int(os.pread(self._statm, 100, 0).split()[1]) * _PAGE
 
@@ -432,7 +464,7 @@ class Worker:
             at = layout.row(slot)
             elsewhere += words[at + layout.ROW_CONNECTIONS]
             silent = beat.look(words[at + layout.ROW_BEAT])
-            if not self._listening or self._stop_accepting_at:
+            if not self._listening or self._stop_accepting_at or self._accepting_held:
                 continue
             for listener in self._listeners:
                 if listener.slot == slot:

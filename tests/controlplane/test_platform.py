@@ -2,7 +2,7 @@ import resource
 
 import pytest
 
-from proxy.controlplane.platform import allow_open_files, check, check_this_machine
+from proxy.controlplane.platform import allow_open_files, check, check_this_machine, too_few_for
 from proxy.errors import UnsupportedPlatform
 
 
@@ -30,3 +30,14 @@ def test_too_few_open_files_are_said_in_one_line(monkeypatch):
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     with pytest.raises(UnsupportedPlatform, match="64 open files"):
         allow_open_files()
+
+
+@pytest.mark.parametrize("connections, workers, allowed", [(20_000, 2, 20_000), (20_000, 1, -1), (700, 1, 1024)])
+def test_enough_open_files_are_nothing_to_tell_of(connections, workers, allowed):
+    assert too_few_for(connections, workers, allowed) is None
+
+
+def test_too_few_open_files_for_the_connections_are_said():
+    said = too_few_for(20_000, 2, 1024)
+    assert said.startswith("2 workers with 1024 open files each can hold 1536 client connections, and ")
+    assert "request_limits.connections is 20000" in said

@@ -55,6 +55,7 @@ class FakeWorker:
         self.wheel = Wheel()
         self.finishing = set()
         self.upstreams = set()
+        self.scarce_from = 1 << 31
         self.notices = []
         self.errors = []
 

@@ -2,35 +2,70 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import resource
+import select
 from pathlib import Path
 
 import pytest
 
 from proxy.ipc import layout
+from proxy.routing.table import InFlight, RequestLimits
 from tests.dataplane.harness import eventually, same
-from tests.dataplane.wire import answers, response
+from tests.dataplane.wire import answers, request, response
+
+
+def taken(pid):
+    return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def lowest_free(pid):
+    open_now = taken(pid)
+    return next(number for number in itertools.count() if number not in open_now)
+
+
+def kept_back(pid):
+    """Return the worker's spare descriptors."""
+    return {number for number in taken(pid) if str(Path(f"/proc/{pid}/fd/{number}").readlink()) == "/dev/null"}
+
+
+def cpu_s(pid):
+    """Return the CPU time that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture
+def allow(lone):
+    """Let the lone worker have so many open files; return when it knows."""
+    pid = lone.worker.process.pid
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+
+    def allow(count):
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, hard))
+        lone.sweeps(25)  # it looks every second
+
+    return allow
 
 
 @pytest.fixture
 def crowded(gate):
-    """Let clients take every descriptor that the gate's worker may have; the last one comes with the fixture."""
+    """Leave the gate's worker no descriptor beyond those that are open."""
     pid = gate.worker.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
 
     def crowd():
-        def taken():
-            return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
-
         gate.worker.expect("released", generation=gate.worker.generation - 1)  # it would give descriptors back
-        allowed = max(taken()) + 1
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (allowed, hard))
-        while len(before := taken()) < allowed:
+        # Clients fill the gaps first: what the worker gives up of its own must be below the limit.
+        while (free := lowest_free(pid)) < max(kept_back(pid)):
             gate.client()
-            eventually(lambda before=before: len(taken()) > len(before))
+            eventually(lambda free=free: free in taken(pid))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, hard))
 
     yield crowd
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    gate.sweeps(25)
 
 
 def test_no_descriptor_for_an_endpoint_is_our_own_fault(gate, crowded):
@@ -57,3 +92,63 @@ def test_a_worker_without_descriptors_takes_the_next_generation(gate, crowded):
     eventually(lambda: gate.worker.row(layout.ROW_BEAT) > beat + 25)  # it looks at itself every second
     assert gate.worker.process_count(layout.PROCESS_INTERNAL_ERRORS) == 0
     assert client.request().status == 200
+
+
+def test_an_endpoint_for_which_no_descriptor_is_left_is_called_again_when_there_is(gate, crowded):
+    gate.serve(gate.backend(answers(response())))
+    client = gate.client()
+    eventually(lambda: gate.worker.row(layout.ROW_CONNECTIONS))
+    crowded()
+    assert client.request().status == 503
+    pid = gate.worker.process.pid
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (1024, hard))
+    assert client.request().status == 200
+    gate.sweeps(25)
+    assert gate.client().request().status == 200  # accepting was held for a moment
+
+
+@pytest.mark.slow
+def test_clients_wait_for_descriptors_and_nothing_spins(lone, allow):
+    """Those that are connected are served, the others wait in the accept queue and are served when there is room."""
+    # With all of them at once even the descriptors for endpoints would not do: a limit makes them wait.
+    lone.serve(lone.backend(answers(response())), in_flight=InFlight(version=20, queue=200, wait_s=30.0))
+    pid = lone.worker.process.pid
+    allow(160)
+    clients = [lone.client() for _ in range(200)]
+    eventually(lambda: max(taken(pid)) >= 160 - 48)
+    lone.worker.expect("notice")
+    for client in clients:
+        client.send(request())
+    begin = cpu_s(pid)
+    lone.sweeps(40)
+    assert cpu_s(pid) - begin < 1.0  # of two seconds; a loop that spins takes them all
+    assert lone.worker.row(layout.ROW_CONNECTIONS) < 120
+    served = 0
+    waiting = {client.sock: client for client in clients}
+    while waiting:
+        readable, _, _ = select.select(list(waiting), [], [], 10)
+        assert readable, f"{len(waiting)} still wait"
+        for sock in readable:
+            client = waiting.pop(sock)
+            assert client.response().status == 200
+            client.close()
+            served += 1
+    assert served == 200
+    same(lambda: lone.worker.row(layout.ROW_ACCEPTED), 200)
+
+
+def test_too_many_connections_are_told_so(gate):
+    gate.serve(gate.backend(answers(response())), limits=RequestLimits(connections=3))
+    clients = [gate.client() for _ in range(3)]
+    assert all(client.request().status == 200 for client in clients)
+    for _ in range(5):
+        extra = gate.client()
+        answer = extra.response()
+        assert (answer.status, answer.get("Retry-After"), answer.get("Connection")) == (503, "1", "close")
+        assert extra.end() == "eof"
+        extra.close()
+    assert all(client.request().status == 200 for client in clients)
+    clients.pop().close()
+    same(lambda: gate.worker.row(layout.ROW_CONNECTIONS), 2)
+    assert gate.client().request().status == 200

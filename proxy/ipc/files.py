@@ -1,0 +1,16 @@
+"""How the open files that a worker may have are shared out.
+
+Clients get three quarters of them, so that the connections to endpoints which their requests need, the next
+generation, and what a look-up of a name opens, can still be had when clients have taken all of theirs.
+"""
+
+from __future__ import annotations
+
+LEAST_KEPT = 48
+
+
+def for_clients(allowed: int) -> int:
+    """Return below which descriptor clients are accepted where `allowed` may be open (-1: no limit)."""
+    if allowed < 0:
+        return 1 << 31
+    return allowed - max(LEAST_KEPT, allowed // 4)
