@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 from loadtests.bench.measure import pss_kib, tree
-from loadtests.reach import gone, hung, long, restarts
+from loadtests.reach import gone, hung, idle, long, restarts, spread
 from loadtests.reach.stream import SIZE
 from proxy.cli.demo.parts import Proxy, started
 from proxy.ipc.layout import BOARD_BEAT, WORD
@@ -290,6 +290,28 @@ def left() -> None:
         say(what, ", ".join(f"{1000 * seconds:.1f} ms" for seconds in at))
 
 
+def idle_beside() -> None:
+    """Measure what small requests cost beside idle connections and a download (`idle.py`; it takes nine minutes)."""
+    with streaming(0) as port:
+        found = idle.measure(port)
+    what = f"{idle.IDLE} idle connections and a download"
+    say(f"without {what}: CPU per request, {idle.ROUNDS} rounds", f"{statistics.median(found.without_us):.1f} µs")
+    say(f"with {what}", f"{statistics.median(found.with_us):.1f} µs")
+    say("ratio of the medians; failed requests", f"{found.ratio:.2f}; {found.failed}")
+    say(f"{found.taken >> 20} MiB in {found.took_s:.0f} s: growth of the workers", f"{found.growth_kib / 1024:.1f} MiB")
+
+
+def spread_out() -> None:
+    """Measure how evenly connections lie on the workers (`spread.py`)."""
+    for workers in (2, 4, 8):
+        for over_s in (0.0, 1.0):
+            found = sorted(spread.spread(workers, ROUNDS, over_s))
+            say(
+                f"{spread.CONNECTIONS} connections over {over_s:g} s, {workers} workers: most loaded (median, most)",
+                f"{statistics.median(found):.2f}, {found[-1]:.2f}",
+            )
+
+
 PARTS: dict[str, Callable[[], None]] = {
     "memory": memory,
     "stall": stall,
@@ -299,6 +321,8 @@ PARTS: dict[str, Callable[[], None]] = {
     "restarts": restarted,
     "polling": polling,
     "long": long_rollout,
+    "idle": idle_beside,
+    "spread": spread_out,
 }
 
 
