@@ -11,7 +11,7 @@ from proxy.ipc import layout
 from proxy.metrics import hdr
 from proxy.routing.table import Failover, InFlight, Override, Timeouts
 from tests.dataplane.harness import eventually, same
-from tests.dataplane.wire import Ended, answers, request, response
+from tests.dataplane.wire import Ended, answers, holding, request, response
 
 ONE = InFlight(version=1, wait_s=30.0)
 
@@ -414,3 +414,45 @@ def test_a_drain_answers_whoever_waits(lone, stage):
     steps.release(2)
     assert first.response().get("Connection") == second.response().get("Connection") == "close"
     eventually(lambda: lone.worker.process.poll() == 0)
+
+
+# ---------------------------------------------------------------- no amplification
+
+
+def test_a_failing_new_in_an_overload_does_not_multiply_requests(gate, stage):
+    """All of `new` fails at once: rescues stay within their budget, the other clients get the failure."""
+    gate.alone()
+    fail_now = threading.Event()
+    stable = stage()
+    new = gate.backend(holding(fail_now, then=response(500)), name="new")
+    gate.serve(stable.backend, new, weight=10_000, in_flight=InFlight(version=40, wait_s=30.0))
+    clients = [ask(gate, f"/{number}") for number in range(30)]
+    same(lambda: gate.in_flight(1), 30)
+    fail_now.set()
+    same(lambda: gate.failovers().get("over_budget", 0) + len(stable.targets), 30)
+    assert len(new.requests) == 30
+    assert 3 <= len(stable.targets) <= 6  # a fifth of what was in flight
+    for _ in stable.targets:
+        stable.step()
+    assert sorted({client.response().status for client in clients}) == [200, 500]
+    same(lambda: gate.failovers().get("rescued"), len(stable.targets))
+
+
+def test_an_endpoint_that_breaks_every_connection_gets_no_request_more_than_twice(gate):
+    """What failed on a used connection is made again once, on a fresh one: each of them costs a used connection."""
+    served = []
+
+    def breaks(peer):
+        peer.request()
+        served.append(1)
+        peer.send(response())
+        peer.request()
+        served.append(1)
+        peer.reset()
+
+    gate.serve(gate.backend(breaks), in_flight=InFlight(version=4, wait_s=30.0))
+    client = gate.client()
+    statuses = [client.request().status for _ in range(20)]
+    assert set(statuses) == {200}
+    assert len(served) <= 2 * len(statuses)
+    same(lambda: gate.retries(0), {"ok": len(served) - len(statuses)})

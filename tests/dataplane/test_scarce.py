@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import resource
 import select
+import socket
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,17 @@ def cpu_s(pid):
     """Return the CPU time that a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture
+def allow_many():
+    """Let this process, and the worker that it starts, have 10,000 connections; return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 15_000:
+        pytest.skip(f"at most {hard} open files are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield 10_000
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture
@@ -152,3 +165,42 @@ def test_too_many_connections_are_told_so(gate):
     clients.pop().close()
     same(lambda: gate.worker.row(layout.ROW_CONNECTIONS), 2)
     assert gate.client().request().status == 200
+
+
+@pytest.mark.slow
+def test_ten_thousand_slow_heads(allow_many, lone):
+    """Whoever never finishes a head gets 408 in time, a steady trickle buys none, and others are served meanwhile."""
+    lone.serve(lone.backend(answers(response())), limits=RequestLimits(header_timeout_s=4.0))
+    good = lone.client()
+    assert good.request().status == 200
+    slow = [socket.create_connection(("127.0.0.1", lone.worker.port), timeout=30) for _ in range(allow_many)]
+    for sock in slow:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-")
+    assert good.request().status == 200
+    for sock in slow:
+        with contextlib.suppress(OSError):
+            sock.sendall(b"a")
+    for number, sock in enumerate(slow):
+        assert sock.recv(65536).startswith(b"HTTP/1.1 408 ")
+        sock.close()
+        if number % 1000 == 0:
+            assert good.request().status == 200
+    same(lone.local_replies, {(408, "head_timeout"): allow_many})
+    same(lambda: lone.worker.row(layout.ROW_CONNECTIONS), 1)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_connections_that_came_and_went(allow_many, lone):
+    lone.serve(lone.backend(answers(response())), limits=RequestLimits(header_timeout_s=30.0))
+    held = []
+    for _ in range(3):
+        socks = [socket.create_connection(("127.0.0.1", lone.worker.port), timeout=30) for _ in range(allow_many)]
+        for sock in socks:
+            sock.sendall(request())
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+        same(lambda: lone.worker.row(layout.ROW_CONNECTIONS), allow_many)
+        held.append(lone.rss())
+        for sock in socks:
+            sock.close()
+        same(lambda: lone.worker.row(layout.ROW_CONNECTIONS), 0)
+    assert held[-1] - held[0] < 4 * 1024**2
