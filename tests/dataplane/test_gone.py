@@ -9,8 +9,9 @@ import socket
 
 import pytest
 
-from proxy.routing.table import Timeouts
-from tests.dataplane.harness import eventually, same
+from proxy.routing.table import RoutingTable, Timeouts
+from tests.dataplane.conftest import Gate
+from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import request, response
 
 ESTABLISHED = 1
@@ -115,3 +116,25 @@ def test_a_client_that_takes_nothing_is_let_go_with_a_break(gate, release):
     client.send(request())
     eventually(lambda: seen(client), "the break")
     release.set()
+
+
+def test_a_client_of_a_unix_socket_that_leaves_while_nobody_reads(tmp_path):
+    path = str(tmp_path / "front.sock")
+    worker = LoneWorker(RoutingTable(()), family=socket.AF_UNIX, address=path)
+    lone = Gate(worker)
+    try:
+        backend = lone.backend(silent)
+        lone.serve(backend)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.sendall(POST)
+            eventually(lambda: backend.requests, "the request")
+            client.settimeout(0.5)
+            with pytest.raises(TimeoutError):  # nothing was taken for so long: nobody reads
+                client.sendall(b"x" * 99_000_000)
+        eventually(lambda: seen(backend.peers[0]), "the endpoint's side")
+        lone.finished(0)
+        same(lone.aborts, 1)
+        lone.close()
+    finally:
+        worker.close()
