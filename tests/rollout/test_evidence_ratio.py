@@ -153,6 +153,19 @@ def test_a_failure_of_both_is_shared_from_the_alarm_on(share, n, stable_n):
     assert all(shared)
 
 
+def test_a_small_failure_of_both_is_shared_where_stable_has_no_more_traffic_than_new():
+    chance = random.Random(9)
+    alone = 0
+    for _ in range(100):
+        judge, whose = ShareEvidence(0.01, AT), Attribution(0.01, AT)
+        while not judge.alarm:
+            bad, stable_bad = binomial(chance, 20, 0.05), binomial(chance, 20, 0.05)
+            judge.look(20, bad)
+            whose.look(20, bad, 20, stable_bad)
+        alone += not whose.shared
+    assert alone <= 8
+
+
 @pytest.mark.parametrize("stable_n", [1980, 180, 20])
 def test_a_failure_of_new_alone_is_never_shared(stable_n):
     chance = random.Random(7)
