@@ -26,6 +26,7 @@ class Row:
     generation: int
     stable_only: int
     accepted: int
+    accepting: int
     tunnels: int
 
 

@@ -35,6 +35,7 @@ from proxy.dataplane.exchange import Exchange
 from proxy.dataplane.hosts import Hosts, Resolve
 from proxy.dataplane.listening import Certificates, Listener, entrance, own_listeners
 from proxy.dataplane.live import LiveService, Plane
+from proxy.dataplane.neighbours import Neighbours
 from proxy.dataplane.pool import Pool, Pools
 from proxy.dataplane.queue import Queues
 from proxy.dataplane.spare import Spare, allowed, lowest_free
@@ -48,7 +49,6 @@ from proxy.tls import path_of, server_contexts
 
 _TICK_S = TICK_NS / 1e9
 _SECOND = 20  # ticks
-_NEIGHBOUR_SILENT = 20  # ticks after which a neighbour's accept queue is adopted
 _HANDOVER_TICKS = 4
 _DRAIN_IDLE = 2 * _SECOND  # for so long a drain waits for a request on an idle connection
 _LOCAL_REPLIES = {pair: index for index, pair in enumerate(layout.LOCAL_REPLIES)}
@@ -105,7 +105,7 @@ class Worker:
         self._certificates: dict[str, Certificates] = {}
         self._listening = False
         self._controller = Beat()
-        self._neighbours: dict[int, Beat] = {}
+        self._neighbours: Neighbours
         self._orphan = False
         self._began_ns = 0
         self._drain_until = 0
@@ -253,7 +253,7 @@ class Worker:
         self._handover_path = message.get("handover")
         self._board = Segment.attach(descriptors[0], layout.board_hash(self._slots))
         self._row = layout.row(self._slot)
-        self._neighbours = {slot: Beat() for slot in range(self._slots) if slot != self._slot}
+        self._neighbours = Neighbours(self._slot, self._slots)
         self._listeners = [
             Listener(
                 entry["address"],
@@ -349,6 +349,9 @@ class Worker:
             words[row + layout.ROW_LOOP_LAG_US] = max(0, late_us)
             words[row + layout.ROW_CONNECTIONS] = len(self.downstreams)
             words[row + layout.ROW_ACCEPTED] = self.accepted
+            words[row + layout.ROW_ACCEPTING] = self._listening and not (
+                self._stop_accepting_at or self._accepting_held
+            )
             words[row + layout.ROW_TUNNELS] = self.tunnels
             if hasattr(self, "plane"):
                 self._watch_controller()
@@ -458,21 +461,17 @@ class Worker:
             )
 
     def _watch_neighbours(self) -> None:
-        words = self._board.words
-        elsewhere = 0
-        for slot, beat in self._neighbours.items():
-            at = layout.row(slot)
-            elsewhere += words[at + layout.ROW_CONNECTIONS]
-            silent = beat.look(words[at + layout.ROW_BEAT])
-            if not self._listening or self._stop_accepting_at or self._accepting_held:
-                continue
-            for listener in self._listeners:
-                if listener.slot == slot:
-                    if silent >= _NEIGHBOUR_SILENT and not listener.accepting:
-                        listener.accept(self.loop, entrance(self, listener))
-                    elif not silent and listener.accepting:
-                        listener.rest()
-        self.connections_elsewhere = elsewhere
+        """Accept where it is our turn."""
+        self._neighbours.look(self._board.words)
+        self.connections_elsewhere = self._neighbours.elsewhere
+        if not self._listening or self._stop_accepting_at or self._accepting_held:
+            return
+        for listener in self._listeners:
+            turn = self._neighbours.turn(listener.slot)
+            if turn and not listener.accepting:
+                listener.accept(self.loop, entrance(self, listener))
+            elif not turn and listener.accepting:
+                listener.rest()
 
     # ---------------------------------------------------------------- the ends
 
@@ -558,6 +557,7 @@ class Worker:
         self._stop_accepting_at = tick + (ticks(delay_s) if delay_s > 0 else 0)
         self._drain_ticks = ticks(timeout_s) if timeout_s > 0 else 0
         self._drain_until = self._stop_accepting_at + self._drain_ticks
+        self._accept_again()  # our queue may have been left to others, who end as well
 
     def _drain_on(self, tick: int) -> None:
         if tick < self._stop_accepting_at:

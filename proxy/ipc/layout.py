@@ -51,8 +51,9 @@ ROW_WORDS = 16
     ROW_GENERATION,  # the generation in force
     ROW_STABLE_ONLY,  # 1 while the watchdog or a lost supervisor sends everything to stable
     ROW_ACCEPTED,  # connections accepted by this worker
+    ROW_ACCEPTING,  # 1 while it takes new connections
     ROW_TUNNELS,  # open tunnels
-) = range(9)
+) = range(10)
 
 # Control: per service.
 CONTROL_SERVICE_WORDS = 4

@@ -47,6 +47,7 @@ def test_a_row_is_read_by_name(board: Board, worker: Segment) -> None:
     worker.words[at + layout.ROW_GENERATION] = 6
     worker.words[at + layout.ROW_STABLE_ONLY] = 7
     worker.words[at + layout.ROW_ACCEPTED] = 8
+    worker.words[at + layout.ROW_ACCEPTING] = 1
     worker.words[at + layout.ROW_TUNNELS] = 9
     assert board.row(1) == Row(
         beat=1,
@@ -57,9 +58,10 @@ def test_a_row_is_read_by_name(board: Board, worker: Segment) -> None:
         generation=6,
         stable_only=7,
         accepted=8,
+        accepting=1,
         tunnels=9,
     )
-    assert board.row(0) == Row(*[0] * 9)
+    assert board.row(0) == Row(*[0] * 10)
 
 
 def test_clearing_a_row_leaves_the_beat_where_it_stopped(board: Board, worker: Segment) -> None:
@@ -67,5 +69,5 @@ def test_clearing_a_row_leaves_the_beat_where_it_stopped(board: Board, worker: S
         for word in range(layout.ROW_TUNNELS + 1):
             worker.words[layout.row(slot) + word] = 7
     board.clear(0)
-    assert board.row(0) == Row(7, *[0] * 8)
-    assert board.row(1) == Row(*[7] * 9)
+    assert board.row(0) == Row(7, *[0] * 9)
+    assert board.row(1) == Row(*[7] * 10)
