@@ -48,7 +48,7 @@ check: $(VENV)/.installed-dev  ## Format, lint, import rule, types, unit and pro
 	@$(BIN)/python -m pytest -q -m "not e2e and not slow" -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Every test
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 fuzz: $(VENV)/.installed-dev  ## Fuzz the HTTP code by coverage (atheris): ARGS=-max_total_time=60
 	@$(PIP) install '.[fuzz]'
