@@ -65,7 +65,10 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it. `imbalance`: connections of the most loaded worker over the mean, before the first change."""
+    """What came of it. `imbalance`: connections of the most loaded worker over the mean, before the first change.
+
+    Afterwards it may be anything: connections that are kept stay where they are, and a new worker begins with none.
+    """
 
     failed: list[Failure] = field(default_factory=list)
     excused: list[Failure] = field(default_factory=list)

@@ -301,6 +301,8 @@ class Client(asyncio.Protocol):
     def failed(self, how: str) -> None:
         """Count the request under way, or the first that waits for a connection, as failed."""
         self._connecting = False
+        if not self._intended_ns and not self._waiting:
+            return  # it was connected, and answered, when its patience ended
         if not self._intended_ns:
             self._intended_ns, self._sent_ns = self._waiting.popleft(), time.monotonic_ns()
         self._traffic.failures.append(Failure(self.name, self._sent_ns, how, self._own_port))

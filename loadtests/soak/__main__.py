@@ -213,7 +213,7 @@ class Soak:
         lines = str(await self._call("GET", "/metrics")).splitlines()
         counts = [line for line in lines if line.startswith("tidegate_internal_errors_total")]
         self.found.internal_errors = sum(float(line.split()[-1]) for line in counts)
-        words = ("Traceback", "Error", "ERROR", "exception")
+        words = ("Traceback", "Error", "ERROR", "WARNING", "exception")
         self.found.said = [line for line in self._proxy.said().splitlines() if any(word in line for word in words)][:20]
 
     def _config(self) -> str:
