@@ -3,7 +3,7 @@
 Every worker holds the sockets of all slots and accepts on its own. When a neighbour's beat stands still for 1 s
 (crashed, stopped, hung), it accepts on that one's socket too until the beat moves again: with SO_REUSEPORT the
 kernel goes on dealing new connections to a socket whose owner is gone, and nobody else would ever accept them.
-Sockets without a slot (unix, inherited) are shared: everybody accepts.
+`neighbours.py` says whose turn it is. Sockets without a slot (unix, inherited) are shared: everybody accepts.
 
 A connection of a plain listener is a `Downstream` and nothing else. Before it may stand a `Prefaced` (the PROXY
 protocol) and a `TlsLayer`, in this order: the balancer speaks first, then the client, encrypted or not. Both tell the
