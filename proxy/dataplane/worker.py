@@ -284,11 +284,20 @@ class Worker:
     def _switch(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Bring a generation into force: table, control words and counters together."""
         generation = message["generation"]
-        table = from_plain(message["table"])
-        control = Segment.attach(descriptors[0], layout.control_layout(table).hash)
-        counters = Segment.attach(descriptors[1], layout.counters_layout(table).hash)
-        plane = Plane(generation, table, control, counters, self.pools, self.queues)
-        self._settle(table)  # may be refused: the access log cannot be opened
+        unused = list(descriptors)
+        segments: list[Segment] = []
+        try:
+            table = from_plain(message["table"])
+            segments.append(control := Segment.attach(unused.pop(0), layout.control_layout(table).hash))
+            segments.append(counters := Segment.attach(unused.pop(0), layout.counters_layout(table).hash))
+            plane = Plane(generation, table, control, counters, self.pools, self.queues)
+            self._settle(table)  # may be refused: the access log cannot be opened
+        except Exception:
+            for segment in segments:
+                segment.close()
+            for descriptor in unused:
+                os.close(descriptor)
+            raise
         first = not hasattr(self, "plane")
         if not first:
             self._old_planes.append(self.plane)

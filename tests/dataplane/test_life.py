@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -147,6 +148,30 @@ def test_an_access_log_that_cannot_be_opened_is_refused(gate, tmp_path):
     channel.send(worker.phone, message, [control.fd, counters.fd])
     assert "no/such" in worker.expect("refused", generation=998)["why"]
     assert gate.client().request().body == b"stable"
+
+
+def test_refused_generations_leave_no_descriptor_behind(gate, tmp_path):
+    worker = gate.worker
+    gate.serve(gate.backend())
+    one = RoutingTable((service(gate.backend()),), access_log=AccessLog(str(tmp_path / "no" / "such")))
+    two = RoutingTable((service(gate.backend()), service(gate.backend(), name="two")))
+    _, control, counters = worker.segments[worker.generation]
+
+    def refuse():
+        for table in (one, two):
+            message = {"type": "table", "generation": 997, "table": to_plain(table)}
+            channel.send(worker.phone, message, [control.fd, counters.fd])
+            worker.expect("refused", generation=997)
+
+    def held():
+        gate.sweeps(2)  # old generations are given back
+        names = [str(entry.readlink()) for entry in Path(f"/proc/{worker.process.pid}/fd").iterdir()]
+        return sum("tidegate-" in name for name in names)
+
+    refuse()
+    before = held()
+    refuse()
+    assert held() == before
 
 
 # ---------------------------------------------------------------- drain
