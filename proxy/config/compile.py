@@ -1,8 +1,7 @@
 """The door of this room: a file, a text or flags become `Compiled`, or a `ConfigError` with every mistake.
 
-text → `load` (positions, variables) → `include` (plan files) → `later` (what cannot be done yet) → `normal` (short
-forms, metrics) → `schema` (one value at a time) → `rules` (between values) → `certificates` → `tables`.
-Plan files alone: `plans`.
+text → `load` (positions, variables) → `include` (plan files) → `normal` (short forms, metrics) →
+`schema` (one value at a time) → `rules` (between values) → `certificates` → `tables`. Plan files alone: `plans`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.config import certificates, later, rules, schema, tables
+from proxy.config import certificates, rules, schema, tables
 from proxy.config.addresses import parse_endpoint
 from proxy.config.flags import flag_of, flags_to_yaml
 from proxy.config.include import include, is_plan, read_text
@@ -105,7 +104,6 @@ def _compile(text: str, environ: Mapping[str, str], *, name: str, base: Path, so
         cure = f"check it with `tidegate plan {name}`"
         raise ConfigError([Problem("", f"is a rollout plan, not a config: {cure}", name, 1, 1)])
     include(document, base, environ)
-    later.check(document)
     normalise(document)
     config = schema.validate(document, Config)
     rules.check(document, base)

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from proxy.config import later
 from proxy.config.load import Document, Loc, load
 from proxy.errors import ConfigError, Problem
 
@@ -67,8 +66,6 @@ def as_plans(document: Document) -> None:
 def include(document: Document, base: Path, environ: Mapping[str, str]) -> None:
     """Put the plan files that the services of a config name in their places."""
     services = document.data.get("services") if isinstance(document.data, dict) else None
-    if later.sentence(("services", "rollouts")) is not None:
-        return
     for index, service in enumerate(services if isinstance(services, list) else []):
         rollouts: Any = service.get("rollouts") if isinstance(service, dict) else None
         for name, value in list(rollouts.items()) if isinstance(rollouts, dict) else ():

@@ -2,7 +2,7 @@
 
 The classes here (with those of `limits` and `stages`) are what `config/reference.yaml` and `docs/reference/config.md`
 are generated from, so a field's description is documentation. Each checks one value at a time; rules between values
-are in `rules`. What the running proxy does not do yet is in `later`.
+are in `rules`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from annotated_types import Ge, Gt, Le
 from pydantic import PlainSerializer
 from pydantic.fields import FieldInfo
 
-from proxy.config import later
 from proxy.config.limits import CheckConfig, LimitConfig, RequireConfig, SignalConfig
 from proxy.config.model import AdminConfig, Config, EndpointTlsConfig, ListenerConfig, TokenConfig
 from proxy.config.schema import sections_in
@@ -100,17 +99,17 @@ def texts() -> dict[str, str]:
 
 def reference_yaml() -> str:
     """Return `config/reference.yaml`."""
-    return YAML_HEAD + "\n" + "\n".join(_section_yaml(Config, "", (), {})) + "\n"
+    return YAML_HEAD + "\n" + "\n".join(_section_yaml(Config, "", {})) + "\n"
 
 
 def plan_yaml() -> str:
     """Return `config/rollouts/reference.yaml`."""
-    return PLAN_HEAD + "\n" + "\n".join(_section_yaml(PlanConfig, "", ("plan",), {})) + "\n"
+    return PLAN_HEAD + "\n" + "\n".join(_section_yaml(PlanConfig, "", {})) + "\n"
 
 
 def reference_markdown() -> str:
     """Return `docs/reference/config.md`."""
-    sections = (*_section_markdown(Config, "", ()), *_section_markdown(PlanConfig, PLAN_TITLE, ("plan",)))
+    sections = (*_section_markdown(Config, ""), *_section_markdown(PlanConfig, PLAN_TITLE))
     return MARKDOWN_HEAD + "\n" + "\n".join(sections) + "\n"
 
 
@@ -122,25 +121,24 @@ def write(root: Path = ROOT) -> list[Path]:
     return [root / name for name in texts()]
 
 
-def _section_yaml(section: type[Section], indent: str, path: later.Path, values: Mapping[str, str]) -> Iterator[str]:
-    for key, field in _fields(section, path):
+def _section_yaml(section: type[Section], indent: str, values: Mapping[str, str]) -> Iterator[str]:
+    for key, field in _fields(section):
         inner = _inner(field)
-        below = (*path, key)
         hidden = "# " if key in ALTERNATIVES.get(section, ()) else ""
         if inner is None or inner is PlanConfig or hidden:
             yield from _commented(f"{indent}{hidden}{key}: {values.get(key) or _value(field)}", field.description)
             continue
         yield from _commented(f"{indent}{key}:", field.description)
         if get_origin(field.annotation) is list:
-            lines = list(_section_yaml(inner, indent + "    ", below, {}))
+            lines = list(_section_yaml(inner, indent + "    ", {}))
             yield indent + "  - " + lines[0].removeprefix(indent + "    ")
             yield from lines[1:]
             yield from (f"{indent}  - {text}" for text in field.examples or ())
         elif get_origin(field.annotation) is dict:
             yield f"{indent}  {NAMES[inner]}:"
-            yield from _section_yaml(inner, indent + "    ", (*below, "*"), {})
+            yield from _section_yaml(inner, indent + "    ", {})
         else:
-            yield from _section_yaml(inner, indent + "  ", below, NEW_VERSION if key == "new" else {})
+            yield from _section_yaml(inner, indent + "  ", NEW_VERSION if key == "new" else {})
 
 
 def _commented(text: str, comment: str | None) -> Iterator[str]:
@@ -152,37 +150,30 @@ def _commented(text: str, comment: str | None) -> Iterator[str]:
         text = ""
 
 
-def _section_markdown(section: type[Section], title: str, path: later.Path) -> Iterator[str]:
+def _section_markdown(section: type[Section], title: str) -> Iterator[str]:
     shown = title if " " in title else f"`{title}`" if title else "Top level"
-    if path[-1:] == ("stable",):
+    if title.endswith("stable"):
         shown += f" and `{title.removesuffix('stable')}new`"
     yield f"## {shown}\n\n{section.__doc__}\n"
     yield "| key | takes | default | meaning |\n|---|---|---|---|"
-    for key, field in _fields(section, path):
+    for key, field in _fields(section):
         default = "required" if field.is_required() else _default(field)
         meaning = (field.description or "").replace("|", "\\|")
         yield f"| `{key}` | {_takes(field)} | {default} | {meaning} |"
-    missing = later.keys(path)
-    if missing:
-        yield "\nNot in this version yet, and refused with a sentence that says so: " + _words(missing) + "."
     yield ""
     prefix = "plan" if " " in title else title
-    for key, field in _fields(section, path):
+    for key, field in _fields(section):
         inner = _inner(field)
         if inner is None or inner is PlanConfig or key in {"new", *_SAME_HOOKS}:
             continue
         kind = get_origin(field.annotation)
         suffix = "[]" if kind is list else ".NAME" if kind is dict else ""
-        below = (*path, key, "*") if kind is dict else (*path, key)
-        yield from _section_markdown(inner, f"{prefix}.{key}{suffix}".lstrip("."), below)
+        yield from _section_markdown(inner, f"{prefix}.{key}{suffix}".lstrip("."))
 
 
-def _fields(section: type[Section], path: later.Path) -> Iterator[tuple[str, FieldInfo]]:
-    """Yield key and field of what is in this version."""
-    hidden = later.keys(path)
+def _fields(section: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in section.model_fields.items():
-        if (field.alias or name) not in hidden:
-            yield field.alias or name, field
+        yield field.alias or name, field
 
 
 def _inner(field: FieldInfo) -> type[Section] | None:

@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from proxy.config import later
 from proxy.config.load import Bare, Document, Loc
 from proxy.config.model import Config
 from proxy.config.stages import PlanConfig
@@ -160,7 +159,7 @@ def _not_a_mapping(root: type[Section], loc: Loc) -> str:
     section = section_at(root, loc)
     if section is None:
         return "must be a mapping of names"
-    return f"must be a mapping with keys such as {', '.join(_keys(section, loc)[:4])}"
+    return f"must be a mapping with keys such as {', '.join(_keys(section)[:4])}"
 
 
 def _unknown_key(root: type[Section], loc: Loc) -> str:
@@ -169,7 +168,7 @@ def _unknown_key(root: type[Section], loc: Loc) -> str:
         return "is not known"
     if section is Config and loc[-1] in PlanConfig.model_fields:
         return "belongs to a rollout plan, which is a file of its own"
-    return f"is not known here: {_choose(loc[-1], _keys(section, loc[:-1]))}"
+    return f"is not known here: {_choose(loc[-1], _keys(section))}"
 
 
 def _unknown_metric(value: object, shown: object, known: Sequence[str]) -> str:
@@ -184,7 +183,7 @@ def _metrics(document: Document, loc: Loc) -> tuple[str, ...]:
 def _meant(root: type[Section], loc: Loc) -> str | None:
     """Return the key that an unknown one was probably meant to be."""
     section = section_at(root, loc[:-1])
-    return _closest(loc[-1], _keys(section, loc[:-1])) if section else None
+    return _closest(loc[-1], _keys(section)) if section else None
 
 
 def _about(root: type[Section], loc: Loc) -> str:
@@ -203,10 +202,9 @@ def _bound(document: Document, loc: Loc, bound: float) -> str:
     return f"{bound:g}"
 
 
-def _keys(section: type[Section], loc: Loc) -> list[str]:
-    """Return the keys of the section at a path that are in this version."""
-    hidden = later.keys(later.path_of(loc))
-    return [key for name, field in section.model_fields.items() if (key := field.alias or name) not in hidden]
+def _keys(section: type[Section]) -> list[str]:
+    """Return the keys of a section."""
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _options(root: type[Section], loc: Loc) -> tuple[str, ...]:

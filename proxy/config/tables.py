@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxy.config import health, later, plan_tables
+from proxy.config import health, plan_tables
 from proxy.config.addresses import is_local, parse_endpoint
 from proxy.config.cpus import usable_cpus
 from proxy.config.limits import LimitConfig
@@ -260,7 +260,6 @@ def redacted(config: Config, expanded: Collection[Loc] = ()) -> dict[str, Any]:
     """Return the config in force with every default, in the notation of the file, without secrets.
 
     `expanded`: the places whose value holds an environment variable; in hooks and checks those may be secrets.
-    What is not in this version yet is left out.
     """
     plain: dict[str, Any] = _shown(config.model_dump(mode="json", by_alias=True), (), expanded)
     return plain
@@ -268,11 +267,7 @@ def redacted(config: Config, expanded: Collection[Loc] = ()) -> dict[str, Any]:
 
 def _shown(plain: Any, loc: Loc, expanded: Collection[Loc]) -> Any:
     if isinstance(plain, dict):
-        return {
-            key: _shown(value, (*loc, key), expanded)
-            for key, value in plain.items()
-            if value is not None and later.sentence(later.path_of((*loc, key))) is None
-        }
+        return {key: _shown(value, (*loc, key), expanded) for key, value in plain.items() if value is not None}
     if isinstance(plain, list):
         return [_shown(item, (*loc, index), expanded) for index, item in enumerate(plain)]
     return "***" if loc in expanded and {"hooks", "checks"} & set(loc) else plain

@@ -62,7 +62,12 @@ def test_events_of_one_service():
 
 def test_followed_events_come_as_lines_until_interrupted(admin):
     rollback(admin)
-    argv = [sys.executable, "-m", "proxy", "events", "--follow", "-o", "json", "--admin", admin.url]
+    # Whoever runs the tests in the background has SIGINT ignored, and a child would inherit that.
+    listening = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('proxy', run_name='__main__', alter_sys=True)"
+    )
+    argv = [sys.executable, "-c", listening, "events", "--follow", "-o", "json", "--admin", admin.url]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert json.loads(process.stdout.readline())["seq"] == 1
         rollback(admin, 2)

@@ -7,7 +7,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.config import later
 from proxy.config.compile import compile_file, compile_text
 from proxy.config.plans import compile_plan_body, compile_plan_file, compile_plan_text
 from proxy.errors import ConfigError
@@ -34,12 +33,6 @@ def warnings(text):
 
 def plan(text):
     return dedent(text).lstrip("\n")
-
-
-@pytest.fixture
-def everything_runs(monkeypatch):
-    """Compile services as if nothing was left to be done: what `later` refuses is tested beside."""
-    monkeypatch.setattr(later, "NOT_YET", {})
 
 
 def test_the_smallest_plan_is_right():
@@ -197,20 +190,7 @@ def in_service(tmp_path, rollouts, **files):
     return compiled
 
 
-@pytest.mark.parametrize("key", sorted(later.NOT_YET))
-def test_a_service_refuses_what_the_machine_does_not_do_yet(key):
-    data = {"services": [{"name": "web", "stable": {"endpoints": ["http://s"]}, "limits": [{"metric": "p99"}]}]}
-    section = data
-    for part in key[:-1]:
-        section = section.setdefault(part, {})
-        section = section[0] if isinstance(section, list) else section
-    section[key[-1]] = 1
-    with pytest.raises(ConfigError) as caught:
-        compile_text(yaml.safe_dump(data), {}, name="f")
-    assert f"is not in this version yet: {later.NOT_YET[key]}" in str(caught.value)
-
-
-def test_a_service_takes_plans_from_files_and_from_itself(everything_runs, tmp_path):
+def test_a_service_takes_plans_from_files_and_from_itself(tmp_path):
     several = plan("""
         signals: {own: {header: A, matches: b}}
         checks: {rss: {file: rss.json}}
@@ -243,7 +223,7 @@ def test_a_service_takes_plans_from_files_and_from_itself(everything_runs, tmp_p
     assert again.redacted == compiled.redacted
 
 
-def test_a_mistake_in_a_plan_file_is_told_where_it_stands(everything_runs, tmp_path):
+def test_a_mistake_in_a_plan_file_is_told_where_it_stands(tmp_path):
     bad = "stages:\n  - {name: a, weight: 1%, hold: 1h, limits: {p99: 11s, hits: 5%, hitz: 1%}}\n"
     assert in_service(tmp_path, "{default: bad.yaml, again: bad.yaml}", bad=bad) == [
         (
@@ -311,7 +291,7 @@ def test_a_mistake_in_a_plan_file_is_told_where_it_stands(everything_runs, tmp_p
         ("{one: odd.yaml}", "odd.yaml:2:1: x: is not known here: known are plans, signals, checks"),
     ],
 )
-def test_a_plan_that_is_not_there(everything_runs, tmp_path, rollouts, expected):
+def test_a_plan_that_is_not_there(tmp_path, rollouts, expected):
     files = {
         "several": "plans: {one: {stages: []}, two: {stages: []}}",
         "broken": "stages: [",
@@ -320,7 +300,7 @@ def test_a_plan_that_is_not_there(everything_runs, tmp_path, rollouts, expected)
     assert in_service(tmp_path, rollouts, **files) == [expected]
 
 
-def test_names_mean_one_thing_in_a_service(everything_runs, tmp_path):
+def test_names_mean_one_thing_in_a_service(tmp_path):
     other = f"{HEAD}signals: {{hits: {{header: other, matches: x}}}}\n"
     check = f"{HEAD}checks: {{hits: {{file: x}}}}\n"
     same = f"{HEAD}signals: {{hits: {{header: x-cache, matches: ^HIT}}}}\n"
@@ -332,14 +312,14 @@ def test_names_mean_one_thing_in_a_service(everything_runs, tmp_path):
     ]
 
 
-def test_the_latency_limits_of_all_plans_of_a_service_are_counted_together(everything_runs, tmp_path):
+def test_the_latency_limits_of_all_plans_of_a_service_are_counted_together(tmp_path):
     limits = ", ".join(f"{{metric: p99, max: {n}ms}}" for n in range(1, 17))
     bad = f"stages:\n  - name: a\n    weight: 1%\n    hold: 1h\n    limits: [{limits}]\n"
     (found,) = in_service(tmp_path, "{default: bad.yaml}", bad=bad)
     assert found.endswith(f"stages[0].limits[15].max: is the 17th different latency limit of this service: {AT_MOST}")
 
 
-def test_the_signals_of_a_service_and_of_all_its_plans_are_counted_together(everything_runs, tmp_path):
+def test_the_signals_of_a_service_and_of_all_its_plans_are_counted_together(tmp_path):
     """With the one of the service there are 16; a plan may name one of them again, and no more than that."""
 
     def signals(*numbers):

@@ -9,7 +9,6 @@ from proxy.config.compile import compile_text
 from proxy.config.plans import compile_plan_file, compile_plan_text, is_plan_file
 from proxy.rollout.plan import Check, Hook, Hooks, Limit, Plan, ServicePlan, Stage
 from proxy.routing.table import STABLE, Signal, from_plain, to_plain
-from tests.config.test_plan_mistakes import everything_runs  # noqa: F401
 
 ROLLOUTS = reference.ROOT / "config/rollouts"
 SEEDS = sorted(ROLLOUTS.glob("*.yaml"))
@@ -156,7 +155,7 @@ def test_the_plan_of_a_name_or_the_default_one():
     assert ServicePlan("web", rollouts=(one,)).rollout("two") is None
 
 
-def test_secrets_of_hooks_and_checks_are_not_shown(everything_runs, tmp_path):  # noqa: F811
+def test_secrets_of_hooks_and_checks_are_not_shown(tmp_path):
     (tmp_path / "plan.yaml").write_text(
         "stages: [{name: a, weight: 1%, hold: 1h}]\n"
         "hooks: {before_start: {url: 'http://h/services/T0literal?k=literal'}, after_rollback: {run: [go, '${S}']}}\n"
@@ -176,7 +175,7 @@ def test_secrets_of_hooks_and_checks_are_not_shown(everything_runs, tmp_path):  
     assert "hunter" not in json.dumps(compiled.redacted) + repr(compiled)
 
 
-def test_workers_are_told_what_any_plan_of_a_service_judges(everything_runs, tmp_path):  # noqa: F811
+def test_workers_are_told_what_any_plan_of_a_service_judges(tmp_path):
     (tmp_path / "plan.yaml").write_text(
         "stages:\n"
         "  - {name: a, weight: 1%, hold: 1h, limits: {p99: 200ms, ttfb_p99: 90ms}}\n"
@@ -278,7 +277,7 @@ def test_our_own():
 
 
 @pytest.mark.parametrize("path", SEEDS, ids=lambda path: path.name)
-def test_every_shipped_plan_fits_a_service(everything_runs, path):  # noqa: F811
+def test_every_shipped_plan_fits_a_service(path):
     name = compile_plan_file(path, {}).plans[-1].name
     text = f"""
     services:
