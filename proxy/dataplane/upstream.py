@@ -42,6 +42,7 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_connecting",
+        "_limit",
         "_open",
         "_reading_paused",
         "_trust",
@@ -80,6 +81,7 @@ class Upstream(asyncio.Protocol):
         self._open = False
         self._reading_paused = False
         self._trust = pool.tls
+        self._limit: asyncio.Timeout | None = None  # the time of the address that is tried
         worker.upstreams.add(self)
         self._connecting: asyncio.Task[None] | None = worker.loop.create_task(self._connect())
 
@@ -117,11 +119,9 @@ class Upstream(asyncio.Protocol):
         for left in range(len(addresses), 0, -1):
             self.address = addresses[-left]
             try:
-                async with asyncio.timeout((until - time()) / left if left > 1 else None):
+                async with asyncio.timeout((until - time()) / left if left > 1 else None) as self._limit:
                     await self._connect_to(self.address)
             except OSError as error:
-                if self._connecting is None:
-                    return  # it was made just as the time was over
                 if isinstance(error, ssl.SSLError) or error.errno in OUR_OWN:
                     raise
                 name.avoid(self.address)
@@ -147,7 +147,13 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the exchange that asked for this connection."""
         self.transport = cast("asyncio.Transport", transport)
+        if self._connecting is None or self._connecting.cancelling():
+            # Given up just now, by its exchange or because its time is over.
+            self.transport.abort()
+            return
         self._connecting = None
+        if self._limit is not None:
+            self._limit.reschedule(None)  # uvloop would close what is made, and tell nobody
         self._open = True
         if self.address:
             cast("Name", self.pool.name).made(self)
@@ -157,11 +163,7 @@ class Upstream(asyncio.Protocol):
         if transport.get_extra_info("socket").fileno() >= self.worker.scarce_from:
             self.worker.hold_accepting()
         try:
-            exchange = self.exchange
-            if exchange is None:
-                self.transport.abort()
-            else:
-                exchange.connected()  # type: ignore[union-attr]  # no tunnel is made before a connection
+            self.exchange.connected()  # type: ignore[union-attr]  # no tunnel is made before a connection
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
             self._broken(error)
 
@@ -194,6 +196,8 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection."""
+        if not self._open:
+            return  # it had been given up before it was made
         self._open = False
         self.reusable = False
         self.worker.wheel.drop(self)

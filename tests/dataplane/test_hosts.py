@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from contextlib import ExitStack
 from functools import wraps
 
@@ -201,6 +202,61 @@ async def test_a_silent_address_leaves_time_for_the_next(rig):
     rig.listen(ONE, deaf=True)
     rig.listen(TWO)
     assert set(await rig.addresses(6)) == {TWO}
+
+
+@pytest.mark.parametrize("when", ["before it is known", "as it is made"])
+def test_a_connection_that_is_made_just_as_its_time_is_over_is_used_or_given_up(when):
+    """A loop that is held up learns of both at once."""
+
+    @with_rig(ONE, TWO, connect_s=0.2)
+    async def run(rig):
+        rig.listen(ONE, TWO)
+        await rig.until(lambda: rig.name.addresses)
+        loop = asyncio.get_running_loop()
+
+        def hold_up():
+            begin = time.monotonic()
+            while time.monotonic() < begin + 0.11:
+                pass
+
+        class Held(Asking):
+            def connected(self):
+                super().connected()
+                if when == "as it is made":
+                    hold_up()
+
+        asking = Held()
+        upstream = Upstream(rig.worker, rig.pool, asking)
+        rig.made.append(upstream)
+        if when == "before it is known":
+            loop.call_soon(hold_up)
+        await asyncio.wait_for(asking.outcome, 10)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert upstream.transport.get_extra_info("socket") is not None
+        assert rig.worker.upstreams == {upstream}
+        assert rig.name._connections == {upstream.address: {upstream}}
+
+    run()
+
+
+@with_rig(ONE)
+async def test_a_connection_that_nobody_wants_any_more_is_not_counted(rig):
+    rig.listen(ONE)
+    await rig.until(lambda: rig.name.addresses)
+    upstream = Upstream(rig.worker, rig.pool, Asking())
+    made = upstream.connection_made
+
+    def give_up_first(transport):
+        upstream.close()
+        made(transport)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Upstream, "connection_made", lambda _, transport: give_up_first(transport))
+        await rig.until(lambda: not rig.worker.upstreams)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert rig.name._connections == {}
 
 
 @with_rig(ONE, TWO)
