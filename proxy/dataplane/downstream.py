@@ -441,7 +441,10 @@ class Downstream(asyncio.Protocol):
     def _expire_writing(self) -> None:
         """End a connection after its last answer, or between two, unless the client still takes what was written."""
         stalled = self.stalled_ticks()
-        if stalled >= self.worker.body_idle_ticks or (self.lingering and not self._unsent):
+        if self.lingering and not self._unsent:
+            self.transport.abort()
+        elif stalled >= self.worker.body_idle_ticks:
+            break_off(self.transport)  # a FIN would wait behind what the client does not take
             self.transport.abort()
         else:
             self.worker.wheel.arm(self, min(self.worker.body_idle_ticks, _PEEK_TICKS))

@@ -5,11 +5,14 @@ How soon is measured by `python -m loadtests.reach gone`.
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from errno import ECONNRESET
 
 import pytest
 
-from proxy.routing.table import RoutingTable, Timeouts
+from proxy.ipc import layout
+from proxy.routing.table import RequestLimits, RoutingTable, Timeouts
 from tests.dataplane.conftest import Gate
 from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import request, response
@@ -115,6 +118,23 @@ def test_a_client_that_takes_nothing_is_let_go_with_a_break(gate, release):
     client = gate.client(SO_RCVBUF=8192)
     client.send(request())
     eventually(lambda: seen(client), "the break")
+    release.set()
+
+
+def test_a_tunnels_client_that_takes_nothing_is_let_go_with_a_break(gate, release):
+    def script(peer):
+        peer.head()
+        peer.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
+        with contextlib.suppress(OSError):
+            peer.send(b"x" * 30_000_000)
+        assert release.wait(10)
+
+    limits = RequestLimits(body_idle_timeout_s=0.3)
+    gate.serve(gate.backend(script), limits=limits, timeouts=Timeouts(tunnel_idle_s=0.3))
+    client = gate.client(SO_RCVBUF=8192)
+    client.send(request("GET", "/", "Upgrade: x", "Connection: Upgrade"))
+    eventually(lambda: client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == ECONNRESET, "the break")
+    same(lambda: gate.worker.row(layout.ROW_CONNECTIONS), 0)
     release.set()
 
 
