@@ -188,7 +188,8 @@ def _outages(options: Options, targets: Targets) -> Iterator[str]:
     for rate in (20, 80, 400):
         chance = np.random.default_rng((options.seed, 2, rate))
         found = [outage(seconds, rate, runs, chance) for seconds in lengths]
-        targets.append(Target(f"all bad for {lengths[1]} s at {rate}/s: forgiven", found[1], not found[1].hits))
+        asked = f"all bad for {lengths[1]} s at {rate}/s: ≤ 5 % rolled back"
+        targets.append(Target(asked, found[1], found[1].hits <= 0.05 * runs))
         yield f"| {rate} | {' | '.join(map(str, found))} |"
 
 

@@ -60,7 +60,7 @@ class Way(NamedTuple):
 
 
 # The first finds total failure, the second a failure of a tenth or more, the last an excess of a half in minutes.
-WAYS = (Way(0.75, 1.0, UPPER), Way(0.07, 0.75, LOWER), Way(0.09, 0.14, patient=True), Way(0.09, 0.022, patient=True))
+WAYS = (Way(0.75, 1.0, UPPER), Way(0.11, 0.8, LOWER), Way(0.07, 0.14, patient=True), Way(0.07, 0.022, patient=True))
 # So many blocks in which all is bad make an alarm: the fourth. Fewer forgive less, more come later than the fifth.
 TOTAL_BLOCKS = 3.9
 # No bet loses more than this part of the wealth in one block. Of a limit of 1 % it is what bounds the largest bet.
