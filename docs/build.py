@@ -125,10 +125,13 @@ def _parameter(parameter: Any) -> str:
     if parameter.name in {"help", "install_completion", "show_completion"}:
         return ""
     option = parameter.opts[-1].startswith("-")
-    name = ", ".join(parameter.opts) if option else parameter.opts[0].upper()
+    name = ", ".join(parameter.opts) if option else parameter.metavar or parameter.opts[0].upper()
     default = parameter.default
     shown = "" if default is None or default is False or callable(default) or default == [] else f"`{default}`"
-    return f"| `{name}` | {shown} | {(getattr(parameter, 'help', '') or '').strip()} |"
+    meaning = (getattr(parameter, "help", "") or "").strip()
+    if parameter.envvar:
+        meaning += f" Also `{parameter.envvar}`."
+    return f"| `{name}` | {shown} | {meaning} |"
 
 
 def broken_links() -> list[str]:

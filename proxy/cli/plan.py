@@ -143,10 +143,13 @@ def _page(service: str, table: Timetable) -> Iterator[str]:
     rows = [head, *(_stage_row(time) for time in table.stages)]
     yield from text.table(rows, right=RIGHT)
     yield ""
-    yield "From the fault to the action, which takes no time itself:"
-    rows = [["stage", "limit", "judged", "all fails", "at worst", "then"]]
-    rows += [_reaction_row(reaction) for reaction in table.reactions]
-    yield from text.table(rows, right=frozenset({3, 4}))
+    if table.reactions:
+        yield "From the fault to the action, which takes no time itself:"
+        rows = [["stage", "limit", "judged", "all fails", "at worst", "then"]]
+        rows += [_reaction_row(reaction) for reaction in table.reactions]
+        yield from text.table(rows, right=frozenset({3, 4}))
+    else:
+        yield "No limit is known here: those of a service are in its config, `tidegate plan CONFIG` counts them in"
     if any(reaction.estimated for reaction in table.reactions):
         yield "  ~ evidence: about, at twice the limit; the nearer to the limit, the longer"
     if table.rate is None:

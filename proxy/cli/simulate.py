@@ -65,7 +65,13 @@ def simulate(
     kept, around, left_out = prepared(chosen, ServicePlan("simulated", rollouts=(chosen,)))
     around = replace(around, rollouts=(kept,))
     found = summary(_play(kept, around, world, runs, seed, jobs), world)
-    found = {"plan": chosen.name, "seed": seed, **found, "taken_as_met": sorted({described(one) for one in left_out})}
+    found = {
+        "plan": chosen.name,
+        "seed": seed,
+        "limits": sum(len(stage.limits) for stage in chosen.stages),
+        **found,
+        "taken_as_met": sorted({described(one) for one in left_out}),
+    }
     if output is Format.JSON:
         typer.echo(json.dumps(found))
     else:
@@ -114,6 +120,8 @@ def _page(found: dict[str, Any], world: World) -> Iterator[str]:
         between = f"{text.percent(part['low'])} to {text.percent(part['high'])}"
         rows.append([word.replace("_", " "), str(part["runs"]), text.percent(part["share"]), between])
     yield from text.table(rows, right=frozenset({1, 2, 3}))
+    if not found["limits"]:
+        yield "  the plan has no limits, so nothing can roll it back here: those of a service are not simulated"
     for word, said in (("reasons", "because of"), ("stages", "rolled back in stage")):
         if found[word]:
             yield f"  {said}: {', '.join(f'{key} {count}×' for key, count in found[word].items())}"

@@ -82,6 +82,7 @@ def _watch(client: Client, service: str | None, output: Format) -> None:
 def _wait(client: Client, service: str | None, output: Format, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     waiting_for = "an answer"
+    told: set[str] = set()
     while True:
         try:
             status = _get(client, service)
@@ -101,10 +102,19 @@ def _wait(client: Client, service: str | None, output: Format, timeout_s: float)
                 _print(status, service, output)
                 return
             waiting_for = ", ".join(f"{name} ({phases[name]})" for name in unsettled)
+            _say_paused({name for name in unsettled if phases[name] == "paused"} - told)
+            told |= {name for name in unsettled if phases[name] == "paused"}
         if time.monotonic() + POLL_S > deadline:
             typer.echo(f"tidegate: timed out after {text.duration(timeout_s)} waiting for {waiting_for}", err=True)
             raise typer.Exit(TIMED_OUT)
         time.sleep(POLL_S)
+
+
+def _say_paused(names: set[str]) -> None:
+    """Say that a person has to go first: a paused rollout ends by nothing else."""
+    for name in sorted(names):
+        cure = "tidegate rollout resume, rollout promote or rollback lets it go on or ends it"
+        typer.echo(f"tidegate: {name} is paused and waits for a person ({cure})", err=True)
 
 
 def render(status: dict[str, Any], service: str | None = None) -> list[str]:

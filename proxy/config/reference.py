@@ -7,6 +7,7 @@ A key is documented once, by its description in `model`; a test fails when the f
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -154,7 +155,7 @@ def _section_markdown(section: type[Section], title: str) -> Iterator[str]:
     shown = title if " " in title else f"`{title}`" if title else "Top level"
     if title.endswith("stable"):
         shown += f" and `{title.removesuffix('stable')}new`"
-    yield f"## {shown}\n\n{section.__doc__}\n"
+    yield f"## {shown}\n\n{inspect.cleandoc(section.__doc__ or '')}\n"
     yield "| key | takes | default | meaning |\n|---|---|---|---|"
     for key, field in _fields(section):
         default = "required" if field.is_required() else _default(field)

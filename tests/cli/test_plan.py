@@ -94,6 +94,8 @@ def test_several_plans_are_several_tables(tmp_path):
     assert "one: 1 stage, 100% at once, all of it in 1h" in result.output
     assert "two: 1 stage, 100% at once, all of it in 1h" in result.output
     assert "--rate says which requests the holds give" in result.output
+    assert "No limit is known here" in result.output
+    assert "at worst" not in result.output
 
 
 def test_a_wrong_plan_is_told_with_every_place(tmp_path):

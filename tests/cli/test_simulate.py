@@ -44,6 +44,7 @@ def test_of_several_plans_one_is_named(tmp_path):
     assert result.exit_code == 2
     assert "there are 2 plans (name one with --plan: a, b)" in result.output
     assert tidegate("simulate", path, "--plan", "c").exit_code == 2
+    assert "nothing can roll it back here" in tidegate("simulate", path, "--plan", "b", "--runs", "1").output
     result = tidegate("simulate", path, "--plan", "b", "--runs", "1", "-o", "json")
     assert json.loads(result.output)["plan"] == "b"
 

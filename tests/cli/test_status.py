@@ -88,6 +88,14 @@ def test_wait_times_out_while_a_rollout_goes_on(admin):
     assert tidegate("status", "--wait", "--timeout", "10", "--admin", admin.url).exit_code == 2
 
 
+def test_wait_says_that_a_paused_rollout_waits_for_a_person(admin, monkeypatch):
+    monkeypatch.setattr(verb, "POLL_S", 0.01)
+    admin.operations.phase["web"] = "paused"
+    result = tidegate("status", "--wait", "--timeout", "50ms", "--admin", admin.url)
+    assert result.exit_code == 4
+    assert result.output.count("web is paused and waits for a person (tidegate rollout resume") == 1
+
+
 def test_wait_times_out_while_nobody_answers(tmp_path):
     result = tidegate("status", "--wait", "--timeout", "10ms", "--admin", f"unix:{tmp_path}/none.sock")
     assert result.exit_code == 4
