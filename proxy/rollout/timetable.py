@@ -11,7 +11,8 @@ says how long one limit takes from the fault to its action, which is one store a
   the limit the more of it is needed: what is given is the time at twice the limit, by the very arithmetic of
   `proxy.rollout.betting`, without the luck of the draw.
 * Latency limits take their own time more: a request that hangs is too slow only when it has passed the limit.
-* `evidence` stages end when the proof is complete, if `new` is without fault: so many blocks without anything bad.
+* `evidence` stages end when the proof is complete, if `new` is without fault: so many blocks without anything bad. The
+  last one, the bake, is held to its end.
 
 `None` for a time: never, or not without more traffic.
 """
@@ -120,8 +121,9 @@ def timetable(
     world = _World(rate, block_s, alarm_at(false_alarms, blocks, judged), known)
     stages: list[StageTime] = []
     begin: float | None = 0.0
-    for stage in plan.stages:
-        stages.append(_stage_time(stage, _armed(stage, limits), begin, world))
+    for number, stage in enumerate(plan.stages, 1):
+        bake = number == len(plan.stages)
+        stages.append(_stage_time(stage, _armed(stage, limits), begin, world, bake=bake))
         begin = _sum(begin, stages[-1].least_s)
     return Timetable(
         plan=plan,
@@ -140,11 +142,11 @@ def _armed(stage: Stage, limits: Sequence[Limit]) -> list[Limit]:
     return [limit for limit in armed if limit.version == NEW or stage.weight_bp < FULL]
 
 
-def _stage_time(stage: Stage, limits: Sequence[Limit], begin: float | None, world: _World) -> StageTime:
+def _stage_time(stage: Stage, limits: Sequence[Limit], begin: float | None, world: _World, *, bake: bool) -> StageTime:
     needed = _needed(stage, limits)
     rate = _rate(stage, NEW, world)
     expected = None if rate is None else int(rate * stage.hold_s)
-    least = _least(stage, limits, needed, world)
+    least = _least(stage, limits, needed, world, bake=bake)
     return StageTime(
         stage=stage,
         from_s=begin,
@@ -171,7 +173,7 @@ def _counts(limit: Limit) -> bool:
     return limit.action != ALERT and not limit.dry_run
 
 
-def _least(stage: Stage, limits: Sequence[Limit], needed: int, world: _World) -> float | None:
+def _least(stage: Stage, limits: Sequence[Limit], needed: int, world: _World, *, bake: bool) -> float | None:
     acting = [limit for limit in limits if _counts(limit)]
     if any(_starved(stage, limit, world) for limit in acting):
         return None
@@ -180,7 +182,7 @@ def _least(stage: Stage, limits: Sequence[Limit], needed: int, world: _World) ->
         return None
     wait = 0.0 if rate is None else needed / rate
     full = max(stage.hold_s, wait)
-    if stage.advance != PROVEN:
+    if bake or stage.advance != PROVEN:
         return full
     proofs = [_proof_s(stage, limit, world) for limit in acting]
     if not proofs or None in proofs:

@@ -1,5 +1,7 @@
 """A plan in time: stages, reactions, requests, and the laws that hold for all of them."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +25,8 @@ def reaction(limit, rate=None, weight=1000, **more):
 
 
 def stage(plan, rate=None):
-    return timetable(plan, rate=rate).stages[0]
+    """Return the time of the first stage, which is not the last: that one is held to its end."""
+    return timetable(replace(plan, stages=(*plan.stages, Stage("bake", 10_000, 1.0))), rate=rate).stages[0]
 
 
 def test_stages_follow_one_another():
@@ -65,6 +68,11 @@ def test_evidence_ends_a_stage_when_the_proof_is_complete():
     assert stage(one(ERRORS, advance="evidence", min_requests=3000), rate=10).least_s == 3000
     assert stage(one(ERRORS, advance="evidence", hold=60.0)).least_s == 60
     assert stage(one(ERRORS, advance="auto")).least_s == 3600
+
+
+def test_the_bake_is_held_to_its_end():
+    first, bake = timetable(Plan("p", one(ERRORS, advance="evidence").stages * 2)).stages
+    assert first.least_s < bake.least_s == 3600
 
 
 @pytest.mark.parametrize("limit", [WINDOW, Limit("rss", max=5.0, source="check"), Limit("p99", max_ratio=2.0)])
