@@ -36,7 +36,7 @@ EPOCH_S = 1e9  # a journal whose times are larger counts from 1970
 
 def replay(
     journal: Annotated[
-        list[Path], typer.Argument(metavar="JOURNAL...", help="Block journals, oldest first.", show_default=False)
+        list[Path], typer.Argument(metavar="JOURNAL", help="Block journals, oldest first.", show_default=False)
     ],
     limits: Annotated[
         str | None,
