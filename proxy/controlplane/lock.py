@@ -62,9 +62,10 @@ def place_of(state: Path | None, addresses: Sequence[str], environ: Mapping[str,
 def runtime_directory(environ: Mapping[str, str]) -> Path:
     """Return this user's directory for run-time files, made with mode 0700; raise `StateError` if it is not ours."""
     base = environ.get("XDG_RUNTIME_DIR", "")
-    directory = Path(base, "tidegate") if base and Path(base).is_dir() else None
-    if directory is None:
-        directory = Path(tempfile.gettempdir(), f"tidegate-{os.getuid()}")
+    own = f"tidegate-{os.getuid()}"
+    choices = [Path(base, "tidegate")] if base and Path(base).is_dir() else []
+    choices += [Path(tempfile.gettempdir(), own), Path("/tmp", own)]  # noqa: S108 -- looked at below
+    directory = next((choice for choice in choices if _has_room(choice)), choices[-1])
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         found = directory.lstat()
@@ -78,6 +79,11 @@ def runtime_directory(environ: Mapping[str, str]) -> Path:
             "is not a directory of this user with mode 0700", where=str(directory), cure="remove it, or set its mode"
         )
     return directory
+
+
+def _has_room(directory: Path) -> bool:
+    """Tell whether a socket in this directory has a path that the kernel takes."""
+    return len(os.fsencode(directory / f"{_digest([])}.handover")) <= MAX_SOCKET_PATH
 
 
 def _digest(words: Sequence[str]) -> str:

@@ -83,9 +83,16 @@ def test_a_lock_that_cannot_be_written_names_its_path(tmp_path):
         acquire(blocker / "tidegate.db.lock", state=blocker / "tidegate.db")
 
 
-def test_without_a_state_file_the_address_is_what_is_taken(tmp_path):
+@pytest.fixture
+def short():
+    """Return a directory whose path leaves room for a socket's name; that of `tmp_path` may not."""
+    with TemporaryDirectory(prefix="tg-") as path:
+        yield Path(path)
+
+
+def test_without_a_state_file_the_address_is_what_is_taken(short):
     addresses = ("127.0.0.1:8080",)
-    place = place_of(None, addresses, {"XDG_RUNTIME_DIR": str(tmp_path)})
+    place = place_of(None, addresses, {"XDG_RUNTIME_DIR": str(short)})
     lock = acquire(place.lock, state=None, addresses=addresses)
     with pytest.raises(AddressInUse, match=rf"127\.0\.0\.1:8080: .*{os.getpid()}") as caught:
         acquire(place.lock, state=None, addresses=addresses)
@@ -93,31 +100,38 @@ def test_without_a_state_file_the_address_is_what_is_taken(tmp_path):
     lock.release()
 
 
-def test_places_of_states_in_memory_are_told_apart_by_address(tmp_path):
-    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+def test_places_of_states_in_memory_are_told_apart_by_address(short):
+    environ = {"XDG_RUNTIME_DIR": str(short)}
     one = place_of(None, ("127.0.0.1:1", "127.0.0.1:2"), environ)
     assert one == place_of(None, ("127.0.0.1:2", "127.0.0.1:1"), environ)
     assert one.lock != place_of(None, ("127.0.0.1:1",), environ).lock
-    assert (tmp_path / "tidegate").stat().st_mode & 0o777 == 0o700
+    assert (short / "tidegate").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_port_chosen_by_the_kernel_leaves_nothing_to_find(tmp_path):
-    place = place_of(None, ("127.0.0.1:0",), {"XDG_RUNTIME_DIR": str(tmp_path)})
+def test_a_port_chosen_by_the_kernel_leaves_nothing_to_find(short):
+    place = place_of(None, ("127.0.0.1:0",), {"XDG_RUNTIME_DIR": str(short)})
     assert place.handover is None
     assert str(os.getpid()) in place.lock.name
 
 
-def test_a_path_too_long_for_a_socket_moves_to_the_runtime_directory(tmp_path):
+def test_a_path_too_long_for_a_socket_moves_to_the_runtime_directory(tmp_path, short):
     state = tmp_path / ("d" * 100) / "tidegate.db"
-    with TemporaryDirectory() as short:  # `tmp_path` itself may be too long for it
-        place = place_of(state, (), {"XDG_RUNTIME_DIR": short})
+    place = place_of(state, (), {"XDG_RUNTIME_DIR": str(short)})
     assert place.handover is not None
     assert len(str(place.handover)) <= MAX_SOCKET_PATH
     assert place.lock == state.with_name("tidegate.db.lock")
 
 
-def test_a_runtime_directory_open_to_others_is_refused(tmp_path):
-    (tmp_path / "tidegate").mkdir()
-    (tmp_path / "tidegate").chmod(0o755)
+def test_a_runtime_directory_open_to_others_is_refused(short):
+    (short / "tidegate").mkdir()
+    (short / "tidegate").chmod(0o755)
     with pytest.raises(StateError, match="0700"):
-        runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path)})
+        runtime_directory({"XDG_RUNTIME_DIR": str(short)})
+
+
+def test_a_runtime_directory_too_deep_for_a_socket_is_passed_over(tmp_path):
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    found = place_of(None, ("127.0.0.1:1",), {"XDG_RUNTIME_DIR": str(deep)}).handover
+    assert found is not None
+    assert len(str(found)) <= MAX_SOCKET_PATH

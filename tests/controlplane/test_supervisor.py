@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.controlplane.lock import place_of
 from proxy.controlplane.roster import read
 from proxy.controlplane.supervisor import worker_command
 from tests.controlplane.waiting import until_now
@@ -385,11 +386,11 @@ def test_orphans_do_not_hide_a_stranger(start):
     assert set(first.workers) == {0, 1}
 
 
-def test_without_a_state_file_the_next_one_on_these_addresses_takes_over(start, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_without_a_state_file_the_next_one_on_these_addresses_takes_over(start, monkeypatch):
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     address = free_address()
     first = start(listen=address, state=None)
-    (roster,) = (tmp_path / "tidegate").glob("*.workers")
+    roster = place_of(None, [address], {}).workers
     before = {process.pid for process in read(roster).orphans}
     second = start(listen=address, state=None, wait=False)
     assert second.process.wait(20) == 6
