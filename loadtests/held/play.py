@@ -190,7 +190,10 @@ class Play:
         self._traffic.last_tunnels()
         time.sleep(self.plan.delay_s / 2)
         self._traffic.rest()
-        return self._proxy.end()
+        exit_code = self._proxy.end()
+        # Workers of a supervisor that was killed before may still be draining.
+        self._wait("the end of all tunnels", lambda: self._traffic.open_tunnels == 0)
+        return exit_code
 
     # --- judgement -----------------------------------------------------------------------------------------------
 
