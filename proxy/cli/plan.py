@@ -151,7 +151,8 @@ def _page(service: str, table: Timetable) -> Iterator[str]:
     else:
         yield "No limit is known here: those of a service are in its config, `tidegate plan CONFIG` counts them in"
     if any(reaction.estimated for reaction in table.reactions):
-        yield "  ~ evidence: at least, at twice the limit; chance and low traffic make it longer: see tidegate simulate"
+        how = "about; with --rate chance and low traffic count" if table.rate is None else "in 19 of 20 cases"
+        yield f"  ~ evidence: at twice the limit, {how}; nearer to it takes longer: see tidegate simulate"
     if table.rate is None:
         yield "  --rate says which requests the holds give, and takes low traffic into account"
     for warning in table.warnings:

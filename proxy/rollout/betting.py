@@ -40,6 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, exp, inf, log, log1p, sqrt
+from statistics import NormalDist
 from typing import NamedTuple
 
 # What a way sees of a share: all of it, the lower part, or the upper part stretched to 0…1.
@@ -81,12 +82,12 @@ class Detector:
     speaks for a failure.
     """
 
-    __slots__ = ("_ceilings", "_enough", "_most", "_rest", "_total", "_ways", "_wealth", "alarm_at", "odds")
+    __slots__ = ("_ceilings", "_enough", "_most", "_rest", "_total", "_wealth", "alarm_at", "odds", "ways")
 
     def __init__(self, alarm_at: float, ways: Sequence[Way] = WAYS, total_blocks: float = TOTAL_BLOCKS) -> None:
         self.alarm_at = alarm_at
         self._enough = exp(alarm_at)
-        self._ways = ways
+        self.ways = ways
         self._most = (self._enough / ways[0].part) ** (1 / total_blocks) - 1
         self._ceilings = [KEPT * self._enough / way.part for way in ways]
         self._total = 0.0
@@ -105,6 +106,13 @@ class Detector:
         """Whether the evidence is enough for an alarm."""
         return self._total >= self._enough
 
+    def gains(self, share: float, allowed: float) -> list[float]:
+        """Return by what a block with this share multiplies the wealth of each way."""
+        fresh = Detector(self.alarm_at, self.ways)
+        fresh._most = self._most
+        fresh.bet(share, allowed)
+        return fresh._wealth  # the first gambler began with 1
+
     def bet(self, share: float, allowed: float, stake: float = 1.0) -> None:
         """Take in one block's `share`, of which `allowed` is the greatest expected value; both 0…1.
 
@@ -118,7 +126,7 @@ class Detector:
         seen = (share, min(share, allowed + third), upper)
         before, total = self._wealth, 0.0
         self._wealth = wealth = before.copy()
-        for index, (part, size, sees, patient) in enumerate(self._ways):
+        for index, (part, size, sees, patient) in enumerate(self.ways):
             lost = size * largest * allowed  # where nothing is bad
             level = 1 / lost if patient and lost else 1.0
             have = max(before[index], min(before[index] + 1, level))
@@ -128,6 +136,30 @@ class Detector:
             total += part * have
         self._total = total
         self._rest = (allowed, stake) if share == 0 and wealth == before else None
+
+
+def outlook(detector: Detector, shares: Sequence[tuple[float, float]], allowed: float, chance: float) -> float | None:
+    """Return after how many bets a fresh `detector` has raised an alarm with probability `chance` (0…1), about.
+
+    `shares`: each share that a block may have, with its probability. The logarithm of a way's wealth is a random walk
+    with the drift and variance of its bets, taken as normal; what the way has while all is well is where it starts.
+    The best way counts; `None` if none of them grows. That a fresh gambler starts at every block is left out: it is
+    a little sooner than this.
+    """
+    z = NormalDist().inv_cdf(chance)
+    gains = [(detector.gains(share, allowed), weight) for share, weight in shares]
+    idle = detector.gains(0.0, allowed)
+    found: list[float] = []
+    for index, (part, _, _, patient) in enumerate(detector.ways):
+        logs = [(log(gain[index]), weight) for gain, weight in gains]
+        drift = sum(weight * one for one, weight in logs)
+        if drift <= 0:
+            continue
+        spread = sqrt(max(0.0, sum(weight * one * one for one, weight in logs) - drift * drift))
+        lost = 1 - idle[index]
+        away = max(0.0, detector.alarm_at - log(part) + (log(lost) if patient and lost else 0.0))
+        found.append(((z * spread + sqrt(z * z * spread * spread + 4 * drift * away)) / (2 * drift)) ** 2)
+    return min(found, default=None)
 
 
 class Bound:

@@ -8,8 +8,8 @@ says how long one limit takes from the fault to its action, which is one store a
   holds what its limit asks for is never more than INCONCLUSIVE: the limit cannot act, and the stage never ends.
 * A reaction is given for a version that fails entirely (`total_s`) and at worst (`worst_s`). Over a window the worst is
   any breach at all that lasts: the whole window, `for` and a block. Evidence has no worst case, because the nearer to
-  the limit the more of it is needed: what is given is the time at twice the limit, by the very arithmetic of
-  `proxy.rollout.betting`, without the luck of the draw.
+  the limit the more of it is needed: what is given is the time at twice the limit within which 19 of 20 are found,
+  by the arithmetic of `proxy.rollout.betting`; without a rate, and for a ratio, without the luck of the draw.
 * Latency limits take their own time more: a request that hangs is too slow only when it has passed the limit.
 * `evidence` stages end when the proof is complete, if `new` is without fault: so many blocks without anything bad. The
   last one, the bake, is held to its end.
@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, comb
 from typing import NamedTuple
 
-from proxy.rollout.betting import Bound, Detector
+from proxy.rollout.betting import Bound, Detector, outlook
 from proxy.rollout.evidence import BET_RESPONSES, DOUBT, QUIET, alarm_at
 from proxy.rollout.plan import (
     ALERT,
@@ -44,6 +44,11 @@ from proxy.routing.table import FULL, NEW
 BLOCK_S = 0.25
 # Twice what is allowed: the breach that evidence is timed with.
 BREACH = 2.0
+# So often a breach is found within the time that is given.
+LIKELY = 0.95
+# Blocks with more responses are as even as those, and what comes more seldom than that is left out.
+MANY = 100
+HARDLY = 1e-9
 # A detector that has not alarmed after so many bets is said to need too long.
 MOST_BETS = 20_000
 
@@ -249,13 +254,24 @@ def _evidence_s(stage: Stage, limit: Limit, world: _World, factor: float | None)
             return None
         allowed, share, detector = fixed, 1.0 if factor is None else min(1.0, factor * fixed), Detector
     bets = _bets(share, allowed, detector(world.alarm_at))
-    if bets is None:
-        return None
-    if rate is None:
-        return bets * world.block_s
+    if bets is None or rate is None:
+        return None if bets is None else bets * world.block_s
     # A bet needs responses: where there are less per block, blocks are put together.
     blocks = 1 if rate * world.block_s >= QUIET else ceil(BET_RESPONSES / (rate * world.block_s))
-    return max(bets * blocks * world.block_s, limit.min_requests / rate)
+    likely: float | None = bets
+    if share < 1 and limit.max_ratio is None:
+        draws = _draws(max(1, round(rate * world.block_s * blocks)), share)
+        likely = outlook(detector(world.alarm_at), draws, allowed, LIKELY)
+    if likely is None or likely > MOST_BETS:
+        return None
+    return max(max(bets, likely) * blocks * world.block_s, limit.min_requests / rate)
+
+
+def _draws(n: int, share: float) -> list[tuple[float, float]]:
+    """Return which shares of bad ones `n` responses have, and how probable each is; without what hardly ever comes."""
+    n = min(n, MANY)
+    weights = [comb(n, bad) * share**bad * (1 - share) ** (n - bad) for bad in range(n + 1)]
+    return [(bad / n, weight) for bad, weight in enumerate(weights) if weight > HARDLY]
 
 
 def _bets(share: float, allowed: float, detector: Detector) -> int | None:

@@ -1,12 +1,14 @@
 """A plan in time: stages, reactions, requests, and the laws that hold for all of them."""
 
 from dataclasses import replace
+from math import comb
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.rollout.betting import TOTAL_BLOCKS
+from proxy.rollout.betting import TOTAL_BLOCKS, Detector, outlook
 from proxy.rollout.plan import Check, Limit, Plan, Stage
 from proxy.rollout.timetable import timetable
 from proxy.routing.table import STABLE
@@ -201,3 +203,26 @@ def test_times_add_up_and_the_worst_is_never_the_best(plan, rate):
             assert number(time.least_s) > time.stage.hold_s
     for found in table.reactions:
         assert number(found.worst_s) >= number(found.total_s)
+
+
+def test_nearly_all_breaches_are_found_within_the_time_that_is_given():
+    """At twice the limit, with four responses per block: the luck of the draw is most of it."""
+    draw, n, share, allowed, level = Random(7), 4, 0.1, 0.05, 14.0
+    shares = [(bad / n, comb(n, bad) * share**bad * (1 - share) ** (n - bad)) for bad in range(n + 1)]
+    within = outlook(Detector(level), shares, allowed, 0.95)
+
+    def takes():
+        detector, bets = Detector(level), 0
+        while not detector.alarm:
+            detector.bet(sum(draw.random() < share for _ in range(n)) / n, allowed)
+            bets += 1
+        return bets
+
+    found = sorted(takes() for _ in range(100))
+    assert found[90] <= within <= 2 * found[95]
+    assert outlook(Detector(level), [(allowed, 1.0)], allowed, 0.95) is None
+
+
+def test_low_traffic_takes_longer_than_the_mean_share_says():
+    thin, dense = (timetable(one(ERRORS, weight=100), rate=rate).reactions[0].worst_s for rate in (200, 20_000))
+    assert thin > 20 * dense
