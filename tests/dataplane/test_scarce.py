@@ -69,62 +69,62 @@ def allow(lone):
 
 
 @pytest.fixture
-def crowded(gate):
-    """Leave the gate's worker no descriptor beyond those that are open."""
-    pid = gate.worker.process.pid
+def crowded(lone):
+    """Leave the lone worker no descriptor beyond those that are open."""
+    pid = lone.worker.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
 
     def crowd():
-        gate.worker.expect("released", generation=gate.worker.generation - 1)  # it would give descriptors back
+        lone.worker.expect("released", generation=lone.worker.generation - 1)  # it would give descriptors back
         # Clients fill the gaps first: what the worker gives up of its own must be below the limit.
         while (free := lowest_free(pid)) < max(kept_back(pid)):
-            gate.client()
-            eventually(lambda free=free: free in taken(pid))
+            accepted = lone.worker.row(layout.ROW_ACCEPTED)
+            lone.client()
+            eventually(lambda accepted=accepted: lone.worker.row(layout.ROW_ACCEPTED) > accepted)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, hard))
 
     yield crowd
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
-    gate.sweeps(25)
 
 
-def test_no_descriptor_for_an_endpoint_is_our_own_fault(gate, crowded):
-    gate.serve(gate.refused(), gate.backend(answers(response())), weight=10_000)
-    client = gate.client()
-    eventually(lambda: gate.worker.row(layout.ROW_CONNECTIONS))
+def test_no_descriptor_for_an_endpoint_is_our_own_fault(lone, crowded):
+    lone.serve(lone.refused(), lone.backend(answers(response())), weight=10_000)
+    client = lone.client()
+    eventually(lambda: lone.worker.row(layout.ROW_CONNECTIONS))
     crowded()
     answer = client.request()
     assert (answer.status, answer.get("x-tidegate-version")) == (503, None)
-    same(gate.local_replies, {(503, "overload"): 1})
-    assert gate.judged(0) == gate.judged(1) == (0, {})
-    assert gate.in_flight(1) == 0
+    same(lone.local_replies, {(503, "overload"): 1})
+    assert lone.judged(0) == lone.judged(1) == (0, {})
+    assert lone.in_flight(1) == 0
 
 
-def test_a_worker_without_descriptors_takes_the_next_generation(gate, crowded):
-    backend = gate.backend(answers(response(), response()))
-    gate.serve(backend)
-    client = gate.client()
+def test_a_worker_without_descriptors_takes_the_next_generation(lone, crowded):
+    backend = lone.backend(answers(response(), response()))
+    lone.serve(backend)
+    client = lone.client()
     assert client.request().status == 200
     crowded()
     for _ in range(3):
-        gate.serve(backend)
-    beat = gate.worker.row(layout.ROW_BEAT)
-    eventually(lambda: gate.worker.row(layout.ROW_BEAT) > beat + 25)  # it looks at itself every second
-    assert gate.worker.process_count(layout.PROCESS_INTERNAL_ERRORS) == 0
+        lone.serve(backend)
+    beat = lone.worker.row(layout.ROW_BEAT)
+    eventually(lambda: lone.worker.row(layout.ROW_BEAT) > beat + 25)  # it looks at itself every second
+    assert lone.worker.process_count(layout.PROCESS_INTERNAL_ERRORS) == 0
     assert client.request().status == 200
 
 
-def test_an_endpoint_for_which_no_descriptor_is_left_is_called_again_when_there_is(gate, crowded):
-    gate.serve(gate.backend(answers(response())))
-    client = gate.client()
-    eventually(lambda: gate.worker.row(layout.ROW_CONNECTIONS))
+def test_an_endpoint_for_which_no_descriptor_is_left_is_called_again_when_there_is(lone, crowded):
+    lone.serve(lone.backend(answers(response())))
+    client = lone.client()
+    eventually(lambda: lone.worker.row(layout.ROW_CONNECTIONS))
     crowded()
     assert client.request().status == 503
-    pid = gate.worker.process.pid
+    pid = lone.worker.process.pid
     _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (1024, hard))
     assert client.request().status == 200
-    gate.sweeps(25)
-    assert gate.client().request().status == 200  # accepting was held for a moment
+    lone.sweeps(25)
+    assert lone.client().request().status == 200  # accepting was held for a moment
 
 
 @pytest.mark.slow
