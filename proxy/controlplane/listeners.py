@@ -33,8 +33,8 @@ from collections.abc import Collection, Iterable, Mapping, MutableMapping, Seque
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from proxy.config.addresses import UNIX_PATH_MAX
 from proxy.config.compile import Entrance
-from proxy.controlplane.lock import MAX_SOCKET_PATH
 from proxy.errors import AddressInUse, ConfigError, Problem
 
 BACKLOG = 4096  # capped by net.core.somaxconn
@@ -334,7 +334,7 @@ def _holder(listening: set[int]) -> str:
 
 def _probe_unix(address: str, orphaned: Orphaned, key: str) -> None:
     path = address.removeprefix(UNIX)
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH - len(".12345678"):
+    if len(os.fsencode(path)) > UNIX_PATH_MAX - len(".12345678"):
         raise _wrong(key, f"{address}: the path is too long for a unix socket")
     try:
         found = os.lstat(path)

@@ -21,10 +21,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from proxy.config.addresses import UNIX_PATH_MAX
 from proxy.errors import AddressInUse, StateError, TidegateError
-
-# sun_path holds 108 bytes with the closing zero (unix(7)).
-MAX_SOCKET_PATH = 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ def place_of(state: Path | None, addresses: Sequence[str], environ: Mapping[str,
     if state is not None:
         state = state.absolute()
         handover = state.with_name(state.name + ".handover")
-        if len(os.fsencode(handover)) > MAX_SOCKET_PATH:
+        if len(os.fsencode(handover)) > UNIX_PATH_MAX:
             handover = runtime_directory(environ) / f"{_digest([str(state)])}.handover"
         return Place(state.with_name(state.name + ".lock"), state.with_name(state.name + ".workers"), handover)
     directory = runtime_directory(environ)
@@ -83,7 +81,7 @@ def runtime_directory(environ: Mapping[str, str]) -> Path:
 
 def _has_room(directory: Path) -> bool:
     """Tell whether a socket in this directory has a path that the kernel takes."""
-    return len(os.fsencode(directory / f"{_digest([])}.handover")) <= MAX_SOCKET_PATH
+    return len(os.fsencode(directory / f"{_digest([])}.handover")) <= UNIX_PATH_MAX
 
 
 def _digest(words: Sequence[str]) -> str:

@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from proxy.controlplane.lock import MAX_SOCKET_PATH, acquire, place_of, runtime_directory
+from proxy.config.addresses import UNIX_PATH_MAX
+from proxy.controlplane.lock import acquire, place_of, runtime_directory
 from proxy.errors import AddressInUse, StateError
 
 HOLD = """
@@ -118,7 +119,7 @@ def test_a_path_too_long_for_a_socket_moves_to_the_runtime_directory(tmp_path, s
     state = tmp_path / ("d" * 100) / "tidegate.db"
     place = place_of(state, (), {"XDG_RUNTIME_DIR": str(short)})
     assert place.handover is not None
-    assert len(str(place.handover)) <= MAX_SOCKET_PATH
+    assert len(str(place.handover)) <= UNIX_PATH_MAX
     assert place.lock == state.with_name("tidegate.db.lock")
 
 
@@ -134,4 +135,4 @@ def test_a_runtime_directory_too_deep_for_a_socket_is_passed_over(tmp_path):
     deep.mkdir()
     found = place_of(None, ("127.0.0.1:1",), {"XDG_RUNTIME_DIR": str(deep)}).handover
     assert found is not None
-    assert len(str(found)) <= MAX_SOCKET_PATH
+    assert len(str(found)) <= UNIX_PATH_MAX
