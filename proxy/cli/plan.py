@@ -14,8 +14,8 @@ from proxy.cli import text
 from proxy.cli.client import UsageError
 from proxy.cli.options import Format, Output
 from proxy.config.units import format_duration, format_reading, format_share, format_weight
-from proxy.rollout.plan import CHECK, Limit, Plan, ServicePlan
-from proxy.rollout.timetable import Reaction, StageTime, Timetable, timetable
+from proxy.rollout.plan import CHECK, Limit
+from proxy.rollout.timetable import Reaction, StageTime, Timetable, timetable, timetable_in
 from proxy.routing.table import FULL, NEW
 
 RIGHT = frozenset({1, 2, 3})
@@ -42,7 +42,7 @@ def plan(
         plans, notes = [("", each, timetable(each, rate=rate)) for each in alone.plans], alone.notes
     else:
         config = compile_file(file, os.environ)
-        plans = [(one.name, each, _armed(one, each, rate)) for one in config.plans for each in one.rollouts]
+        plans = [(one.name, each, timetable_in(one, each, rate)) for one in config.plans for each in one.rollouts]
         notes = config.notes
     tables = [(of, table) for of, each, table in plans if service in ("", of) and name in ("", each.name)]
     if not tables:
@@ -52,18 +52,6 @@ def plan(
         typer.echo(json.dumps({"plans": found, "notes": list(notes)}))
         return
     typer.echo("\n\n".join("\n".join(_page(of, table)) for of, table in tables))
-
-
-def _armed(service: ServicePlan, plan: Plan, rate: float | None) -> Timetable:
-    """Return the timetable of a plan beside the limits of its service."""
-    return timetable(
-        plan,
-        rate=rate,
-        block_s=service.block_s,
-        false_alarms=service.false_alarms,
-        limits=service.limits,
-        checks=service.checks,
-    )
 
 
 def _none(file: Path, there: list[tuple[str, str]], service: str, name: str) -> NoReturn:

@@ -40,7 +40,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, exp, inf, log, log1p, sqrt
-from statistics import NormalDist
 from typing import NamedTuple
 
 # What a way sees of a share: all of it, the lower part, or the upper part stretched to 0…1.
@@ -138,15 +137,14 @@ class Detector:
         self._rest = (allowed, stake) if share == 0 and wealth == before else None
 
 
-def outlook(detector: Detector, shares: Sequence[tuple[float, float]], allowed: float, chance: float) -> float | None:
-    """Return after how many bets a fresh `detector` has raised an alarm with probability `chance` (0…1), about.
+def outlook(detector: Detector, shares: Sequence[tuple[float, float]], allowed: float, luck: float) -> float | None:
+    """Return after how many bets a fresh `detector` has raised an alarm, about.
 
-    `shares`: each share that a block may have, with its probability. The logarithm of a way's wealth is a random walk
-    with the drift and variance of its bets, taken as normal; what the way has while all is well is where it starts.
-    The best way counts; `None` if none of them grows. That a fresh gambler starts at every block is left out: it is
-    a little sooner than this.
+    `shares`: each share that a block may have, with its probability. `luck`: how bad it is, in standard deviations.
+    The logarithm of a way's wealth is a random walk with the drift and variance of its bets, taken as normal; what
+    the way has while all is well is where it starts. The best way counts; `None` if none of them grows. That a fresh
+    gambler starts at every block is left out: it is a little sooner than this.
     """
-    z = NormalDist().inv_cdf(chance)
     gains = [(detector.gains(share, allowed), weight) for share, weight in shares]
     idle = detector.gains(0.0, allowed)
     found: list[float] = []
@@ -158,7 +156,8 @@ def outlook(detector: Detector, shares: Sequence[tuple[float, float]], allowed: 
         spread = sqrt(max(0.0, sum(weight * one * one for one, weight in logs) - drift * drift))
         lost = 1 - idle[index]
         away = max(0.0, detector.alarm_at - log(part) + (log(lost) if patient and lost else 0.0))
-        found.append(((z * spread + sqrt(z * z * spread * spread + 4 * drift * away)) / (2 * drift)) ** 2)
+        off = luck * spread
+        found.append(((off + sqrt(off * off + 4 * drift * away)) / (2 * drift)) ** 2)
     return min(found, default=None)
 
 

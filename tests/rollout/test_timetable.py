@@ -209,7 +209,7 @@ def test_nearly_all_breaches_are_found_within_the_time_that_is_given():
     """At twice the limit, with four responses per block: the luck of the draw is most of it."""
     draw, n, share, allowed, level = Random(7), 4, 0.1, 0.05, 14.0
     shares = [(bad / n, comb(n, bad) * share**bad * (1 - share) ** (n - bad)) for bad in range(n + 1)]
-    within = outlook(Detector(level), shares, allowed, 0.95)
+    within = outlook(Detector(level), shares, allowed, 1.645)
 
     def takes():
         detector, bets = Detector(level), 0
@@ -220,7 +220,7 @@ def test_nearly_all_breaches_are_found_within_the_time_that_is_given():
 
     found = sorted(takes() for _ in range(100))
     assert found[90] <= within <= 2 * found[95]
-    assert outlook(Detector(level), [(allowed, 1.0)], allowed, 0.95) is None
+    assert outlook(Detector(level), [(allowed, 1.0)], allowed, 1.645) is None
 
 
 def test_low_traffic_takes_longer_than_the_mean_share_says():
