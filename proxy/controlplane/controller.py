@@ -37,7 +37,7 @@ from proxy.controlplane.history import History
 from proxy.controlplane.intake import Intake, salt, take_in
 from proxy.controlplane.journal import Journal
 from proxy.controlplane.latch import Latch
-from proxy.controlplane.move import move
+from proxy.controlplane.move import move, overtaken
 from proxy.controlplane.operations import Json, Order
 from proxy.controlplane.rollouts import DRILL_BAD, Rollouts
 from proxy.controlplane.scales import Scale
@@ -50,7 +50,7 @@ from proxy.rollout.analysis import Reading, evidence, reason_of, value
 from proxy.rollout.bench import kind_of
 from proxy.rollout.effect import Note
 from proxy.rollout.event import Breach, Event, NewChanged, NewRemoved, Rollback, SetWeight, Tick, WorkerLost
-from proxy.rollout.machine import STABLE_NOT_READY, allowed
+from proxy.rollout.machine import STABLE_NOT_READY
 from proxy.rollout.plan import ROLLBACK, ServicePlan
 from proxy.rollout.state import PROGRESSING, ROLLED_BACK, Record, ServiceState
 from proxy.routing.split import seed_of
@@ -437,17 +437,10 @@ class Controller:
     async def settle(self, entry: Entry, commit: Commit) -> bool:
         """Wait for the store and bring a commit into force; return and raise as `carry_out`."""
         stored = await self.commits.stored(commit)
-        overtaken = self.commits.come_into_force(commit, stored=stored)
+        late = self.commits.come_into_force(commit, stored=stored)
         self.commits.announce(commit)
-        if overtaken:
-            state = entry.state
-            raise Refused(
-                409,
-                "Overtaken",
-                "something else changed the weight while this was being stored",
-                cure="look at the status and repeat the request if it still applies",
-                extra={"phase": state.phase, "allowed": allowed(state), "revision": state.revision},
-            )
+        if late:
+            raise overtaken(entry.state, "something else changed the weight while this was being stored")
         return stored
 
     async def _replace_new(self, entry: Entry, new: Version, order: Order) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proxy.errors import Refused
 from proxy.rollout.effect import (
     Announce,
     CallHook,
@@ -16,9 +17,12 @@ from proxy.rollout.effect import (
     StoreWeight,
 )
 from proxy.rollout.event import Event
-from proxy.rollout.machine import step
+from proxy.rollout.machine import allowed, step
 from proxy.rollout.plan import ServicePlan
 from proxy.rollout.state import DRILL, ROLLED_BACK, ServiceState
+
+# What to do about an order that something else came before.
+LOOK_AGAIN = "look at the status and repeat the request if it still applies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +77,9 @@ def move(plan: ServicePlan, state: ServiceState, event: Event, now: float) -> Mo
     """Return the machine's answer; raise `Refused`."""
     after, effects = step(plan, state, event, now)
     return Move(plan.name, state, after, effects)
+
+
+def overtaken(state: ServiceState, what: str, *, cure: str = LOOK_AGAIN) -> Refused:
+    """Return the refusal of an order that something else came before, which left this state."""
+    extra: dict[str, object] = {"phase": state.phase, "allowed": allowed(state), "revision": state.revision}
+    return Refused(409, "Overtaken", what, cure=cure, extra=extra)

@@ -25,7 +25,7 @@ from proxy.controlplane import hooks, registry
 from proxy.controlplane.entry import Entry
 from proxy.controlplane.hooks import Answer
 from proxy.controlplane.intake import INLINE
-from proxy.controlplane.move import Move, move
+from proxy.controlplane.move import Move, move, overtaken
 from proxy.controlplane.operations import Json, Order
 from proxy.controlplane.preflight import preflight
 from proxy.controlplane.store import REGISTERED, STABLE_REGISTERED, Owed
@@ -156,16 +156,7 @@ class Rollouts:
                 host.commits.announce(commit)
                 host.commits.say(entry, "FinishUndone", "Overtaken", {})
                 host.commits.save((entry,), back)
-                raise Refused(
-                    409,
-                    "Overtaken",
-                    "the rollout was rolled back while this was being stored",
-                    extra={
-                        "phase": entry.state.phase,
-                        "allowed": allowed(entry.state),
-                        "revision": entry.state.revision,
-                    },
-                )
+                raise overtaken(entry.state, "the rollout was rolled back while this was being stored", cure="")
             durable = await host.bring(commit, registry.finished(host.table, name), stored=stored)
             entry.watch.forget()
             return durable
@@ -193,14 +184,8 @@ class Rollouts:
                 answers[name] = await self._ask(entry, plan, name, stage)
             async with self._host.changing:
                 if not entry.asking or entry.latest.revision != revision:
-                    state = entry.state
-                    raise Refused(
-                        409,
-                        "Overtaken",
-                        "something else was decided while the hooks were asked: that stands",
-                        cure="look at the status and repeat the request if it still applies",
-                        extra={"phase": state.phase, "allowed": allowed(state), "revision": state.revision},
-                    )
+                    what = "something else was decided while the hooks were asked: that stands"
+                    raise overtaken(entry.state, what)
                 yield answers
         finally:
             entry.asking = False

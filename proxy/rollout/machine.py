@@ -351,7 +351,7 @@ def _resume(_plan: ServicePlan, state: ServiceState, event: Resume, now: float) 
     rollout = running(state)
     # Whoever resumes has seen that the hold was over: it waits as long again.
     waits_s = max(rollout.now_at.hold_s, rollout.ran_s)
-    after = _progressing(state, replace(rollout, since=now, waits_s=waits_s), now)
+    after = _at_stage(state, PROGRESSING, replace(rollout, since=now, waits_s=waits_s), now)
     warning = _warning(state, event.stable_ready) if after.weight_bp < state.weight_bp else {}
     note = Note("RolloutResumed", event.actor, event.reason, shown(state), shown(after), warning)
     return after, _moved(state, after, note)
@@ -379,24 +379,14 @@ def _advance(
     rollout = running(state)
     if rollout.now_at.weight_bp < FULL and record:
         rollout = replace(rollout, record=record, record_of=rollout.now_at.name)
-    after = _progressing(state, _entered(rollout, target, now), now)
+    after = _at_stage(state, PROGRESSING, _entered(rollout, target, now), now)
     note = Note("StageEntered", actor, reason, shown(state), shown(after), evidence)
     return after, _moved(state, after, note)
 
 
 def _complete(state: ServiceState, actor: str, reason: str, evidence: Mapping[str, object], now: float) -> Step:
     rollout = running(state).stopped(now)
-    after = replace(
-        state,
-        phase=COMPLETED,
-        reason="",
-        weight_bp=rollout.now_at.weight_bp,
-        revision=state.revision + 1,
-        expiry=None,
-        live_since=state.live_since if state.weight_bp else now,
-        no_stable=False,
-        rollout=rollout,
-    )
+    after = _at_stage(state, COMPLETED, rollout, now)
     note = Note("RolloutCompleted", actor, reason, shown(state), shown(after), evidence)
     if after.weight_bp < state.weight_bp:
         moved: tuple[Effect, ...] = _moved(state, after, note)
@@ -568,10 +558,11 @@ def _entered(rollout: Rollout, stage: int, now: float) -> Rollout:
     return replace(rollout, stage=stage, ran_s=0.0, since=now, entered=now, waits_s=hold_s, asking=False)
 
 
-def _progressing(state: ServiceState, rollout: Rollout, now: float) -> ServiceState:
+def _at_stage(state: ServiceState, phase: str, rollout: Rollout, now: float) -> ServiceState:
+    """Return the state with the weight of the rollout's stage."""
     return replace(
         state,
-        phase=PROGRESSING,
+        phase=phase,
         reason="",
         weight_bp=rollout.now_at.weight_bp,
         revision=state.revision + 1,
