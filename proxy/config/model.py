@@ -233,7 +233,9 @@ class TimeoutsConfig(Section):
         default=30.0, description="until the response begins; the highest latency limit there can be"
     )
     idle: Wait = Field(default=60.0, description="between two parts of a response")
-    total: WaitOrNone = Field(default=None, description="for the whole exchange")
+    total: WaitOrNone = Field(
+        default=None, description="for the whole exchange, a wait in the queue of `in_flight` and a rescue included"
+    )
     tunnel_idle: Wait = Field(default=3600.0, description="silence in an upgraded connection (WebSocket)")
     pool_idle: Wait = Field(
         default=4.0, description="how long an idle connection is kept; shorter than the endpoint's keep-alive"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from xxhash import xxh3_64_intdigest
 
 from proxy.dataplane import record
+from proxy.dataplane.deadline import TICK_NS
 from proxy.dataplane.tunnel import Tunnel
 from proxy.dataplane.upstream import OUR_OWN
 from proxy.http1.body import LAST_CHUNK, ChunkedBody, chunk
@@ -297,9 +298,11 @@ class Exchange:
                 self._detach(reuse=True)
                 self.started_ns = 0 if self.body_left else now
                 self._attempt(service.stable, self._pick(service.stable))
+                self._take_over_limits()
                 return
             self.version.last_dispatch_ns = now
         self._send()
+        self._take_over_limits()
 
     def _send(self) -> None:
         """Write the head, and what has arrived of the body, to the upstream connection."""
@@ -724,6 +727,7 @@ class Exchange:
                 self._detach(reuse=False)
                 self._start_again(now)
                 self._attempt(version, other)
+                self._take_over_limits()
                 return
         self._detach(reuse=False)
         self._reply(status, reason, detail)
@@ -767,6 +771,29 @@ class Exchange:
         self._start_again(now)
         counts[service.stable.counters_at + _ASSIGNED + BY_FAILOVER] += 1
         self._attempt(service.stable, self._pick(service.stable))
+        self._take_over_limits()
+
+    def _take_over_limits(self) -> None:
+        """Put what bounds the whole exchange on an attempt that was dispatched late."""
+        if self.phase != WAITING:
+            return
+        if self.downstream.writing_paused:
+            # The client has not taken the interim responses of the attempt before. Not at once: uvloop begins to read
+            # from a connection after it was made, whatever was said within that.
+            self.worker.loop.call_soon(self._hold_on)
+        if self.service.total_ns:
+            left = self.total_left()
+            if self.downstream.due > self.worker.wheel.tick + left:
+                self.worker.wheel.arm(self.downstream, left)
+
+    def _hold_on(self) -> None:
+        if self.downstream.writing_paused and self.phase != OVER:
+            self.hold()
+
+    def total_left(self) -> int:
+        """Return for how many ticks more the exchange may go on (`timeouts.total`, which must be set), at least 1."""
+        left = self.service.total_ns - (monotonic_ns() - self.arrived_ns)
+        return max(1, -(-left // TICK_NS))
 
     def _start_again(self, now: int) -> None:
         """Begin the measurement of the next attempt."""
@@ -775,6 +802,8 @@ class Exchange:
         self.first_slow = 0
         self.slow = 0
         self.held_ns = 0
+        if self.held_since:
+            self.held_since = now
         self._early = b""
         self.status = 0
 
@@ -899,11 +928,13 @@ class Exchange:
         if service.total_ns:
             left = service.total_ns - (now - self.arrived_ns)
             if left <= 0:
-                self._timed_out("total", charged=not self.held_since and bool(self.started_ns))
+                # A version is charged with what it was given most of the time for; else our queue, the client or the
+                # attempt before has taken it.
+                self._timed_out("total", charged=not self.held_since and 2 * waited > service.total_ns)
                 return
             remaining = min(remaining, left)
         idle_ns = (
-            (self.worker.wheel.tick - self.active_tick) * 50_000_000 if self.phase == ANSWERING or self.body_left else 0
+            (self.worker.wheel.tick - self.active_tick) * TICK_NS if self.phase == ANSWERING or self.body_left else 0
         )
         if self.phase == CONNECTING:
             assert self.endpoint is not None
@@ -913,6 +944,11 @@ class Exchange:
                 self._attempt_failed(BAD_CONNECT, 504, "timeout", "Connecting to the endpoint took too long.")
                 return
             remaining = min(remaining, left)
+        elif self.held_since:
+            if self.downstream.stalled_ticks() * TICK_NS >= service.idle_ns:
+                # The client does not read: it is let go, and the version is not charged.
+                self.downstream.abort()
+                return
         elif self.phase == WAITING:
             if self.started_ns:
                 left = service.first_byte_ns - waited
@@ -926,11 +962,6 @@ class Exchange:
                     self._body_stalled()
                     return
                 remaining = min(remaining, left)
-        elif self.held_since:
-            if self.downstream.stalled_ticks() * 50_000_000 >= service.idle_ns:
-                # The client does not read: it is let go, and the version is not charged.
-                self.downstream.abort()
-                return
         elif self.body_left:
             # The endpoint may be waiting for the rest of the body.
             left = self._body_patience_ns() - idle_ns
@@ -951,7 +982,7 @@ class Exchange:
             slow = self.first_slow
             if 0 <= slow < len(service.ttfb_thresholds_ns):
                 remaining = min(remaining, service.ttfb_thresholds_ns[slow] - waited)
-        self.worker.wheel.arm(self.downstream, max(1, -(-remaining // 50_000_000)))
+        self.worker.wheel.arm(self.downstream, max(1, -(-remaining // TICK_NS)))
 
     def _endpoint_stalls(self) -> bool:
         """Whether a request body stands still because the endpoint does not take more of it."""

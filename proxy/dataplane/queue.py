@@ -10,10 +10,10 @@ share of `new` from one instant to the next. So an operator who knows what a ver
 worker may let requests wait while another still has room). *Queue*: the requests of one version that wait for
 room in this worker, first come, first served.
 
-Rules: whoever waits is in flight nowhere, and its wait is the user's time, not the version's. Whoever is called
-has its version chosen again by the weight word of that instant (DESIGN §1, promise 1), and nothing is sent for a
-client that has left. What is turned away is charged to nobody. A queue outlives generations, as connections do:
-a reload opens no gap in the limit.
+Rules: whoever waits is in flight nowhere, and its wait is the user's time (`timeouts.total` goes on), not the
+version's. Whoever is called has its version chosen again by the weight word of that instant (DESIGN §1, promise 1),
+and nothing is sent for a client that has left. What is turned away is charged to nobody. A queue outlives
+generations, as connections do: a reload opens no gap in the limit.
 
 A service without limits has none of this: its exchanges are plain ones, chosen when its `Plane` is made.
 Sources: HAProxy's `maxconn`, `timeout queue` and `maxqueue`; Envoy's circuit breakers (`max_requests`,
@@ -205,7 +205,7 @@ class LimitedExchange(Exchange):
         version.queued += 1
         wheel = self.worker.wheel
         if self._until <= wheel.tick:  # else it comes from another queue
-            self._until = wheel.tick + patience
+            self._until = wheel.tick + (min(patience, self.total_left()) if self.service.total_ns else patience)
         wheel.arm(self.downstream, self._until - wheel.tick)
 
     def _stop_waiting(self) -> None:
@@ -225,12 +225,14 @@ class LimitedExchange(Exchange):
     def called(self) -> bool:
         """Go on if there is room; return whether this one waits no longer. Must not raise."""
         try:
-            return self._called()
+            if not self._called():
+                return False
+            self._take_over_limits()
         except Exception as error:  # noqa: BLE001 -- no exception crosses a callback
             self.worker.internal_error(error)
             self._stop_waiting()
             self.downstream.abort()
-            return True
+        return True
 
     def _called(self) -> bool:
         queue = self._waits
@@ -249,6 +251,7 @@ class LimitedExchange(Exchange):
         endpoint = self._pick(version)
         if endpoint is None:
             self._stop_waiting()
+            self._start_again(monotonic_ns())
             if version.index and (self._bucket >= 0 or not self.judged):
                 self._divert()
             else:

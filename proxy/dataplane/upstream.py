@@ -227,8 +227,8 @@ class Upstream(asyncio.Protocol):
     # ---------------------------------------------------------------- for the exchange
 
     def pause_reading(self) -> None:
-        """Stop reading the response."""
-        if not self._reading_paused:
+        """Stop reading the response; on a connection that is being made nothing is read anyway."""
+        if self._open and not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
 

@@ -40,7 +40,7 @@ class Stage:
         while True:
             got = peer.request()
             self.targets.append(got.target)
-            assert self.steps.acquire(timeout=10)
+            assert self.steps.acquire(timeout=30)
             peer.send(response(body=got.target.encode()))
 
     def step(self):
@@ -119,6 +119,54 @@ def test_waiting_is_the_users_time_and_not_the_versions(gate, stage):
     waited = {index: gate.worker.service_count(at + index) for index in range(layout.HDR_COUNTS)}
     assert sum(waited.values()) == 2
     assert min(hdr.lowest(index) for index, count in waited.items() if count) >= 300_000
+
+
+@pytest.mark.slow
+def test_the_total_time_that_the_queue_has_taken_is_not_charged(gate, stage):
+    one = stage()
+    gate.serve(one.backend, in_flight=ONE)
+    first = ask(gate, "/1")
+    one.has("/1")
+    # In the same queue, but with a time of its own.
+    gate.serve(one.backend, in_flight=ONE, timeouts=Timeouts(total_s=4.0))
+    (second,) = ask_all(gate, "/2")
+    gate.sweeps(50)  # more than half of it, however late it came to wait
+    one.step()
+    assert first.response().status == 200
+    one.has("/1", "/2")
+    assert second.response().status == 504
+    assert gate.judged(0) == (0, {})
+    assert gate.code(0, 504) == 1
+    assert gate.latencies(0) == []
+
+
+def test_the_total_time_ends_the_waiting_too(gate, stage):
+    one = stage()
+    gate.serve(one.backend, in_flight=ONE)
+    first = ask(gate, "/1")
+    one.has("/1")
+    gate.serve(one.backend, in_flight=ONE, timeouts=Timeouts(total_s=0.2))
+    answer = gate.client().request("GET", "/2")
+    assert (answer.status, answer.get("Retry-After")) == (503, "1")
+    same(gate.local_replies, {(503, "overload"): 1})
+    assert gate.judged(0) == (0, {})
+    one.step()
+    assert first.response().status == 200
+
+
+@pytest.mark.slow
+def test_the_total_time_that_a_version_has_taken_itself_is_charged_behind_a_queue_too(gate, stage):
+    one = stage()
+    gate.serve(one.backend, in_flight=ONE)
+    first = ask(gate, "/1")
+    one.has("/1")
+    gate.serve(one.backend, in_flight=ONE, timeouts=Timeouts(total_s=4.0))
+    (second,) = ask_all(gate, "/2")
+    one.step()
+    assert first.response().status == 200
+    one.has("/1", "/2")
+    assert second.response().status == 504
+    same(lambda: gate.judged(0), (1, {"timeout": 1}))
 
 
 def test_a_full_queue_turns_away_at_once(gate, stage):
@@ -243,7 +291,7 @@ def test_a_body_that_came_while_waiting_is_sent_whole(gate, stage):
     def script(peer):
         while True:
             bodies.append(peer.request().body)
-            assert one.steps.acquire(timeout=10)
+            assert one.steps.acquire(timeout=30)
             peer.send(response())
 
     gate.serve(gate.backend(script), in_flight=ONE)
@@ -300,10 +348,13 @@ def test_new_that_went_down_leaves_its_queue_to_stable(gate, stage):
     ask(gate, "/1")
     new.has("/1")
     (waits,) = ask_all(gate, "/2", version=1)
+    gate.sweeps(12)
     gate.set_state(1, layout.ENDPOINT_DOWN)
     stable.step()
     assert waits.response().get("x-tidegate-version") == "stable"
     same(lambda: gate.bad(1), {"diverted": 1})
+    gate.finished(0)
+    assert max(gate.latencies(0)) < 500_000  # what it waited for `new` is not the time of `stable`
 
 
 def test_a_failover_waits_for_stable_too(gate, stage):
@@ -377,7 +428,7 @@ def test_a_repeated_attempt_keeps_its_room(gate, stage):
         peer.send(response())
         peer.request()
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(30)
         peer.reset()
 
     backend = gate.backend(once, one._script)
@@ -385,7 +436,7 @@ def test_a_repeated_attempt_keeps_its_room(gate, stage):
     client = gate.client()
     assert client.request().status == 200
     client.send(request("GET", "/again"))
-    assert begun.wait(10)
+    assert begun.wait(30)
     (waits,) = ask_all(gate, "/waits")
     go_on.set()
     one.has("/again")
@@ -402,7 +453,7 @@ def test_a_drain_answers_whoever_waits(lone, stage):
     def script(peer):
         while True:
             peer.request()
-            assert steps.acquire(timeout=10)
+            assert steps.acquire(timeout=30)
             peer.send(response())
 
     lone.serve(lone.backend(script), in_flight=ONE)
