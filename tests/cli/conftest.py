@@ -45,7 +45,7 @@ def admin_server(*, names=("web",), tokens=(), unix=None):
     finally:
         call(server.cleanup)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(30)
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
 

@@ -95,7 +95,7 @@ def test_something_else_that_listens_is_no_traceback():
         thread = threading.Thread(target=answer)
         thread.start()
         result = tidegate("status", "--admin", url)
-        thread.join(10)
+        thread.join(30)
     assert result.exit_code == 1
     assert "cannot be reached" in result.output
 

@@ -74,7 +74,7 @@ def test_followed_events_come_as_lines_until_interrupted(admin):
         assert json.loads(process.stdout.readline())["seq"] == 2
         assert json.loads(process.stdout.readline())["seq"] == 3
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(30) == 130
         assert process.stderr.read() == ""
 
 

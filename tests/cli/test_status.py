@@ -115,9 +115,9 @@ def test_wait_goes_on_until_the_phase_changes(admin, monkeypatch):
     results = []
     waiting = threading.Thread(target=lambda: results.append(tidegate("status", "--wait", "--admin", admin.url)))
     waiting.start()
-    assert asked.wait(10)
+    assert asked.wait(30)
     admin.operations.phase["web"] = "rolled_back"
-    waiting.join(10)
+    waiting.join(30)
     assert results[0].exit_code == 3
 
 

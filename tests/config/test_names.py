@@ -28,6 +28,6 @@ def test_names_that_do_not_resolve_are_said_once():
 
 def test_a_resolver_that_hangs_holds_nobody_up():
     release = threading.Event()
-    (warning,) = unresolved(table("slow"), lambda _: release.wait(10), patience_s=0.05)
+    (warning,) = unresolved(table("slow"), lambda _: release.wait(30), patience_s=0.05)
     assert "slow does not resolve here (no answer in time)" in warning
     release.set()

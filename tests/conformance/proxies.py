@@ -182,14 +182,14 @@ def started(name: str, folder: Path, recorder: Recorder, **options: bool) -> Ite
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.send_signal(signal.SIGTERM)
-            process.wait(10)
+            process.wait(30)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 30
     while time.monotonic() < limit:
         if process.poll() is not None:
             raise RuntimeError(log.read_text())

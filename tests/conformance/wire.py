@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 # Requests of the suite itself, which are not part of a case's record.
 PROBE = b"/--probe--"
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 BODY, CLOSE, RESET, FIN, HELD = "body", "close", "reset", "fin", "held"
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")

@@ -101,7 +101,7 @@ class FakeWorker:
             connection, _ = sock.accept()
         except BlockingIOError:
             return False
-        connection.settimeout(5)
+        connection.settimeout(30)
         with connection, contextlib.suppress(OSError):
             connection.recv(65536)
             body = str(os.getpid()).encode()

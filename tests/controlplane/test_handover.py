@@ -91,7 +91,7 @@ def test_the_sockets_of_all_slots_come_through_one_orphan(path):
             assert await orphan.answer() == {"type": "retire", "adopted": True}
             orphan.close()
             # The queue lives on with us.
-            with socket.create_connection(offered[0].sock.getsockname(), timeout=5):
+            with socket.create_connection(offered[0].sock.getsockname(), timeout=30):
                 pass
             close(offered)
 
@@ -163,7 +163,7 @@ def test_a_stopped_orphan_is_not_waited_for_and_killed_when_it_stays_silent(path
             assert orphan.alive
             monkeypatch.setattr(module, "SILENT_S", 0.0)
             handover.reap()
-            assert child.wait(10) == -signal.SIGKILL
+            assert child.wait(30) == -signal.SIGKILL
             assert len(lines) == 2
             assert all(str(child.pid) in line for line in lines)
 

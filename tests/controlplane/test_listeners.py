@@ -63,7 +63,7 @@ def test_every_slot_gets_its_own_socket_on_one_port(opened):
     assert len({listener.address for listener in listeners}) == 1
     assert len({inode(listener.sock) for listener in listeners}) == 3
     assert {listener.asked for listener in listeners} == {LOCAL}
-    with socket.create_connection(listeners[0].sock.getsockname(), timeout=5):
+    with socket.create_connection(listeners[0].sock.getsockname(), timeout=30):
         pass
 
 

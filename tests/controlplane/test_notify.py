@@ -43,7 +43,7 @@ class Manager:
         self.name = address
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.sock.bind("\0" + address[1:] if address.startswith("@") else address)
-        self.sock.settimeout(20)
+        self.sock.settimeout(30)
 
     def hear(self):
         return dict(line.split("=", 1) for line in self.sock.recv(4096).decode().split("\n"))
@@ -61,7 +61,7 @@ class Manager:
         except BlockingIOError:
             return True
         finally:
-            self.sock.settimeout(20)
+            self.sock.settimeout(30)
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -194,7 +194,7 @@ def test_a_supervisor_tells_its_manager(launch, manager, tmp_path):
     assert manager.until("READY")["STATUS"].endswith("the config was not reloaded: see the log")
     process.terminate()
     assert manager.until("STOPPING")["STATUS"] == "draining: up to 2 s"
-    assert process.wait(20) == 0
+    assert process.wait(30) == 0
 
 
 @pytest.mark.e2e
@@ -209,7 +209,7 @@ def test_a_supervisor_whose_ticks_fail_is_not_alive(launch, manager, tmp_path):
     manager.sock.settimeout(0.8)  # it is asked for every 1 s, and said every 0.25 s
     with pytest.raises(TimeoutError):
         manager.hear()
-    manager.sock.settimeout(20)
+    manager.sock.settimeout(30)
     (tmp_path / "fail").unlink()
     manager.until("WATCHDOG")
 
@@ -225,24 +225,24 @@ def test_sockets_are_taken_by_their_address(launch, manager, tmp_path):
             manager, listen=shown(web), admin=f"unix:{path}", passed=(admin, web), names=("tidegate-admin", "web")
         )
         assert manager.until("READY")["STATUS"] == f"serving on {shown(web)}"
-        with socket.create_connection(web.getsockname(), timeout=10) as client:
+        with socket.create_connection(web.getsockname(), timeout=30) as client:
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200")
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(10)
+            client.settimeout(30)
             client.connect(str(path))
             client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
             assert b" 200 " in client.recv(100)
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(30) == 0
         assert path.exists()
         # Whoever connects now waits for the next start: nobody is refused.
-        socket.create_connection(web.getsockname(), timeout=10).close()
+        socket.create_connection(web.getsockname(), timeout=30).close()
 
 
 @pytest.mark.e2e
 def test_a_socket_that_is_not_in_the_config_is_a_mistake(launch, manager, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         process = launch(manager, passed=(other,), names=("metrics",))
-        assert process.wait(20) == 2
+        assert process.wait(30) == 2
         assert f"a socket (metrics) for {shown(other)}, which is not in the config" in (tmp_path / "log").read_text()

@@ -44,7 +44,7 @@ def test_a_recycled_pid_is_not_ours(tmp_path, child):
 def test_kill_hits_the_very_process(child):
     process = Process(0, child.pid, start_time(child.pid) or 0)
     assert process.kill()
-    assert child.wait(10) == -signal.SIGKILL
+    assert child.wait(30) == -signal.SIGKILL
     assert not process.kill()
 
 
@@ -69,7 +69,7 @@ def test_orphans_stay_on_the_list_while_they_live(tmp_path, child):
     roster.clear()
     assert read(path).orphans == (orphan,)
     orphan.kill()
-    child.wait(10)
+    child.wait(30)
     roster.clear()
     assert not path.exists()
 

@@ -97,7 +97,7 @@ class Gate:
         sock = socket.socket()
         for name, value in options.items():
             sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect(("127.0.0.1", self.worker.port))
         client = Client(sock)
         self.held.append(client)

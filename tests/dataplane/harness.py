@@ -18,7 +18,7 @@ from proxy.routing.split import seed_of
 from proxy.routing.table import RoutingTable, to_plain
 from proxy.tls import MemoryFile, Pair
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 ADDRESS = "127.0.0.1:0"  # as a config says it: the name of the listener's certificates
 
 

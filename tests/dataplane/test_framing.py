@@ -194,7 +194,7 @@ def test_bytes_behind_an_answer_are_never_anybodys(gate, whole, later):
         peer.request()
         if later:
             peer.send(whole)
-            client_got.wait(10)
+            client_got.wait(30)
             peer.send(response(500, body=b"poison"))
         else:
             peer.send(whole + response(500, body=b"poison"))
@@ -562,7 +562,7 @@ def test_a_body_cut_short_is_seen_as_cut(gate, part, kind, http10, pause):
         peer.request()
         if pause:
             peer.send(part[:-2])
-            head_there.wait(10)
+            head_there.wait(30)
             peer.send(part[-2:])
         else:
             peer.send(part)

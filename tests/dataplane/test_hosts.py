@@ -100,7 +100,8 @@ class Rig:
             self.port = probe.getsockname()[1]
         self.timeouts = Timeouts(connect_s=connect_s, pool_idle_s=60.0)
         self.endpoint = Endpoint(f"http://{NAME}:{self.port}", NAME, self.port)
-        self.pool = self.pools.of(self.endpoint, self.timeouts)
+        self.pool = self.pools.of(self.endpoint)
+        self.pool.settle(self.timeouts, None)
         self.name = self.pool.name
 
     def listen(self, *addresses, deaf=False):
@@ -170,7 +171,7 @@ def with_rig(*answer, **fields):
 async def test_addresses_and_sockets_are_not_looked_up(rig):
     await rig.until(lambda: rig.name.addresses)
     for endpoint in (Endpoint("http://127.0.0.1:1", ONE, 1), Endpoint("unix:/x", "localhost", 80, "/x")):
-        assert rig.pools.of(endpoint, rig.timeouts).name is None
+        assert rig.pools.of(endpoint).name is None
     assert rig.resolver.asked == [NAME]
 
 
@@ -377,7 +378,7 @@ async def test_a_name_that_nobody_uses_is_looked_up_no_more(rig):
     rig.pools.keep_only(set())
     rig.turn(300)
     assert rig.resolver.asked == [NAME]
-    assert rig.pools.of(rig.endpoint, rig.timeouts).name is not rig.name
+    assert rig.pools.of(rig.endpoint).name is not rig.name
 
 
 # ---------------------------------------------------------------- with a real worker and the system's resolver

@@ -53,7 +53,7 @@ def test_what_comes_behind_the_last_request_does_not_destroy_its_answer(gate, si
     sender = threading.Thread(target=client.send, args=(whole,))
     sender.start()
     assert len(client.response().body) == 500_000
-    sender.join(10)
+    sender.join(30)
     assert client.end() == "eof"
     assert len(stable.requests) == 1
 

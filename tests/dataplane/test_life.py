@@ -33,7 +33,7 @@ def waits(release, body=b"late"):
     def script(peer):
         while True:
             peer.request()
-            assert release.wait(10)
+            assert release.wait(30)
             peer.send(response(body=body))
 
     return script
@@ -117,7 +117,7 @@ def test_generations_under_load(gate):
         gate.serve(other if number % 2 else stable)
     stop.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
     generations.append(gate.worker.generation)
     assert {status for status, _ in seen} == {200}
     assert {body for _, body in seen} == {b"stable", b"other"}
@@ -194,7 +194,7 @@ def test_drain(lone, release):
     half.send(b"st: a\r\n\r\n")
     answer = half.response()
     assert (answer.body, answer.get("Connection")) == (b"late", "close")
-    assert lone.worker.process.wait(10) == 0
+    assert lone.worker.process.wait(30) == 0
     assert lone.judged(0) == (2, {})
 
 
@@ -207,14 +207,14 @@ def test_drain_with_a_delay_goes_on_accepting(lone):
         answer = client.request()
         assert (answer.status, answer.get("Connection")) == (200, None)
         client.close()
-    assert lone.worker.process.wait(10) == 0
+    assert lone.worker.process.wait(30) == 0
 
 
 def test_drain_ends_connections_whose_answer_had_begun_before(lone, release):
     def script(peer):
         peer.request()
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
-        assert release.wait(10)
+        assert release.wait(30)
         peer.send(b"half")
 
     lone.serve(lone.backend(script))
@@ -226,7 +226,7 @@ def test_drain_ends_connections_whose_answer_had_begun_before(lone, release):
     release.set()
     assert client.exactly(8) == b"halfhalf"
     assert client.end() == "eof"
-    assert lone.worker.process.wait(10) == 0
+    assert lone.worker.process.wait(30) == 0
 
 
 def test_drain_gives_up_in_time(lone, release):
@@ -237,7 +237,7 @@ def test_drain_gives_up_in_time(lone, release):
     eventually(lambda: stable.requests, "the request")
     lone.worker.say({"type": "drain", "delay_s": 0, "timeout_s": 0.2})
     client.drain()
-    assert lone.worker.process.wait(10) == 0
+    assert lone.worker.process.wait(30) == 0
     assert lone.in_flight(0) == 0
     assert lone.judged(0) == (0, {})
 
@@ -255,7 +255,7 @@ def test_connections_in_the_accept_queue_are_served_before_the_end(lone):
     assert [client.response().status for client in clients] == [200] * 20
     for client in clients:
         client.close()
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(30) == 0
 
 
 def test_term_drains(lone):
@@ -264,7 +264,7 @@ def test_term_drains(lone):
     assert client.request().status == 200
     lone.worker.process.terminate()
     assert client.end() == "eof"
-    assert lone.worker.process.wait(10) == 0
+    assert lone.worker.process.wait(30) == 0
 
 
 def test_int_is_for_the_supervisor(gate):
@@ -281,7 +281,7 @@ def test_stop_means_now(lone, release):
     client.send(request())
     eventually(lambda: stable.requests, "the request")
     lone.worker.say({"type": "stop"})
-    assert lone.worker.process.wait(10) == 0
+    assert lone.worker.process.wait(30) == 0
 
 
 # ---------------------------------------------------------------- without a supervisor
@@ -294,7 +294,7 @@ def orphanage(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(8)
-        listener.settimeout(10)
+        listener.settimeout(30)
         yield path, listener
 
 
@@ -348,8 +348,8 @@ def test_sockets_go_to_the_next_supervisor(orphanage, release, adopted):
             if adopted:
                 lone.sweeps(3)
                 # What comes from now on is for the next supervisor's workers: the queue is theirs.
-                late = socket.create_connection(("127.0.0.1", worker.port), timeout=10)
-                ours.settimeout(10)
+                late = socket.create_connection(("127.0.0.1", worker.port), timeout=30)
+                ours.settimeout(30)
                 accepted, _ = ours.accept()
                 accepted.close()
                 late.close()
@@ -359,7 +359,7 @@ def test_sockets_go_to_the_next_supervisor(orphanage, release, adopted):
                 if one is not None:
                     answer = one.response()
                     assert (answer.status, answer.get("Connection")) == (200, "close")
-            assert worker.process.wait(10) == 0
+            assert worker.process.wait(30) == 0
         call.close()
         lone.close()
     finally:
@@ -386,14 +386,14 @@ def test_a_neighbours_accept_queue_is_adopted_while_it_is_silent():
     with socket.socket() as theirs:
         theirs.bind(("127.0.0.1", 0))
         theirs.listen(64)
-        theirs.settimeout(10)
+        theirs.settimeout(30)
         address = theirs.getsockname()
         worker = LoneWorker(RoutingTable(()), neighbour=theirs)
         lone = Gate(worker)
         try:
             lone.serve(lone.backend())
             beat = layout.row(1) + layout.ROW_BEAT
-            with socket.create_connection(address, timeout=10) as sock:
+            with socket.create_connection(address, timeout=30) as sock:
                 assert Client(sock).request().status == 200
             # The neighbour is back: its queue is its own again.
             stop = threading.Event()
@@ -405,7 +405,7 @@ def test_a_neighbours_accept_queue_is_adopted_while_it_is_silent():
             neighbour = threading.Thread(target=live)
             neighbour.start()
             lone.sweeps(3)
-            with socket.create_connection(address, timeout=10) as sock:
+            with socket.create_connection(address, timeout=30) as sock:
                 accepted, _ = theirs.accept()
                 assert accepted.getpeername() == sock.getsockname()
                 accepted.close()
@@ -518,7 +518,7 @@ def test_an_ipv6_and_a_unix_listener(tmp_path):
             stable = lone.backend()
             lone.serve(stable)
             sock = socket.socket(family)
-            sock.settimeout(10)
+            sock.settimeout(30)
             sock.connect(worker.listener.getsockname())
             client = Client(sock)
             lone.held.append(client)

@@ -243,7 +243,7 @@ def test_a_client_that_leaves_while_the_endpoint_does_not_read(gate, release, en
 
     def script(peer):
         peer.head()
-        assert release.wait(10)
+        assert release.wait(30)
         peer.drain()
 
     stable = gate.backend(script)
@@ -304,7 +304,7 @@ def test_a_reset_behind_an_allowed_half_close_is_leaving(gate, release, tunnel):
         if tunnel:
             peer.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n")
         peer.drain()
-        release.wait(10)
+        release.wait(30)
 
     stable = gate.backend(script)
     gate.serve(stable, half_close="allow")
@@ -402,7 +402,7 @@ def test_total_time_taken_by_the_client_is_not_charged(gate):
 
 def test_an_upload_that_the_endpoint_does_not_take(gate, release):
     gate.serve(
-        gate.backend(lambda peer: (peer.head(), release.wait(10))),
+        gate.backend(lambda peer: (peer.head(), release.wait(30))),
         timeouts=Timeouts(idle_s=0.15),
         limits=RequestLimits(body_idle_timeout_s=0.1),
     )
@@ -414,7 +414,7 @@ def test_an_upload_that_the_endpoint_does_not_take(gate, release):
     assert answer.status == 504
     same(lambda: gate.judged(0), (1, {"timeout": 1}))
     client.drain()
-    uploader.join(10)
+    uploader.join(30)
 
 
 def _send_all(client, data):
@@ -525,7 +525,7 @@ def test_neither_side_makes_the_worker_hold_much(gate, release):
     def script(peer):
         message = peer.head()
         if message.method == "POST":
-            assert release.wait(20)
+            assert release.wait(30)
             peer.body(message)
             peer.send(response())
         else:
@@ -542,7 +542,7 @@ def test_neither_side_makes_the_worker_hold_much(gate, release):
     gate.sweeps(6)
     assert gate.rss() - before < 8 * 1024 * 1024
     release.set()
-    uploader.join(20)
+    uploader.join(30)
     assert up.response("POST").status == 200
     assert len(down.exactly(size)) == size
     assert gate.rss() - before < 8 * 1024 * 1024

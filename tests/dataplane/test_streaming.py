@@ -30,7 +30,7 @@ def test_every_byte_of_an_answer_passes_at_once(gate, framing):
         peer.send(HEAD + head)
         for piece, event in zip(pieces, got, strict=True):
             peer.send(piece)
-            assert event.wait(10)
+            assert event.wait(30)
         peer.close()
 
     gate.serve(gate.backend(script))
@@ -82,7 +82,7 @@ def test_a_head_passes_before_its_body(gate, release):
     def script(peer):
         peer.head()
         peer.send(HEAD + b"Content-Length: 2\r\n\r\n")
-        assert release.wait(10)
+        assert release.wait(30)
         assert peer.exactly(2) == b"xx"
         peer.send(b"yy")
 

@@ -92,10 +92,10 @@ def test_every_answer_belongs_to_its_request(gate):
                     break
             if answer.get("Connection") == "close":
                 client.drain()
-                sender.join(10)
+                sender.join(30)
                 client = None
             else:
-                sender.join(10)
+                sender.join(30)
 
     threads = [threading.Thread(target=visitor, args=(number,)) for number in range(6)]
     for thread in threads:

@@ -398,8 +398,8 @@ def test_a_client_that_does_not_read_holds_up_the_endpoint_and_costs_little(tls)
 def test_an_endpoint_that_does_not_read_holds_up_the_client(tls, release):
     def stalls(peer):
         peer.head()
-        assert release.wait(10)
-        peer.sock.settimeout(10)
+        assert release.wait(30)
+        peer.sock.settimeout(30)
         got = len(peer.buffer)
         while got < 32 * 1024 * 1024:
             got += len(peer.sock.recv(262_144))
@@ -488,7 +488,7 @@ def test_a_drain_ends_an_idle_connection_after_one_more_answer(authority, make):
         gate.worker.say({"type": "drain", "delay_s": 0, "timeout_s": 5})
         eventually(lambda: client.request().get("Connection") == "close", "the last answer")
         assert client.end() == "eof"
-        gate.worker.process.wait(10)
+        gate.worker.process.wait(30)
 
 
 # ---------------------------------------------------------------- other clients
@@ -503,7 +503,7 @@ def test_openssl_s_client(tls, version):
         ["openssl", "s_client", *where, version, "-ign_eof", "-quiet"],
         input=request("GET", "/", "Connection: close"),
         capture_output=True,
-        timeout=20,
+        timeout=30,
         check=False,
     )
     assert b"200" in done.stdout
@@ -523,7 +523,7 @@ def test_a_session_is_taken_up_again(tls):
 def test_a_client_that_leaves_while_nothing_is_read_from_it_is_gone_too(tls, release):
     def stalls(peer):
         peer.head()
-        assert release.wait(10)
+        assert release.wait(30)
 
     backend = tls.backend(stalls)
     tls.serve(backend)
@@ -546,7 +546,7 @@ def test_server_sent_events_pass_at_once(tls, release):
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
         for event in events:
             peer.send(event)
-            assert release.wait(10)
+            assert release.wait(30)
             release.clear()
         peer.close()
 
@@ -569,7 +569,7 @@ def test_a_renegotiation_is_not_taken_up(tls):
         ["openssl", "s_client", *where, "-tls1_2", "-legacy_renegotiation"],
         input=b"R\nR\n",
         capture_output=True,
-        timeout=20,
+        timeout=30,
         check=False,
     )
     assert b"no renegotiation" in done.stderr + done.stdout

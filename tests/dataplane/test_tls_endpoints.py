@@ -167,7 +167,7 @@ def test_a_session_makes_the_next_handshake_short(gate, local, trusted):
 
 def test_the_handshake_is_within_the_time_to_connect(gate, trusted, release):
     def silent(peer):
-        assert release.wait(10)
+        assert release.wait(30)
 
     backend = gate.backend(silent)
     secure = Endpoint(backend.endpoint.url.replace("http", "https"), "127.0.0.1", backend.endpoint.port, tls=True)

@@ -71,7 +71,7 @@ def test_bytes_behind_the_handshake_wait_for_the_switch(gate):
     def script(peer):
         peer.request()
         assert not peer.buffer
-        assert go.wait(10)
+        assert go.wait(30)
         peer.send(SWITCH + b"welcome")
         peer.send(peer.exactly(5))
         peer.drain()
@@ -103,7 +103,7 @@ def test_much_behind_the_handshake(gate):
     sender.start()
     assert client.response().status == 101
     assert client.exactly(len(data)) == data
-    sender.join(10)
+    sender.join(30)
 
 
 def test_the_endpoints_half_close(gate):
@@ -131,7 +131,7 @@ def test_nothing_is_lost_when_both_have_ended(gate):
         peer.request()
         peer.send(SWITCH)
         peer.finish()
-        assert go.wait(10)
+        assert go.wait(30)
         got.append(len(peer.rest()))
 
     _, client = open_tunnel(gate, script)
@@ -145,7 +145,7 @@ def test_nothing_is_lost_when_both_have_ended(gate):
     sender.start()
     gate.sweeps(4)
     go.set()
-    sender.join(10)
+    sender.join(30)
     eventually(lambda: got, "the end at the endpoint")
     assert got == [size]
     gate.finished(0)
@@ -159,7 +159,7 @@ def test_a_slow_endpoint_and_a_client_that_has_ended(gate):
     def script(peer):
         peer.request()
         peer.send(SWITCH)
-        assert go.wait(10)
+        assert go.wait(30)
         got.append(len(peer.rest()))
         peer.send(b"thanks")
         peer.close()
@@ -179,7 +179,7 @@ def test_a_slow_endpoint_and_a_client_that_has_ended(gate):
 
 def test_a_client_that_breaks_off_while_the_endpoint_does_not_read(gate):
     go = threading.Event()
-    backend = gate.backend(lambda peer: (peer.request(), peer.send(SWITCH), go.wait(10)))
+    backend = gate.backend(lambda peer: (peer.request(), peer.send(SWITCH), go.wait(30)))
     gate.serve(backend, half_close="allow")
     client = gate.client()
     client.send(request("GET", "/chat", *ASK))
@@ -200,7 +200,7 @@ def test_a_half_closed_tunnel_waits_for_an_endpoint_that_does_not_read(gate):
         peer.request()
         peer.send(SWITCH)
         peer.finish()
-        assert go.wait(10)
+        assert go.wait(30)
         got.append(len(peer.rest()))
 
     gate.serve(gate.backend(script))
@@ -213,7 +213,7 @@ def test_a_half_closed_tunnel_waits_for_an_endpoint_that_does_not_read(gate):
     sender = threading.Thread(target=lambda: (client.send(b"x" * (size - filled)), client.finish()))
     sender.start()
     go.set()
-    sender.join(10)
+    sender.join(30)
     gate.finished(0)
     eventually(lambda: got, "the end at the endpoint")
     assert got == [size]
@@ -252,7 +252,7 @@ def test_a_tunnel_does_not_make_the_worker_hold_much(gate):
         peer.request()
         peer.send(SWITCH)
         peer.send(b"x" * size)
-        go.wait(10)
+        go.wait(30)
         got.append(len(peer.rest()))
 
     got = []
@@ -264,7 +264,7 @@ def test_a_tunnel_does_not_make_the_worker_hold_much(gate):
     assert gate.rss() - before < 8 * 1024 * 1024
     assert len(client.exactly(size)) == size
     go.set()
-    sender.join(10)
+    sender.join(30)
     client.finish()
     eventually(lambda: got, "the end at the endpoint")
     assert got == [10_000_000]
@@ -318,7 +318,7 @@ def test_a_break_of_the_endpoint_is_a_break_for_the_client(gate, release):
     def script(peer):
         peer.request()
         peer.send(SWITCH)
-        assert release.wait(10)
+        assert release.wait(30)
         peer.reset()
 
     _, client = open_tunnel(gate, script)

@@ -145,7 +145,7 @@ def test_connections_are_shared_and_the_last_one_is_taken_first(gate):
         while True:
             message = peer.request()
             if message.target == "/wait":
-                assert release.wait(10)
+                assert release.wait(30)
             peer.send(response(body=b"%d" % peer.number))
 
     stable = gate.backend(script)
@@ -171,7 +171,7 @@ def test_a_resting_connection_that_speaks_is_given_up(gate, said):
     def script(peer):
         peer.request()
         peer.send(response(body=b"first"))
-        assert speak.wait(10)
+        assert speak.wait(30)
         peer.send(said)
         peer.drain()
 
@@ -192,7 +192,7 @@ def test_a_connection_whose_endpoint_did_not_read_the_body_is_not_used_again(gat
     def script(peer):
         peer.head()
         peer.send(response(body=b"early"))
-        assert whole.wait(10)
+        assert whole.wait(30)
         peer.drain()
 
     stable = gate.backend(script)
@@ -437,7 +437,7 @@ def test_the_budget(gate):
     def slow(peer):
         while True:
             peer.request()
-            assert release.wait(10)
+            assert release.wait(30)
             peer.send(response(body=b"stable"))
 
     stable = gate.backend(slow)
@@ -588,7 +588,7 @@ def test_a_busy_endpoint_gets_less(gate):
 
     def stuck(peer):
         peer.request()
-        release.wait(10)
+        release.wait(30)
         peer.send(response())
         peer.drain()
 

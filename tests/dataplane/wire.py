@@ -19,7 +19,7 @@ from typing import Any
 
 from proxy.routing.table import Endpoint
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
@@ -312,7 +312,7 @@ def holding(release: threading.Event, first: bytes = b"", then: bytes = b"") -> 
         while True:
             peer.request()
             peer.send(first)
-            assert release.wait(10)
+            assert release.wait(30)
             peer.send(then or response())
 
     return script

@@ -78,12 +78,12 @@ class Backends(threading.Thread):
 
     def __enter__(self):
         self.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(30)
         return self
 
     def __exit__(self, *_):
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.join(10)
+        self.join(30)
 
     @contextlib.contextmanager
     def load(self, port, rate, users=2000):
@@ -154,7 +154,7 @@ class Product:
 
     def call(self, method, path, body=None):
         """Return status and JSON (or text) of the admin API."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=30)
         try:
             data = None if body is None else json.dumps(body)
             connection.request(method, path, data, {} if data is None else {"Content-Type": "application/json"})
@@ -191,7 +191,7 @@ class Product:
 
     def ask(self, cookie="session=one", path="/hello"):
         """Return (status, version that answered) of one request on a fresh connection."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("GET", path, headers={"Cookie": cookie})
             answer = connection.getresponse()

@@ -29,7 +29,7 @@ class Client(threading.Thread):
 
     def run(self):
         while not (self.over.is_set() or self.closed):
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
             try:
                 self._ask(connection)
             except (OSError, http.client.HTTPException) as error:
@@ -76,12 +76,12 @@ def test_a_drain_fails_no_request(product):
         for client in (*fresh, *kept):
             client.join()
     assert [client.failures for client in (*fresh, *kept)] == [[]] * 12
-    assert one.process.wait(20) == 0
+    assert one.process.wait(30) == 0
 
 
 def test_a_connection_that_is_kept_idle_does_not_hold_up_a_drain(product):
     one = product(config=CONFIG.replace("timeout: 5s", "timeout: 60s")).start()
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=20)) as connection:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=30)) as connection:
         connection.request("GET", "/")
         assert connection.getresponse().read() is not None
         one.process.terminate()

@@ -49,7 +49,7 @@ def test_clients_that_read_slowly_do_not_roll_back(product):
         for _ in range(6):
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-            sock.settimeout(20)
+            sock.settimeout(30)
             sock.connect(("127.0.0.1", running.port))
             sock.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\nCookie: session=1\r\n\r\n")
             readers.append(sock)
@@ -74,7 +74,7 @@ def test_clients_that_upload_slowly_do_not_roll_back(product):
         against(running, endpoint)
         senders = []
         for _ in range(30):
-            sock = socket.create_connection(("127.0.0.1", running.port), timeout=20)
+            sock = socket.create_connection(("127.0.0.1", running.port), timeout=30)
             sock.sendall(b"POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
             senders.append(sock)
         pause = threading.Event()
@@ -96,7 +96,7 @@ def test_an_endpoint_that_closes_idle_connections_does_not_roll_back(product):
     with Endpoint(2, idle_s=0.05) as endpoint:
         against(running, endpoint)
         pause = threading.Event()
-        with socket.create_connection(("127.0.0.1", running.port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=30) as sock:
             for _ in range(60):
                 sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nCookie: session=1\r\n\r\n")
                 assert sock.recv(65536).startswith(b"HTTP/1.1 200")

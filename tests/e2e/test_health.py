@@ -154,7 +154,7 @@ def test_ten_seconds_without_an_endpoint_roll_back_where_no_limit_does(product, 
 def refused(running):
     """Return Retry-After of a 503 that a visitor of `stable` gets, `None` if it is another answer."""
     for user in range(50):
-        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
         try:
             connection.request("GET", "/", headers={"Cookie": f"session=user-{user}"})
             answer = connection.getresponse()

@@ -40,7 +40,7 @@ class Visitor:
     """A client that keeps its connection."""
 
     def __init__(self, port, trust, header=b""):
-        plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+        plain = socket.create_connection(("127.0.0.1", port), timeout=30)
         plain.sendall(header)
         self.sock = trust.wrap_socket(plain, server_hostname="one.test")
         self.connection = http.client.HTTPConnection("one.test")

@@ -120,12 +120,12 @@ class Server:
 
     def __enter__(self):
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(30)
         return self
 
     def __exit__(self, *_):
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(30)
         self.loop.close()
 
 
@@ -444,12 +444,12 @@ class EventStreams:
 
     def __enter__(self):
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(30)
         return self
 
     def __exit__(self, *_):
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(30)
         self.loop.close()
 
 
@@ -483,7 +483,7 @@ def test_a_rollback_by_the_limits_ends_event_streams_in_good_order(tmp_path):
         try:
             product.start()
             product.set_weight(100)
-            connection = http.client.HTTPConnection("127.0.0.1", product.port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", product.port, timeout=30)
             connection.request("GET", "/events", headers={"Cookie": "session=one"})
             answer = connection.getresponse()
             assert answer.readline() == b"data: new\n"
@@ -542,7 +542,7 @@ def test_a_drain_keeps_tunnels_until_its_timeout(own):
             assert ws.close_code == 1006
 
     play(scenario())
-    assert product.process.wait(20) == 0
+    assert product.process.wait(30) == 0
 
 
 def test_a_second_signal_ends_tunnels_now(own):
@@ -559,4 +559,4 @@ def test_a_second_signal_ends_tunnels_now(own):
                 await ws.recv()
 
     play(scenario())
-    assert product.process.wait(20) == 0
+    assert product.process.wait(30) == 0
