@@ -2,7 +2,8 @@
 
 A `Plane` is one generation. It is built once, off the request path; everything that a request needs of it is a
 fixed attribute here (positions of words, prepared bytes, ticks). Exchanges keep the plane they began with, so a
-new generation takes over between two requests, and an old plane ends with its last exchange.
+new generation takes over between two requests, and an old plane ends with its last exchange. Making one may fail, and
+changes nothing of what generations share (pools, queues) before `take_over`, which cannot.
 
 Who writes: the worker that owns the plane writes its counters; the control words are only read.
 """
@@ -54,10 +55,12 @@ class LiveEndpoint:
         "spec",
         "state_at",
         "suspect_until",
+        "trust",
     )
 
-    def __init__(self, spec: Endpoint, pool: Pool, counters_at: int, state_at: int) -> None:
+    def __init__(self, spec: Endpoint, pool: Pool, trust: Trust | None, counters_at: int, state_at: int) -> None:
         self.spec = spec
+        self.trust = trust
         self.authority = authority(spec).encode()
         self.pool = pool
         self.counters_at = counters_at
@@ -251,6 +254,7 @@ class Plane:
     """One generation in this worker. `in_flight` counts the exchanges that began with it."""
 
     __slots__ = (
+        "_queues",
         "control",
         "counters",
         "counts",
@@ -283,6 +287,7 @@ class Plane:
         self.layout = layout.counters_layout(table)
         self.in_flight = 0
         self.response_parser = ResponseParser()
+        self._queues = queues = queues or Queues()
         contexts = _Contexts()
         control_at = layout.control_layout(table)
         self.services: list[LiveService] = []
@@ -290,12 +295,12 @@ class Plane:
             versions = []
             for which in (STABLE, NEW):
                 version = spec.version(which)
+                trusts = [contexts.trust(spec, endpoint) for endpoint in version.endpoints]
                 endpoints = [
-                    LiveEndpoint(
-                        endpoint, pools.of(endpoint, spec.timeouts, contexts.trust(spec, endpoint)), at, state_at
-                    )
-                    for endpoint, at, state_at in zip(
+                    LiveEndpoint(endpoint, pools.of(endpoint, trust), trust, at, state_at)
+                    for endpoint, trust, at, state_at in zip(
                         version.endpoints,
+                        trusts,
                         self.layout.endpoints[index][which],
                         control_at.endpoints[index][which],
                         strict=True,
@@ -310,15 +315,24 @@ class Plane:
             service.rollbacks_at = control_at.services[index] + layout.CONTROL_ROLLBACKS
             if service.has_new and spec.close_tunnels_s is not None:
                 service.lasting = Lasting(spec.close_tunnels_s, control.words[service.rollbacks_at])
-            if spec.in_flight.limits and queues is not None:
+            if spec.in_flight.limits:
                 for which, one in enumerate(versions):
-                    one.queue = queues.of(spec.name, which, spec.in_flight)
+                    one.queue = queues.of(spec.name, which)
             self.services.append(service)
         self.matcher = Matcher([(service.spec.match, service) for service in self.services])
         alone = (
             len(self.services) == 1 and not self.services[0].spec.match.host and self.services[0].spec.match.path == "/"
         )
         self.only = self.services[0] if alone else None
+
+    def take_over(self) -> None:
+        """Put this generation's settings on the pools and queues that it shares with the ones before."""
+        for service in self.services:
+            for version in (service.stable, service.new):
+                for endpoint in version.endpoints:
+                    endpoint.pool.settle(service.spec.timeouts, endpoint.trust)
+                if version.queue is not None:
+                    self._queues.settle(version.queue, service.spec.in_flight)
 
     def close(self) -> None:
         """Give the segments back; nothing may be in flight."""

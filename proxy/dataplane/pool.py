@@ -52,6 +52,12 @@ class Pool:
         self.tls: Trust | None = None
         self._told = 0
 
+    def settle(self, timeouts: Timeouts, tls: Trust | None) -> None:
+        """Take over the timeouts and the context of the newest table that names the endpoint."""
+        self.tls = tls
+        self.idle_ticks = ticks(timeouts.pool_idle_s)
+        self.connect_s = timeouts.connect_s
+
     def tls_failed(self, worker: Worker, error: ssl.SSLError) -> None:
         """Have the log say why TLS fails with this endpoint; clients do not hear it."""
         tick = worker.wheel.tick
@@ -71,15 +77,12 @@ class Pools:
         self._hosts = hosts
         self._pools: dict[tuple[str, EndpointTls | None, str], Pool] = {}
 
-    def of(self, endpoint: Endpoint, timeouts: Timeouts, tls: Trust | None = None) -> Pool:
-        """Return the pool of `endpoint`, with the timeouts and the context of the newest table that names it."""
+    def of(self, endpoint: Endpoint, tls: Trust | None = None) -> Pool:
+        """Return the pool of `endpoint`, as it is; a new one is of no use before it is settled."""
         key = (endpoint.url, None, "") if tls is None else (endpoint.url, tls.spec, tls.server_name)
         pool = self._pools.get(key)
         if pool is None:
             pool = self._pools[key] = Pool(endpoint, self._hosts.of(endpoint))
-        pool.tls = tls
-        pool.idle_ticks = ticks(timeouts.pool_idle_s)
-        pool.connect_s = timeouts.connect_s
         return pool
 
     def keep_only(self, named: AbstractSet[Pool]) -> None:

@@ -140,11 +140,13 @@ class Queues:
         self.slots = 1
         self._queues: dict[tuple[str, int], Queue] = {}
 
-    def of(self, service: str, version: int, spec: InFlight) -> Queue:
-        """Return the queue of a version, with the limits of the newest table."""
-        queue = self._queues.setdefault((service, version), Queue())
+    def of(self, service: str, version: int) -> Queue:
+        """Return the queue of a version, as it is; a new one has no places before it is settled."""
+        return self._queues.setdefault((service, version), Queue())
+
+    def settle(self, queue: Queue, spec: InFlight) -> None:
+        """Put the limits of the newest table on a queue."""
         queue.settle(spec, self.slot, self.slots)
-        return queue
 
     def look(self) -> None:
         """Look after those who wait."""

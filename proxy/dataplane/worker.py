@@ -292,7 +292,9 @@ class Worker:
             segments.append(counters := Segment.attach(unused.pop(0), layout.counters_layout(table).hash))
             plane = Plane(generation, table, control, counters, self.pools, self.queues)
             self._settle(table)  # may be refused: the access log cannot be opened
+            plane.take_over()
         except Exception:
+            self._forget()
             for segment in segments:
                 segment.close()
             for descriptor in unused:
@@ -320,23 +322,26 @@ class Worker:
             self.loop.call_soon(self._check_listening)
 
     def _settle(self, table: RoutingTable) -> None:
-        """Take over what a table says about all services together."""
-        access_log = AccessLog(table.access_log) if table.access_log.path is not None else None
-        if self.access_log is not None:
-            self.access_log.close()
-        self.access_log = access_log
+        """Take over what a table says about all services together, or raise and take over nothing."""
         limits = table.request_limits
         watch = {service.sticky.name.lower().encode() for service in table.services if service.sticky.by == "header"}
         watch |= {
             service.override.header.lower().encode() for service in table.services if service.override is not None
         }
-        self.request_parser = RequestParser(limits.head, limits.target, limits.headers, frozenset(watch))
+        request_parser = RequestParser(limits.head, limits.target, limits.headers, frozenset(watch))
+        trusted_networks = tuple(ip_network(network, strict=False) for network in table.trusted_proxies)
+        access_log = AccessLog(table.access_log) if table.access_log.path is not None else None
+        # From here on nothing fails.
+        if self.access_log is not None:
+            self.access_log.close()
+        self.access_log = access_log
+        self.request_parser = request_parser
         self.header_ticks = ticks(limits.header_timeout_s)
         self.keepalive_ticks = ticks(limits.keepalive_timeout_s)
         self.body_idle_ticks = ticks(limits.body_idle_timeout_s)
         self.body_idle_ns = round(limits.body_idle_timeout_s * 1e9)
         self.connection_limit = limits.connections
-        self.trusted_networks = tuple(ip_network(network, strict=False) for network in table.trusted_proxies)
+        self.trusted_networks = trusted_networks
         self._trusted_memo.clear()
         self.via = table.via
         self.half_close = table.half_close == "allow"
@@ -458,7 +463,11 @@ class Worker:
             self._old_planes.remove(plane)
             self._say({"type": "released", "generation": plane.generation})
             plane.close()
-        if not self._old_planes:
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of pools and queues that no live generation names."""
+        if not self._old_planes and hasattr(self, "plane"):
             self.queues.keep_only({service.name for service in self.plane.services})
             self.pools.keep_only(
                 {
