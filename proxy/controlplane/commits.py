@@ -10,6 +10,8 @@ Rules:
 * what does not is in force only once it is stored, when somebody ordered it (`risky`). If storing fails, nothing
   has changed. If something else is decided for the service meanwhile, that stands, and this is *overtaken*;
 * the instant of a decision (`decided_ns`) is read right after the store of the weight;
+* a trial begins at the instant in which the gate is opened: what ended before that is read right then (`opened`), and
+  is in no block of the new trial;
 * the store answers in the order in which it was asked, so that the last decision is what a restart finds;
 * a hook that a decision owes is stored with it and forgotten with its answer: a restart calls it again.
 """
@@ -76,7 +78,8 @@ class Commits:
     `versions`: what is stored of them, by (service, source); `orphaned`: what workers of a supervisor before read;
     `tasks`: what is under way. After a move that is in force
     `on_hook(service, hook)` is told which hooks are to be asked, and `on_owed(owed)` which are to be called and paid;
-    `owes(move, hook)` says which those are (`None`: it is asked).
+    `owes(move, hook)` says which those are (`None`: it is asked). `opened(service)` is called when `new` has got weight
+    after it had none, and gives the instant (s) from which it is judged.
     """
 
     def __init__(self, generations: Generations, store: Store, latch: Latch, journal: Journal, clock: Clock) -> None:
@@ -95,6 +98,7 @@ class Commits:
         self.on_hook: Callable[[str, CallHook], None] = lambda _service, _hook: None
         self.on_owed: Callable[[Owed], None] = lambda _owed: None
         self.owes: Callable[[Move, CallHook], Owed | None] = lambda _made, _hook: None
+        self.opened: Callable[[str], float] = lambda _service: self._now()
 
     def begin(
         self,
@@ -167,6 +171,8 @@ class Commits:
             if stored:
                 for effect in one.risks:
                     self._act(one.service, effect)
+                if one.opens:
+                    entry.state = replace(entry.state, live_since=self.opened(one.service))
         return bool(overtaken)
 
     def announce(self, commit: Commit) -> None:

@@ -108,6 +108,7 @@ class Controller:
         self._endpoints = Endpoints(generations)
         self._journal = Journal(store)
         self.commits = Commits(generations, store, latch, self._journal, clock)
+        self.commits.opened = self._opened
         self.changing = asyncio.Lock()  # held by what raises a weight or changes the table
         self.rollouts = Rollouts(self)
         self._ticked = asyncio.Event()
@@ -629,6 +630,13 @@ class Controller:
             kind, numbers = found
             entry.verification = None
             self.commits.say(entry, kind, entry.state.reason, numbers)
+
+    def _opened(self, name: str) -> float:
+        """Read what was counted until the gate was opened, return the instant: there a trial and its blocks begin."""
+        snapshot = self._collector.collect()
+        if self._blocks is not None:
+            self._blocks.begin(snapshot.services[name], self._collector.history)
+        return snapshot.time_s
 
     def _keep_blocks(self, judged: Sequence[tuple[Entry, ServiceState]], snapshot: Snapshot) -> None:
         """Write down the blocks that ended now, as they were judged: before what was decided on them."""

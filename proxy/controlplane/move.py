@@ -67,6 +67,11 @@ class Move:
         return self.after.phase == ROLLED_BACK != self.before.phase and self.after.reason != DRILL
 
     @property
+    def opens(self) -> bool:
+        """Whether `new` gets weight after it had none."""
+        return self.before.weight_bp == 0 < self.after.weight_bp
+
+    @property
     def gives_more(self) -> bool:
         """Whether more users get `new`, or get it with less watching."""
         more = self.after.weight_bp > self.before.weight_bp

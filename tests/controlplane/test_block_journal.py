@@ -42,6 +42,29 @@ async def test_every_judged_block_is_in_the_journal(start):
 
 
 @running
+async def test_the_first_block_of_a_new_trial_begins_when_the_gate_is_opened(start):
+    world = await start(PLANS)
+    blocks = journalled(world)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 1)
+    await world.controller.rollback("web", ANN)
+    await world.tick()
+    world.bad(30)
+    world.clock.pass_s(0.1)
+    await world.controller.rollouts.start("web", None, ANN)
+    world.good(10)
+    world.clock.pass_s(0.15)
+    await world.controller.tick()
+    await flow(world, 1)
+    assert world.state().phase == PROGRESSING
+    assert world.controller.service_status("web")["stage"]["requests"] == 50
+    blocks.close()
+    _, lines = read_lines(blocks)
+    assert [line["new"]["requests"] for line in lines[4:]] == [10] * 5
+    assert not any(line["new"]["bad"] for line in lines)
+
+
+@running
 async def test_the_block_that_rolled_back_is_the_last_one_and_is_judged_so_again(start):
     world = await start(PLANS)
     blocks = journalled(world)

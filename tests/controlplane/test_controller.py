@@ -311,6 +311,27 @@ async def test_raising_after_a_rollback_is_a_persons_word_and_judges_afresh(star
 
 
 @running
+async def test_what_ended_before_the_gate_was_opened_again_is_in_no_new_trial(start):
+    world = await start()
+    world.bad()
+    await world.tick()
+    await world.settle()
+    assert world.state().phase == ROLLED_BACK
+    world.good(2, version=STABLE)
+    world.bad()  # ended on new after the last tick, and before the next opening
+    world.clock.pass_s(0.1)
+    await world.controller.set_weights("web", 2000, ANN)
+    world.good(20)
+    world.clock.pass_s(0.15)
+    await world.controller.tick()
+    (errors, slow) = world.controller.service_status("web")["limits"]
+    assert (errors["samples"], errors["value"], slow["samples"]) == (20, 0.0, 20)
+    await world.tick(times=8)
+    assert world.word() == 2000
+    assert world.controller.service_status("web")["versions"]["new"]["bad"] == 100  # counted they are
+
+
+@running
 async def test_names_are_checked(start):
     world = await start()
     assert world.controller.service_name(None) == "web"
