@@ -62,14 +62,23 @@ class Listener:
         self._server: asyncio.AbstractServer | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def accept(self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.Protocol]) -> None:
-        """Begin to accept."""
-        if self._task is None:
-            self._task = loop.create_task(self._start(loop, factory))
+    def accept(
+        self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.Protocol], scarce: Callable[[], None]
+    ) -> None:
+        """Begin to accept; where there is no descriptor for that, rest and tell `scarce`."""
+        if self._task is not None:
+            return
+        try:
+            # The server closes the descriptor it is given; ours must outlive it.
+            own = self.sock.dup()
+        except OSError:
+            scarce()
+            return
+        self._task = loop.create_task(self._start(loop, factory, own))
 
-    async def _start(self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.Protocol]) -> None:
-        # The server closes the descriptor it is given; ours must outlive it.
-        own = self.sock.dup()
+    async def _start(
+        self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.Protocol], own: socket.socket
+    ) -> None:
         own.settimeout(0)
         if own.family == socket.AF_UNIX:
             self._server = await loop.create_unix_server(factory, sock=own, backlog=BACKLOG)

@@ -20,7 +20,7 @@ import socket
 import sys
 import traceback
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from ipaddress import ip_address, ip_network
 from time import monotonic_ns
@@ -164,11 +164,14 @@ class Worker:
 
     def _accept_again(self) -> None:
         free = lowest_free()
-        if free is None or free >= self.clients_below or not self._listening:
+        if free is None or free >= self.clients_below or not hasattr(self, "plane"):
             return
         self._accepting_held = False
-        for listener in own_listeners(self._listeners, self._slot):
-            listener.accept(self.loop, entrance(self, listener))
+        self._accept_on(own_listeners(self._listeners, self._slot))
+
+    def _accept_on(self, listeners: Sequence[Listener]) -> None:
+        for listener in listeners:
+            listener.accept(self.loop, entrance(self, listener), self.hold_accepting)
 
     def trusts(self, peer: bytes) -> bool:
         """Return whether an address is one of the trusted proxies."""
@@ -308,8 +311,7 @@ class Worker:
         self._board.words[self._row + layout.ROW_GENERATION] = generation
         self._say({"type": "ack", "generation": generation})
         if first:
-            for listener in own_listeners(self._listeners, self._slot):
-                listener.accept(self.loop, entrance(self, listener))
+            self._accept_on(own_listeners(self._listeners, self._slot))
             self.loop.call_soon(self._check_listening)
 
     def _check_listening(self) -> None:
@@ -319,7 +321,7 @@ class Worker:
             self._listening = True
             self._say({"type": "listening"})
         else:
-            self.loop.call_soon(self._check_listening)
+            self.loop.call_later(_TICK_S if self._accepting_held else 0, self._check_listening)
 
     def _settle(self, table: RoutingTable) -> None:
         """Take over what a table says about all services together, or raise and take over nothing."""
@@ -487,7 +489,7 @@ class Worker:
         for listener in self._listeners:
             turn = self._neighbours.turn(listener.slot)
             if turn and not listener.accepting:
-                listener.accept(self.loop, entrance(self, listener))
+                self._accept_on([listener])
             elif not turn and listener.accepting:
                 listener.rest()
 

@@ -8,14 +8,16 @@ import os
 import resource
 import select
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from proxy.ipc import layout
 from proxy.routing.table import InFlight, RequestLimits
-from tests.dataplane.harness import eventually, same
-from tests.dataplane.wire import LINGER_ZERO, answers, request, response
+from tests.dataplane.conftest import IDLE, Gate
+from tests.dataplane.harness import LoneWorker, eventually, same
+from tests.dataplane.wire import LINGER_ZERO, Client, answers, request, response
 
 
 def taken(pid):
@@ -125,6 +127,41 @@ def test_an_endpoint_for_which_no_descriptor_is_left_is_called_again_when_there_
     assert client.request().status == 200
     lone.sweeps(25)
     assert lone.client().request().status == 200  # accepting was held for a moment
+
+
+@pytest.mark.slow
+def test_a_neighbours_queue_is_adopted_as_soon_as_there_is_a_descriptor_for_it():
+    beat = layout.row(1) + layout.ROW_BEAT
+    stop = threading.Event()
+    with socket.socket() as theirs:
+        theirs.bind(("127.0.0.1", 0))
+        theirs.listen(64)
+        worker = LoneWorker(IDLE, neighbour=theirs)
+
+        def live():
+            while not stop.wait(0.02):
+                worker.board.words[beat] += 1
+
+        neighbour = threading.Thread(target=live)
+        neighbour.start()
+        gate = Gate(worker)
+        try:
+            gate.serve(gate.backend())
+            worker.expect("released", generation=worker.generation - 1)
+            pid = worker.process.pid
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free(pid), hard))
+            stop.set()
+            worker.expect("notice")  # it is silent for a second, and there is no descriptor to accept with
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+            for port in (theirs.getsockname()[1], worker.port):
+                with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+                    assert Client(sock).request().status == 200
+            gate.close()
+        finally:
+            stop.set()
+            neighbour.join()
+            worker.close()
 
 
 @pytest.mark.slow
