@@ -1030,7 +1030,7 @@ def local_message(exchange: Exchange, status: int, reason: str, detail: str, dat
 def _why(error: Exception | None) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError | ValueError):
         return "TLS with it failed"  # why is in the log: it is no business of clients
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()

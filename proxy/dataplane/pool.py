@@ -58,14 +58,14 @@ class Pool:
         self.idle_ticks = ticks(timeouts.pool_idle_s)
         self.connect_s = timeouts.connect_s
 
-    def tls_failed(self, worker: Worker, error: ssl.SSLError) -> None:
+    def tls_failed(self, worker: Worker, error: ssl.SSLError | ValueError) -> None:
         """Have the log say why TLS fails with this endpoint; clients do not hear it."""
         tick = worker.wheel.tick
         if tick >= self._told:
             self._told = tick + _TOLD_TICKS
-            why = getattr(error, "verify_message", "") or (error.reason or str(error)).lower().replace("_", " ")
+            why = getattr(error, "verify_message", "") or (getattr(error, "reason", "") or str(error)).lower()
             name = self.tls.server_name if self.tls is not None else ""
-            worker.notice(f"TLS with {self.endpoint.url} (as {name}) failed: {why}")
+            worker.notice(f"TLS with {self.endpoint.url} (as {name}) failed: {why.replace('_', ' ')}")
 
 
 class Pools:

@@ -96,10 +96,10 @@ class Upstream(asyncio.Protocol):
                 await self._connect_by_name(pool.name)
             else:
                 await self._connect_to(endpoint.host)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be looked up, or asked for in TLS
             self._connecting = None
             self.worker.upstreams.discard(self)
-            if isinstance(error, ssl.SSLError):
+            if isinstance(error, ssl.SSLError | ValueError):
                 pool.tls_failed(self.worker, error)
             elif error.errno in {EMFILE, ENFILE}:
                 self.worker.hold_accepting()

@@ -257,3 +257,54 @@ def test_a_reload_with_another_ca_takes_another_pool(lone, authority, local, tru
     assert client.request().status == 502
     lone.serve(backend, endpoint_tls=trusted)
     assert client.request().status == 200
+
+
+@pytest.mark.parametrize("name", ["a..b", "a" * 64 + ".test", ".test", "xn--\xfc.test"])
+def test_a_name_that_tls_cannot_ask_for_is_a_failed_connect(lone, local, name):
+    lone.serve(lone.backend(tls=local), endpoint_tls=EndpointTls(verify=False, server_name=name))
+    answer = lone.client().request()
+    assert answer.status == 502
+    assert b"TLS with it failed" in answer.body
+    same(lambda: lone.judged(0), (1, {"connect": 1}))
+    assert name in lone.worker.expect("notice")["text"]
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_an_answer_that_says_its_end_is_whole_without_close_notify(gate, local, trusted, framing):
+    """RFC 9112 §9.8: only an answer that lasts until close may have been cut by somebody on the way."""
+    body = {
+        "length": b"Content-Length: 4\r\n\r\nwhol",
+        "chunked": b"Transfer-Encoding: chunked\r\n\r\n4\r\nwhol\r\n0\r\n\r\n",
+    }
+
+    def script(peer):
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n" + body[framing])
+        peer.close()
+
+    backend = gate.backend(script, tls=local)
+    gate.serve(backend, endpoint_tls=trusted)
+    client = gate.client()
+    for _ in range(3):
+        answer = client.request()
+        assert (answer.status, answer.body) == (200, b"whol")
+        gate.sweeps(2)  # the idle connection ends, which is nobody's fault
+    same(lambda: gate.judged(0), (3, {}))
+    assert len(backend.peers) == 3
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_an_answer_that_ends_before_it_says_so_is_cut_short(gate, local, trusted, framing):
+    part = {"length": b"Content-Length: 9\r\n\r\nhalf", "chunked": b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"}
+
+    def script(peer):
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n" + part[framing])
+        peer.close()
+
+    gate.serve(gate.backend(script, tls=local), endpoint_tls=trusted)
+    client = gate.client()
+    client.send(request())
+    with pytest.raises(Ended):
+        client.response()
+    same(lambda: gate.judged(0), (1, {"reset": 1}))
