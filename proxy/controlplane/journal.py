@@ -23,7 +23,7 @@ from proxy.controlplane.operations import Json
 from proxy.controlplane.store import Store
 from proxy.rollout.effect import Note
 
-KEPT = 1000  # events in memory
+KEPT = 200  # events in memory
 PAGE = 100  # events that a follower gets at a time
 
 log = logging.getLogger("tidegate.events")

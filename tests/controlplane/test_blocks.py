@@ -213,6 +213,16 @@ def test_large_and_old_files_are_turned_over_and_the_oldest_go(tmp_path):
     assert [path.name for path in old.files("web")] == ["web.1.jsonl.gz", "web.jsonl"]
 
 
+def test_writing_adds_nothing_to_the_table_of_names(tmp_path, monkeypatch):
+    blocks = Blocks(tmp_path)
+    blocks.path("web")
+    interned = []
+    monkeypatch.setattr("pathlib.sys.intern", lambda name: interned.append(name) or name)
+    rounds(blocks, 5)
+    blocks.close()
+    assert interned == []
+
+
 def test_a_service_whose_name_begins_like_another_one_has_its_own_files(tmp_path):
     for name in ("web", "web.api", "web.7", "../a/b"):
         blocks = Blocks(tmp_path, most_bytes=10)

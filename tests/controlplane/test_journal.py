@@ -121,11 +121,11 @@ def test_a_follower_gets_what_is_there_and_what_comes(store):
 
         reading = asyncio.create_task(read())
         await arrived.wait()
-        for _ in range(250):
+        for _ in range(150):
             journal.announce(journal.make("web", NOTE, 2.0))
         journal.close()
         await reading
-        assert seen == list(range(1, 252))
+        assert seen == list(range(1, 152))
 
     asyncio.run(follow())
 

@@ -67,6 +67,33 @@ def test_events_come_in_pages_oldest_first(store):
     assert store.events(6, 10).result() == [event(7)]
 
 
+@pytest.mark.parametrize("in_file", [True, False])
+def test_only_the_newest_events_are_kept_while_it_runs_and_the_file_stops_growing(tmp_path, monkeypatch, in_file):
+    monkeypatch.setattr("proxy.controlplane.store." + ("EVENTS_KEPT" if in_file else "EVENTS_KEPT_IN_MEMORY"), 50)
+    store = Store.open(tmp_path / "state.db" if in_file else None)
+    pages = []
+    for _ in range(4):
+        for _ in range(60):
+            seq = store.load().last_seq + 1
+            store.save(Change(events=(event(seq) | {"evidence": {"of": "x" * 3000}},))).result()
+        pages.append(store._run(lambda: store._connection.execute("PRAGMA page_count").fetchone()[0]).result())
+    kept = store.events(0, 1000).result()
+    store.close()
+    assert [item["seq"] for item in kept] == list(range(191, 241))
+    assert pages[1] == pages[2] == pages[3]
+
+
+def test_events_beyond_those_kept_go_when_the_file_is_opened(tmp_path, monkeypatch):
+    store = Store.open(tmp_path / "state.db")
+    store.save(Change(events=tuple(event(seq) for seq in range(1, 101)))).result()
+    store.close()
+    monkeypatch.setattr("proxy.controlplane.store.EVENTS_KEPT", 50)
+    store = Store.open(tmp_path / "state.db")
+    kept = store.events(0, 1000).result()
+    store.close()
+    assert [item["seq"] for item in kept] == list(range(51, 101))
+
+
 def test_a_change_is_stored_as_a_whole_or_not_at_all(store):
     store.save(Change(rows={"web": ROW})).result()
     broken = Row("idle", 20_000, 8, "", "salt")
