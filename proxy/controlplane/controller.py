@@ -51,7 +51,7 @@ from proxy.rollout.bench import kind_of
 from proxy.rollout.effect import Note
 from proxy.rollout.event import Breach, Event, NewChanged, NewRemoved, Rollback, SetWeight, Tick, WorkerLost
 from proxy.rollout.machine import STABLE_NOT_READY
-from proxy.rollout.plan import ROLLBACK, ServicePlan
+from proxy.rollout.plan import ROLLBACK, Plan, ServicePlan
 from proxy.rollout.state import PROGRESSING, ROLLED_BACK, Record, ServiceState
 from proxy.routing.split import seed_of
 from proxy.routing.table import FULL, NEW, STABLE, VERSIONS, Endpoint, RoutingTable, Service, Version
@@ -111,6 +111,9 @@ class Controller:
         self.commits.opened = self._opened
         self.changing = asyncio.Lock()  # held by what raises a weight or changes the table
         self.rollouts = Rollouts(self)
+        self._read_for: list[
+            tuple[ServicePlan, str, str, Plan | None]
+        ] = []  # by what it is known which checks are read
         self._ticked = asyncio.Event()
         self._last_tick: float | None = None
         self._counts: Mapping[str, ServiceCounts] | None = None  # of the table in force, `None` until they were read
@@ -181,6 +184,7 @@ class Controller:
         now = snapshot.time_s
         tick_s = self.tick_s
         self._say_silence(now)
+        self._watch_checks()
         self._look_at_endpoints(snapshot, now)
         judged = [(entry, entry.state) for entry in self._entries.values()]
         for name, entry in self._entries.items():
@@ -540,8 +544,20 @@ class Controller:
         for plan in plans:
             self._entries[plan.name].follow(plan)
         self._endpoints.follow(plans, table, self._now())
-        if self._checks is not None:
-            self._checks.watch(plans)
+        self._watch_checks()
+
+    def _watch_checks(self) -> None:
+        """Read the checks of the config, and those of rollouts that go on by other ones until they are over."""
+        if self._checks is None:
+            return
+        states = [(entry.plan, entry.state) for entry in self._entries.values()]
+        read_for = [
+            (plan, state.phase, state.reason, None if state.rollout is None else state.rollout.plan)
+            for plan, state in states
+        ]
+        if read_for != self._read_for:
+            self._read_for = read_for
+            self._checks.watch([replace(plan, checks=registry.read_of(plan, state)) for plan, state in states])
 
     def _undo(self, commit: Commit, back: Versions) -> None:
         """Take back what the workers refused: what `new` was is `new` again, with the weight at 0."""

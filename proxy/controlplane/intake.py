@@ -60,7 +60,8 @@ def take_in(
     """Return what follows from a config. `latched` gives the reason in a service's latch, `fresh` a random salt.
 
     `choice`: what becomes of a running rollout whose plan has changed: keep | restart, "" = refused (409). Refused as
-    well: a config beside which the workers could not count what a running rollout needs.
+    well: a config beside which the workers could not count what a running rollout needs, or that reads something else
+    for limits of the service under the name of a check that it needs.
     """
     taken = Intake(table)
     services = {service.name: service for service in table.services}
@@ -87,6 +88,7 @@ def take_in(
             # A plan that came with a request, or that was kept, may need more than the config says.
             taken.table = registry.counting(taken.table, plan, state.rollout.plan)
             _all_counted(taken, plan, state, running=plan.name in running)
+            _all_read(taken, plan, state, running=plan.name in running)
         _fix_salt(taken, plan, state)
     for name in running.keys() - {plan.name for plan in plans}:
         taken.notes.append(_gone(name, running[name]))
@@ -177,6 +179,8 @@ def _follow_plan(
     if rollout is None or state.phase not in (PROGRESSING, PAUSED) or rollout.plan.name == INLINE:
         return state
     wanted = next((one for one in plan.rollouts if one.name == rollout.plan.name), None)
+    if wanted is not None:
+        wanted = registry.with_checks(wanted, plan)
     if wanted == rollout.plan:
         return state
     made = move(plan, state, PlanChanged(wanted, choice, actor), now)
@@ -203,6 +207,23 @@ def _all_counted(taken: Intake, plan: ServicePlan, state: ServiceState, *, runni
         cure = "reload when the rollout is over, or let the config use the bounds and signals that it uses"
         raise Refused(409, "NotCounted", what, cure=cure, extra={"phase": state.phase})
     taken.notes.append(f"{what}; its stage is held")
+
+
+def _all_read(taken: Intake, plan: ServicePlan, state: ServiceState, *, running: bool) -> None:
+    rollout = state.rollout
+    if rollout is None or state.phase not in (PROGRESSING, PAUSED):
+        return
+    other = ", ".join(registry.other_checks(plan, rollout.plan))
+    if not other:
+        return
+    what = (
+        f"{plan.name}: in this config the check {other} of the service's own limits is another one than the running "
+        f"rollout by {rollout.plan.name!r} is judged by, and a check means one thing"
+    )
+    if running:
+        cure = "reload when the rollout is over, or with running_plan=restart, or give the other check another name"
+        raise Refused(409, "OtherCheck", what, cure=cure, extra={"phase": state.phase})
+    taken.notes.append(f"{what}: until it is over, that of the rollout is read")
 
 
 def _fix_salt(taken: Intake, plan: ServicePlan, state: ServiceState) -> None:

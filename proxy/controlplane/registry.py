@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from proxy.controlplane.store import CONFIG, REGISTERED, STABLE_CONFIG, STABLE_REGISTERED
-from proxy.rollout.plan import SIGNAL, Limit, Plan, ServicePlan
+from proxy.rollout.plan import CHECK, SIGNAL, Check, Limit, Plan, ServicePlan
+from proxy.rollout.state import COMPLETED, DRILL, PAUSED, PROGRESSING, ServiceState
 from proxy.routing.table import MAX_SIGNALS, MAX_THRESHOLDS, RoutingTable, Service, Version
 
 
@@ -119,6 +120,29 @@ def uncounted(table: RoutingTable, plan: ServicePlan, rollout: Plan) -> list[str
         or (limit.source == SIGNAL and wanted.get(limit.metric) not in (None, *signals))
     )
     return list(dict.fromkeys(lacking))
+
+
+def with_checks(rollout: Plan, plan: ServicePlan) -> Plan:
+    """Return a plan with every check that its limits name: its own ones, and those of the service."""
+    named = {limit.metric for limit in rollout.every_limit() if limit.source == CHECK}
+    named -= {check.name for check in rollout.checks}
+    more = sorted((check for check in plan.checks if check.name in named), key=lambda check: check.name)
+    return replace(rollout, checks=(*rollout.checks, *more)) if more else rollout
+
+
+def read_of(plan: ServicePlan, state: ServiceState) -> tuple[Check, ...]:
+    """Return the checks of a service that are to be read; those of a rollout under way are what it started with."""
+    lasts = state.phase in (PROGRESSING, PAUSED, COMPLETED) or state.reason == DRILL
+    kept = state.rollout.plan.checks if state.rollout is not None and lasts else ()
+    names = {check.name for check in kept}
+    return (*kept, *(check for check in plan.checks if check.name not in names))
+
+
+def other_checks(plan: ServicePlan, rollout: Plan) -> list[str]:
+    """Return the checks that a service's own limits name and that mean something else in a rollout there."""
+    kept = {check.name: check for check in rollout.checks}
+    named = {limit.metric for limit in plan.limits if limit.source == CHECK}
+    return [check.name for check in plan.checks if check.name in named and kept.get(check.name, check) != check]
 
 
 def _edges(limits: Iterable[Limit]) -> dict[tuple[bool, int], None]:

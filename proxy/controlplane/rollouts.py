@@ -9,6 +9,8 @@ Rules beside those of the controller (`proxy.controlplane.controller`):
   after a rollback and completion change nothing; they are owed from the decision until they have answered, so that a
   kill in between calls them once more, never less than once;
 * a plan in a request may need latencies that the workers do not count yet: then they get a table that has them first;
+* a plan that starts takes along the checks of the service that its limits name: it is judged by them to its end, also
+  when a reload changes or removes them;
 * `finish` is a change of the table: until every worker has it, each goes on by the words of the generation it has.
 """
 
@@ -65,7 +67,7 @@ class Rollouts:
         A dry run returns {"go", "plan", "findings"} and changes nothing.
         """
         entry = self._host.entry(name)
-        chosen = self._plan(entry, plan)
+        chosen = registry.with_checks(self._plan(entry, plan), entry.plan)
         if order.dry_run:
             return await preflight(
                 entry,

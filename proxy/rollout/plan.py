@@ -148,7 +148,8 @@ class Plan:
     """The stages of a rollout in order; weights never fall. The hold of the last one is the bake.
 
     `max_hold_s` is counted from the end of a stage's hold; `None` = it waits for as long as it takes.
-    `on_max_hold`: pause | rollback. `signals` and `checks` are those that the plan itself defines.
+    `on_max_hold`: pause | rollback. `signals` and `checks` are those that the plan itself defines; one that runs also
+    has the checks of the service that its limits name.
     """
 
     name: str

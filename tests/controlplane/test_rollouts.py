@@ -3,11 +3,13 @@
 import asyncio
 import json
 import tempfile
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from proxy.controlplane.checks import Checks
 from proxy.controlplane.operations import Order
 from proxy.controlplane.scales import TTFB, Scale
 from proxy.controlplane.store import Change, Owed
@@ -711,6 +713,121 @@ async def test_a_kept_plan_keeps_its_signals(start):
     with pytest.raises(Refused) as refused:
         await world.controller.reload(PLANS, other, Order("ann", running_plan="keep"))
     assert refused.value.title == "NotCounted"
+
+
+@contextmanager
+def files():
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def memory_in(file, **more):
+    return Check("memory_bytes", file=str(file), every_s=0.01, **more)
+
+
+def checked(check, *, limits=(ERRORS,), rollout=()):
+    """A service with a check of its own (or of its plan), which a stage is judged by."""
+    stages = (replace(PLAN.stages[0], hold_s=600.0, limits=(Limit("memory_bytes", max=1e9, source=CHECK),)),)
+    plan = replace(PLAN, stages=stages, checks=rollout)
+    return (replace(SERVICE, limits=limits, rollouts=(plan,), checks=(check, *rollout) if check else rollout),)
+
+
+@asynccontextmanager
+async def checking(start, plans, **more):
+    """A world with a rollout under way that reads checks."""
+    world = await start(plans, **more)
+    world.controller._checks = checks = Checks(world.clock)
+    try:
+        await world.controller.rollouts.start("web", None, ANN)
+        await flow(world, 1)
+        yield world, checks
+    finally:
+        await checks.close()
+
+
+async def read(checks, value):
+    await until(lambda: checks.reading("web", "memory_bytes").value == value)
+
+
+@running
+async def test_a_kept_plan_is_judged_by_the_checks_of_the_service_until_it_is_over(start):
+    with files() as tmp_path:
+        check = memory_in(tmp_path / "used")
+        await keep_judging(start, tmp_path, checked(check))
+
+
+@running
+async def test_a_kept_plan_is_judged_by_its_own_checks_until_it_is_over(start):
+    with files() as tmp_path:
+        check = memory_in(tmp_path / "used")
+        await keep_judging(start, tmp_path, checked(None, rollout=(check,)))
+
+
+async def keep_judging(start, tmp_path, plans):
+    used, other = tmp_path / "used", tmp_path / "other"
+    used.write_text("5e8")
+    other.write_text("1")
+    async with checking(start, plans) as (world, checks):
+        await read(checks, 5e8)
+        for others in (PLANS, checked(memory_in(other))):  # removed, and then there again as another one
+            await world.controller.reload(others, TABLE, Order("ann", running_plan="keep"))
+            await flow(world, 2)
+            assert checks.reading("web", "memory_bytes").value == 5e8
+            (limit,) = (one for one in world.controller.service_status("web")["limits"] if one["scope"] == "stage")
+            assert (limit["metric"], limit["verdict"]) == ("memory_bytes", "PASS")
+        used.write_text("2e9")
+        await read(checks, 2e9)
+        await flow(world, 1)
+        assert (world.state().phase, world.state().reason) == (ROLLED_BACK, "MemoryBytesAboveLimit")
+        await flow(world, 1)
+        await read(checks, 1.0)  # what the config says now
+
+
+@running
+async def test_a_changed_check_of_the_service_is_a_changed_plan(start):
+    with files() as tmp_path:
+        (tmp_path / "used").write_text("5e8")
+        async with checking(start, checked(memory_in(tmp_path / "used"))) as (world, checks):
+            with pytest.raises(Refused) as refused:
+                await world.controller.reload(checked(memory_in(tmp_path / "other")), TABLE, ANN)
+            assert refused.value.title == "PlanChanged"
+            assert refused.value.extra["allowed"] == ["keep", "restart"]
+            await read(checks, 5e8)
+
+
+@running
+async def test_a_reload_cannot_give_a_name_two_checks_while_a_rollout_runs(start):
+    with files() as tmp_path:
+        (tmp_path / "used").write_text("5e8")
+        limits = (ERRORS, Limit("memory_bytes", max=3e9, source=CHECK))
+        async with checking(start, checked(memory_in(tmp_path / "used"), limits=limits)) as (world, checks):
+            changed = checked(memory_in(tmp_path / "other"), limits=limits)
+            with pytest.raises(Refused) as refused:
+                await world.controller.reload(changed, TABLE, Order("ann", running_plan="keep"))
+            assert (refused.value.status, refused.value.title) == (409, "OtherCheck")
+            assert "the check memory_bytes" in refused.value.what
+            assert "running_plan=restart" in refused.value.cure
+            await read(checks, 5e8)
+            (tmp_path / "other").write_text("6e8")
+            await world.controller.reload(changed, TABLE, Order("ann", running_plan="restart"))
+            await read(checks, 6e8)
+
+
+@running
+async def test_a_kept_plan_has_its_checks_after_a_restart(start):
+    with files() as tmp_path:
+        (tmp_path / "used").write_text("5e8")
+        async with checking(start, checked(memory_in(tmp_path / "used"))) as (world, _):
+            await world.settle()
+            world.close()
+        again = await start(PLANS)
+        assert reasons(again, "PlanKept") == ["PlanChanged"]
+        again.controller._checks = checks = Checks(again.clock)
+        try:
+            await again.tick()
+            await read(checks, 5e8)
+        finally:
+            await checks.close()
 
 
 @running
