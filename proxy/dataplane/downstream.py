@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _WAITING_BYTES = 64 * 1024
 _LINGER_TICKS = 40  # 2 s
 _LINGER_BYTES = 64 * 1024 * 1024
+_TURNED_AWAY_MOST = 64  # for 2 s each: with TLS they cost a handshake, and who does not begin one is let go too
 _TCP_ESTABLISHED = 1
 _TCP_CLOSE = 7
 _PEEK_TICKS = 10  # how often a connection that is not read from is asked whether its client left: 0.5 s
@@ -51,6 +52,7 @@ class Downstream(asyncio.Protocol):
         "_last",
         "_linger_left",
         "_taken_tick",
+        "_turned_away",
         "_unsent",
         "buffer",
         "closing",
@@ -87,6 +89,7 @@ class Downstream(asyncio.Protocol):
         self._linger_left = 0
         self._unsent = -1
         self._taken_tick = 0
+        self._turned_away = False
         self._forwarded_host = b"\x00"
         self._forwarded = b""
         self._last: RequestHead | None = None
@@ -108,10 +111,20 @@ class Downstream(asyncio.Protocol):
         worker.downstreams.add(self)
         if transport.get_extra_info("socket").fileno() >= worker.clients_below:
             worker.hold_accepting()
-        if len(worker.downstreams) + worker.connections_elsewhere > worker.connection_limit:
-            self._answer(Refusal(503, "overload", "Too many connections."), fields=b"Retry-After: 1\r\n")
+        if len(worker.downstreams) - worker.turned_away + worker.connections_elsewhere > worker.connection_limit:
+            self._turn_away()
             return
         worker.wheel.arm(self, worker.header_ticks)
+
+    def _turn_away(self) -> None:
+        """Say that there are too many connections; so many of those who are told are kept at once, for a moment."""
+        worker = self.worker
+        if worker.turned_away >= _TURNED_AWAY_MOST:
+            self.abort()
+            return
+        worker.turned_away += 1
+        self._turned_away = True
+        self._answer(Refusal(503, "overload", "Too many connections."), fields=b"Retry-After: 1\r\n")
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a head, of the body in progress, or of requests that must wait."""
@@ -168,6 +181,7 @@ class Downstream(asyncio.Protocol):
         self.closing = True
         self.worker.wheel.drop(self)
         self.worker.downstreams.discard(self)
+        self.worker.turned_away -= self._turned_away
         exchange = self.exchange
         if exchange is None:
             return
@@ -441,7 +455,7 @@ class Downstream(asyncio.Protocol):
     def _expire_writing(self) -> None:
         """End a connection after its last answer, or between two, unless the client still takes what was written."""
         stalled = self.stalled_ticks()
-        if self.lingering and not self._unsent:
+        if self._turned_away or (self.lingering and not self._unsent):
             self.transport.abort()
         elif stalled >= self.worker.body_idle_ticks:
             break_off(self.transport)  # a FIN would wait behind what the client does not take

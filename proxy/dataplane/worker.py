@@ -73,6 +73,7 @@ class Worker:
         self.upstreams: set[Upstream] = set()
         self.finishing: set[Upstream] = set()  # closed, once the endpoint has taken what was written
         self.connections_elsewhere = 0
+        self.turned_away = 0  # of the clients' connections: those that are one too many, and are told so
         self.accepted = 0
         self.tunnels = 0
         self.failing_over = 0
@@ -363,7 +364,7 @@ class Worker:
             row = self._row
             words[row + layout.ROW_BEAT] += 1
             words[row + layout.ROW_LOOP_LAG_US] = max(0, late_us)
-            words[row + layout.ROW_CONNECTIONS] = len(self.downstreams)
+            words[row + layout.ROW_CONNECTIONS] = len(self.downstreams) - self.turned_away
             words[row + layout.ROW_ACCEPTED] = self.accepted
             words[row + layout.ROW_ACCEPTING] = self._listening and not (
                 self._stop_accepting_at or self._accepting_held
@@ -629,12 +630,19 @@ class Worker:
             self._board.words[self._row + layout.ROW_CONNECTIONS] = 0
 
 
+def _unraisable(told: sys.UnraisableHookArgs) -> None:
+    """Show what nobody could take; but not a server name that is no ASCII, which any client can write in there."""
+    if not (isinstance(told.exc_value, UnicodeDecodeError) and isinstance(told.object, bytes)):
+        sys.__unraisablehook__(told)
+
+
 def main(arguments: list[str]) -> int:
     """Run a worker on the channel whose descriptor is the only argument; return the exit code."""
     phone = socket.socket(fileno=int(arguments[0]))
     loop = uvloop.new_event_loop()
     worker = Worker(loop, phone)
     loop.add_signal_handler(signal.SIGTERM, worker.on_signal)
+    sys.unraisablehook = _unraisable
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the supervisor
     # What lives from here on is short-lived and without cycles; the collector only has to look now and then.
     gc.collect()
