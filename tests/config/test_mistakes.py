@@ -5,7 +5,7 @@ from textwrap import dedent
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.config.compile import compile_file, compile_text
@@ -237,7 +237,7 @@ def test_the_whole_config_is_right():
     assert mistakes(yaml.safe_dump(WHOLE)) == []
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(places(WHOLE), key=str)), JUNK)
 def test_anything_anywhere_is_accepted_or_refused_with_a_place(loc, junk):
     for line in mistakes(yaml.safe_dump(replaced(WHOLE, loc, junk), allow_unicode=True)):

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.controlplane.operations import Order
@@ -113,7 +113,7 @@ async def live(directory, history):
         world.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(steps, max_size=14))
 def test_laws_that_hold_whatever_happens(history):
     with tempfile.TemporaryDirectory() as directory:

@@ -323,7 +323,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_whatever_happens_the_strongest_word_counts_and_nobody_is_ejected_into_silence(steps):
     asyncio.run(lived(steps))
 

@@ -23,10 +23,9 @@ def passage():
 
 
 def inputs(count: int) -> settings:
-    checks = [
-        HealthCheck.function_scoped_fixture
-    ]  # a passage is meant to be used again: that is where poison would show
-    return settings(max_examples=count, deadline=None, suppress_health_check=checks)
+    # A passage is meant to be used again: that is where poison would show.
+    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(max_examples=count, suppress_health_check=checks)
 
 
 CUTS = st.lists(st.integers(0, 2000), max_size=8)

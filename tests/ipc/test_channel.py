@@ -72,7 +72,7 @@ def test_received_descriptors_are_not_inherited(ends: Ends) -> None:
     os.close(fd)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 40_000), st.integers(0, 5)), min_size=1, max_size=8), st.data())
 def test_it_does_not_matter_how_the_bytes_are_cut(plan: list[tuple[int, int]], data: st.DataObject) -> None:
     """The peer's bytes are sent again in pieces of any size, descriptors beside the first byte of their message."""

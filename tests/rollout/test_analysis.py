@@ -4,7 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.metrics.snapshot import Columns, Judged, nothing
@@ -193,7 +193,6 @@ def test_reasons_are_one_word():
 
 
 @pytest.mark.parametrize("metric", sorted(QUANTILES))
-@settings(deadline=None)
 @given(n=st.integers(20, 5000), slow=st.integers(0, 5000))
 def test_a_percentile_over_the_limit_is_the_same_as_too_many_slower(metric, n, slow):
     slow = min(slow, n)

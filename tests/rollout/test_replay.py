@@ -96,7 +96,7 @@ def test_availability_is_a_minimum():
     assert found.rollback.reason == "AvailabilityBelowLimit"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.02, 0.2, 1.0]))
 def test_it_decides_in_the_block_in_which_the_judge_alarms(seed, share):
     chance = random.Random(seed)

@@ -168,7 +168,7 @@ def test_the_same_chance_gives_the_same_run_and_no_run_is_endless():
     assert play(World(400.0, longest_s=4.0)).seconds == 4.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 300), st.integers(0, 300)), max_size=200)
 )

@@ -4,7 +4,7 @@ import random
 from itertools import cycle, repeat
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.metrics.snapshot import Columns, Judged, SignalKey
@@ -111,7 +111,6 @@ def test_one_failing_request_out_of_three_never_rolls_back_and_never_advances(po
 
 
 @pytest.mark.slow
-@settings(deadline=None)  # up to 500 blocks each
 @given(
     pulses=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60)), max_size=9),
     advance=st.sampled_from([AUTO, PROVEN]),

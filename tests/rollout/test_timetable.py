@@ -181,7 +181,7 @@ def number(seconds):
     return NEVER if seconds is None else seconds
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PLANS, st.floats(0.01, 1e4), st.floats(1.0, 1e3))
 def test_more_traffic_never_makes_anything_later(plan, rate, factor):
     slow, fast = timetable(plan, rate=rate), timetable(plan, rate=rate * factor)
@@ -191,7 +191,7 @@ def test_more_traffic_never_makes_anything_later(plan, rate, factor):
         assert number(one_fast.worst_s) <= number(one_slow.worst_s) * (1 + 1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PLANS, st.none() | st.floats(0.01, 1e4))
 def test_times_add_up_and_the_worst_is_never_the_best(plan, rate):
     table = timetable(plan, rate=rate)
