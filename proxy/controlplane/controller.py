@@ -650,8 +650,9 @@ class Controller:
     def _opened(self, name: str) -> float:
         """Read what was counted until the gate was opened, return the instant: there a trial and its blocks begin."""
         snapshot = self._collector.collect()
-        if self._blocks is not None:
-            self._blocks.begin(snapshot.services[name], self._collector.history)
+        counts = snapshot.services.get(name)  # none as long as no table with the service is in force
+        if self._blocks is not None and counts is not None:
+            self._blocks.begin(counts, self._collector.history)
         return snapshot.time_s
 
     def _keep_blocks(self, judged: Sequence[tuple[Entry, ServiceState]], snapshot: Snapshot) -> None:

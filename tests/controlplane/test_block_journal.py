@@ -1,5 +1,6 @@
 """The block journal of a real controller: what is judged is written down, and judged again it says the same."""
 
+import asyncio
 import json
 from dataclasses import replace
 
@@ -9,8 +10,8 @@ from proxy.controlplane.blocks import Blocks
 from proxy.rollout.recording import read
 from proxy.rollout.replay import replay
 from proxy.rollout.state import PROGRESSING
-from tests.controlplane.ruled import ANN
-from tests.controlplane.test_controller import running
+from tests.controlplane.ruled import ANN, World
+from tests.controlplane.test_controller import TABLE, running
 from tests.controlplane.test_rollouts import PLANS, flow, last
 
 
@@ -62,6 +63,22 @@ async def test_the_first_block_of_a_new_trial_begins_when_the_gate_is_opened(sta
     _, lines = read_lines(blocks)
     assert [line["new"]["requests"] for line in lines[4:]] == [10] * 5
     assert not any(line["new"]["bad"] for line in lines)
+
+
+async def begun_with_weight(path):
+    world = World(path, [replace(PLANS[0], initial_weight=5000)], TABLE)
+    blocks = journalled(world)
+    await world.controller.start()
+    await flow(world, 1)
+    await world.settle()
+    blocks.close()
+    world.close()
+    return blocks
+
+
+def test_a_journal_begins_with_a_service_that_has_weight_from_the_first_start(tmp_path):
+    _, lines = read_lines(asyncio.run(begun_with_weight(tmp_path / "state.db")))
+    assert [line["new"]["requests"] for line in lines[-3:]] == [10, 10, 10]
 
 
 @running
