@@ -13,6 +13,13 @@ from proxy.ipc import files
 LEAST_KERNEL = (5, 10)
 LEAST_FILES = 128
 
+# Open files of the two kinds of processes when nothing goes on, listening sockets apart, as counted in /proc/PID/fd.
+_SUPERVISOR = 20
+_FOR_EACH_WORKER = 4  # channel, process, counters, and those of a generation that is on its way out
+_WORKER = 37
+_ROOM = 40  # for the admin API, checks, the store, and the next generations
+_FEW_CLIENTS = 16
+
 
 def check(system: str, release: str) -> None:
     """Raise `UnsupportedPlatform` unless this is Linux 5.10 or later (pidfd, memfd, SO_REUSEPORT, TCP_INFO)."""
@@ -30,25 +37,38 @@ def check_this_machine() -> None:
     check(found.sysname, found.release)
 
 
-def allow_open_files() -> int:
+def least_files(workers: int, addresses: int) -> int:
+    """Return how many open files a process must be allowed at least, so that so many workers serve a few clients."""
+    sockets = workers * addresses
+    supervisor = _SUPERVISOR + sockets + _FOR_EACH_WORKER * workers + _ROOM
+    clients = _held(workers, addresses) + _FEW_CLIENTS
+    return max(LEAST_FILES, supervisor, files.for_all(clients))
+
+
+def _held(workers: int, addresses: int) -> int:
+    """Return what a worker has open without clients: everybody's sockets, and once more those it accepts on."""
+    return _WORKER + workers * addresses + addresses
+
+
+def allow_open_files(workers: int, addresses: int) -> int:
     """Raise the soft limit of open files to the hard one, which workers inherit; return it, -1 if there is none.
 
-    Raise `UnsupportedPlatform` when not even an idle proxy could work with that.
+    Raise `UnsupportedPlatform` when so many workers that listen on so many addresses could not work with that.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= allowed < LEAST_FILES:  # -1: no limit
-        raise UnsupportedPlatform(
-            f"a process may have {allowed} open files, and this needs {LEAST_FILES}", cure="raise the limit: ulimit -n"
-        )
+    least = least_files(workers, addresses)
+    if 0 <= allowed < least:  # -1: no limit
+        cure = "raise the limit (ulimit -n, LimitNOFILE=)" + (", or have fewer workers" if least > LEAST_FILES else "")
+        raise UnsupportedPlatform(f"a process may have {allowed} open files, and this needs {least}", cure=cure)
     return allowed
 
 
-def too_few_for(connections: int, workers: int, allowed: int) -> str | None:
+def too_few_for(connections: int, workers: int, addresses: int, allowed: int) -> str | None:
     """Return what to say when workers may not have as many files open as so many client connections need."""
-    for_clients = files.for_clients(allowed) * workers
+    for_clients = (files.for_clients(allowed) - _held(workers, addresses)) * workers
     if for_clients >= connections:
         return None
     of_all = "one worker" if workers == 1 else f"{workers} workers"

@@ -90,8 +90,9 @@ def run(
         raise ConfigError(
             [Problem("workers", f"{settings.workers} workers × {len(settings.listen)} addresses: too many")]
         )
-    allowed = platform.allow_open_files()
-    scarce = platform.too_few_for(compiled.table.request_limits.connections, settings.workers, allowed)
+    allowed = platform.allow_open_files(settings.workers, len(settings.listen))
+    wanted = compiled.table.request_limits.connections
+    scarce = platform.too_few_for(wanted, settings.workers, len(settings.listen), allowed)
     if scarce is not None:
         log.warning("%s", scarce)
     with contextlib.ExitStack() as held:

@@ -9,6 +9,11 @@ from __future__ import annotations
 LEAST_KEPT = 48
 
 
+def for_all(clients: int) -> int:
+    """Return how many files must be allowed so that descriptors below `clients` are for clients."""
+    return max(clients + LEAST_KEPT, (clients - 1) * 4 // 3 + 1)
+
+
 def for_clients(allowed: int) -> int:
     """Return below which descriptor clients are accepted where `allowed` may be open (-1: no limit)."""
     if allowed < 0:
