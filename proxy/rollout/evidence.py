@@ -31,6 +31,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from math import log
+from operator import sub
 from typing import NamedTuple
 
 from proxy.rollout.betting import Bound, Detector
@@ -56,11 +57,16 @@ def alarm_at(false_alarms: float, blocks: float, limits: int) -> float:
 
 
 class Span(NamedTuple):
-    """The blocks of which the present evidence consists: how many, with `bad` of `n` responses."""
+    """The blocks of which the present evidence consists: how many, with `bad` of `n` responses.
+
+    `stable_n` and `stable_bad`: what stable had in these blocks, as far as that was said.
+    """
 
     blocks: int = 0
     n: int = 0
     bad: int = 0
+    stable_n: int = 0
+    stable_bad: int = 0
 
 
 @dataclass(slots=True)
@@ -121,36 +127,44 @@ class Gather:
 class ShareAlarm:
     """The alarm of a limit on a share, without the proof."""
 
-    __slots__ = ("_allowed", "_bad", "_begun", "_gather", "_total", "detector")
+    __slots__ = ("_allowed", "_bad", "_begun", "_gather", "_stable_bad", "_stable_n", "_total", "detector")
 
     def __init__(self, allowed: float, alarm_at: float) -> None:
         self._allowed = allowed
         self._gather = Gather()
-        self._bad = 0
+        self._bad = self._stable_n = self._stable_bad = 0
         self._total = Span()
         self.detector = Detector(alarm_at)
         self._begun = [self._total] * len(self.detector.odds)
 
-    def look(self, n: int, bad: int) -> None:
-        """Take in one block: `bad` of its `n` responses."""
+    def look(self, n: int, bad: int, stable_n: int = 0, stable_bad: int = 0) -> None:
+        """Take in one block: `bad` of its `n` responses; what stable had in it is only kept for the span."""
         gather, detector, total = self._gather, self.detector, self._total
         self._bad += bad
+        self._stable_n += stable_n
+        self._stable_bad += stable_bad
         if not gather.add(n):
             return
         detector.bet(share(self._bad, gather.n), self._allowed)
-        self._total = total = Span(total.blocks + gather.blocks, total.n + gather.n, total.bad + self._bad)
+        self._total = total = Span(
+            total.blocks + gather.blocks,
+            total.n + gather.n,
+            total.bad + self._bad,
+            total.stable_n + self._stable_n,
+            total.stable_bad + self._stable_bad,
+        )
         for index, odds in enumerate(detector.odds):
             if odds <= 1:
                 self._begun[index] = total
         gather.clear()
-        self._bad = 0
+        self._bad = self._stable_n = self._stable_bad = 0
 
     @property
     def span(self) -> Span:
         """The blocks of which the strongest evidence consists."""
         odds, total = self.detector.odds, self._total
         begun = self._begun[max(range(len(odds)), key=odds.__getitem__)]
-        return Span(total.blocks - begun.blocks, total.n - begun.n, total.bad - begun.bad)
+        return Span(*map(sub, total, begun))
 
 
 class ShareEvidence:
@@ -169,9 +183,9 @@ class ShareEvidence:
         self._bound = Bound(doubt)
         self._n = self._bad = 0
 
-    def look(self, n: int, bad: int) -> None:
-        """Take in one block: `bad` of its `n` responses."""
-        self._over.look(n, bad)
+    def look(self, n: int, bad: int, stable_n: int = 0, stable_bad: int = 0) -> None:
+        """Take in one block: `bad` of its `n` responses; what stable had in it is only kept for the span."""
+        self._over.look(n, bad, stable_n, stable_bad)
         if n:
             self._bound.look(share(bad, n), self._allowed, n)
             self._n += n
@@ -192,6 +206,11 @@ class ShareEvidence:
     def alarm(self) -> bool:
         """Whether the share has been above the limit since some block."""
         return self.enough and self._over.detector.alarm
+
+    @property
+    def span(self) -> Span:
+        """The blocks of which the evidence of an alarm consists."""
+        return self._over.span
 
     @property
     def proven(self) -> bool:

@@ -15,8 +15,8 @@
 * a requirement of a stage: `StageJudge` or one of the last two, over the whole stage;
 * what the workers do not count (yet): `UncountedJudge`.
 
-Beside a fixed limit that rolls `new` back sits an `Attribution`: when stable is over the same limit too, the FAIL is
-*shared*, unless `new` is worse than stable.
+Beside a fixed limit that rolls `new` back sits an `Attribution`: when stable was over the same limit too in the blocks
+on which a FAIL rests, it is *shared*, unless `new` is alone in it or worse than stable (`proxy.rollout.ratio`).
 
 A record without any bad response does not say "never": it is taken as one bad of its n.
 """
@@ -46,7 +46,7 @@ from proxy.rollout.analysis import (
 )
 from proxy.rollout.evidence import ShareEvidence, alarm_at
 from proxy.rollout.plan import CHECK, EVIDENCE, HOLD, READING, STAGE, WINDOW, Limit, Plan, ServicePlan
-from proxy.rollout.ratio import Attribution, RatioEvidence
+from proxy.rollout.ratio import Attribution, Counts, RatioEvidence
 from proxy.routing.table import FULL, NEW, STABLE
 
 # One block is charged to `for` at a time, and a late one as at most so many.
@@ -143,27 +143,23 @@ class _Blame:
     def __init__(self, limit: Limit, level: float) -> None:
         asked = limit.version == NEW and limit.acts
         self._attribution = Attribution(allowed(limit), level) if asked else None
-        self._waiting: list[tuple[int, int, int, int]] = []
+        self._waiting: list[tuple[int, int, int, int, Counts | None]] = []
 
-    def look(self, stable: tuple[int, int], new: tuple[int, int]) -> None:
-        """Take in one block of both versions, each as (n, bad)."""
-        if self._attribution is not None:
-            self._waiting.append((*new, *stable))
-            if len(self._waiting) >= MOST_WAITING:
-                self._take(self._attribution)
+    def look(self, stable: tuple[int, int], new: tuple[int, int], alarm: Counts | None = None) -> bool:
+        """Take in one block of both versions, each as (n, bad); tell whether a failure is stable's too.
 
-    def shared(self, *, stable_over: bool = False) -> bool:
-        """Tell whether a failure is stable's too; `stable_over`: something else says that it is over the limit."""
+        `alarm`: what the failure rests on, `None` if the limit does not fail.
+        """
         found = self._attribution
         if found is None:
             return False
-        self._take(found)
-        return (found.stable_over or stable_over) and not found.new_worse
-
-    def _take(self, attribution: Attribution) -> None:
+        self._waiting.append((*new, *stable, alarm))
+        if alarm is None and len(self._waiting) < MOST_WAITING:
+            return False
         for block in self._waiting:
-            attribution.look(*block)
+            found.look(*block)
         self._waiting.clear()
+        return found.shared
 
 
 class _Judge:
@@ -236,12 +232,11 @@ class EvidenceJudge(_Judge):
         """Take in a block."""
         stable, new = self._blocks.next(sight, now)
         both = self._counter.bad(stable), self._counter.bad(new)
-        self._evidence.look(*both[self.limit.version])
-        self._blame.look(*both)
+        self._evidence.look(*both[self.limit.version], *both[STABLE])
         self._first = block if self._first is None else self._first
         word = _word(self.limit, self._evidence)
-        proven, shared = word == PASS and self._evidence.proven, word == FAIL and self._blame.shared()
-        self._say(word, now, block, proven=proven, shared=shared)
+        shared = self._blame.look(*both, self._evidence.span[1:] if word == FAIL else None)
+        self._say(word, now, block, proven=word == PASS and self._evidence.proven, shared=shared)
 
     def verdict(self) -> Verdict:
         """Return the verdict as of the last look."""
@@ -282,7 +277,6 @@ class WindowJudge(_Judge):
         """Take in a block."""
         limit = self.limit
         stable, new = self._blocks.next(sight, now)
-        self._blame.look(self._counter.bad(stable), self._counter.bad(new))
         judged, self._seconds = sight.over(limit.version, self._window_s(now))
         counted = self._counted = self._counter(judged)
         enough = counted.n >= max(1, limit.min_requests)
@@ -292,10 +286,11 @@ class WindowJudge(_Judge):
             self._held_s = 0.0 if self._held_s is None else self._held_s + late
         elif enough:
             self._held_s = None
-        if wrong and self._held_s is not None and self._held_s >= limit.for_s:
-            self._say(FAIL, now, block, shared=self._blame.shared(stable_over=self._stable_over(sight, now)))
-        else:
-            self._say(INCONCLUSIVE if wrong or not enough else PASS, now, block)
+        fails = wrong and self._held_s is not None and self._held_s >= limit.for_s
+        word = FAIL if fails else INCONCLUSIVE if wrong or not enough else PASS
+        alarm = (*self._counter.bad(judged), *self._over_stable(sight, now)) if fails else None
+        shared = self._blame.look(self._counter.bad(stable), self._counter.bad(new), alarm)
+        self._say(word, now, block, shared=shared)
 
     def verdict(self) -> Verdict:
         """Return the verdict as of the last look."""
@@ -309,11 +304,8 @@ class WindowJudge(_Judge):
             needed=max(0, self.limit.min_requests - counted.n),
         )
 
-    def _stable_over(self, sight: Sight, now: float) -> bool:
-        if self.limit.version == STABLE:
-            return False
-        counted = self._counter(sight.over(STABLE, self._window_s(now))[0])
-        return counted.n >= max(1, self.limit.min_requests) and breached(self.limit, counted)
+    def _over_stable(self, sight: Sight, now: float) -> tuple[int, int]:
+        return self._counter.bad(sight.over(STABLE, self._window_s(now))[0])
 
     def _window_s(self, now: float) -> float:
         return min(self.limit.window_s or 0.0, now - self._began)

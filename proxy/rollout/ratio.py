@@ -10,25 +10,32 @@ responses, up to eight, so that it matters little whether those of a version com
 * `RatioEvidence`: a limit `max_ratio` with its `floor`. Breached only when `new` is above the ratio *and* above the
   floor: the lesser of the two evidences counts, which is evidence against "one of the two is fine". Proven when either
   is proven, each with half of the doubt. Where stable has no responses the ratio has no evidence and never alarms.
-* `Attribution`: both versions are over the same fixed limit. Whose fault is it? Shared, when stable has a quarter of
-  the evidence (in logarithms) against it that would roll back, unless there is half as much that `new` is worse. So
-  little is enough: the alarm for `new` has already been raised, only its meaning is in question, and stable must not
-  come too late to be seen. Taken for shared by mistake, an alarm waits until stable's evidence is gone; taken for the
-  fault of `new`, it is rolled back for good. That happens to 3 % of failures of both that are 5 % bad at a limit of
-  1 % with as much traffic on stable as on `new`, and to 42 % with a ninth of it on stable, which then says too little.
+* `Attribution`: `new` has an alarm by a fixed limit. Whose fault is it? *Shared*, when three things are so over the
+  blocks on which the alarm rests (`proxy.rollout.evidence.Span`, or the window), and in every block after it:
+  - stable's measured share is above the limit too. Its own alarm would come too late where it has little traffic;
+  - `new` is not alone. Two explanations are compared: both have one share, or stable is within the limit and `new` has
+    a share of its own. The second must be twenty times as likely (`likeness`, each at its best) to count. It is looked
+    at in every block, so that a freeze by mistake ends as soon as stable has shown it: a fault that both have is ever
+    taken for that of `new` alone with a probability of about 1/20 (Ville's inequality; about, because the shares are
+    fitted). Once the first is as far ahead as half of what makes an alarm, counting begins anew from there, so that a
+    long fault of both does not hide for as long that stable is well again;
+  - `new` is not worse by the conditional test, with half of the evidence that makes an alarm.
+
+  Responses of one version are taken as independent here: a burst on stable may freeze a ramp for the time that stable
+  needs to show that it is within the limit. A stable without bad responses, or without any, never shares a fault.
 
 Assumed: the same as there, and that the split does not send the requests that fail to one version on purpose. What
 breaks it: bursts of one version that are longer than a block, even more than for a fixed limit, because a block with
 one bad response can say as much as one with twenty. Hence its bets are smaller: nine to twelve blocks of total failure
-of `new` make an alarm, where a fixed limit beside it takes four. Its power falls with the weight of `new`: one
-block can win at most 1/θ, which at 50 % and ratio 1 is a factor of 2, and total failure takes 29 blocks.
+of `new` make an alarm, where a fixed limit beside it takes four. Its power falls with the weight of `new`: one block
+can win at most 1/θ, which at 50 % and ratio 1 is a factor of 2, and total failure takes 29 blocks.
 Cost per limit and block: 4 µs for `RatioEvidence` while all is well, 14 µs in trouble; 3 and 9 µs for `Attribution`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, log
 from typing import TypeAlias
 
 from proxy.rollout.betting import Bound, Detector, Way
@@ -43,8 +50,11 @@ BET_EVENTS = 8
 # What a weight of 10 % allows anyway: at smaller ones bets are kept from growing with 1/θ.
 TOTAL_BLOCKS = 8.5
 WAYS = (Way(0.2, 1.0), Way(0.4, 0.2), Way(0.4, 0.04))
-# Of the evidence that would roll back, so much says that stable is over the limit too, and that `new` is worse.
-OVER, WORSE = 1 / 4, 1 / 2
+# Of the evidence that would roll back, so much says that `new` is worse, or settles that it is not alone.
+WORSE = 1 / 2
+# The fault is of `new` alone when that is so many times as likely.
+ALONE = 20.0
+TINY = 1e-9  # a share that is as good as none, where a limit allows none
 
 
 @dataclass(slots=True)
@@ -199,34 +209,77 @@ class RatioEvidence:
 
 
 class Attribution:
-    """Whose fault it is when both versions may be over the same fixed limit `allowed` (a share 0…1)."""
+    """Whose fault it is when `new` is over the fixed limit `allowed` (a share 0…1)."""
 
-    __slots__ = ("_alarm_at", "_stable", "_worse")
+    __slots__ = ("_allowed", "_counts", "_exact", "_likeness", "_over", "_proven", "_settled", "_worse")
 
     def __init__(self, allowed: float, alarm_at: float) -> None:
-        self._alarm_at = alarm_at
+        self._allowed = allowed
+        self._exact = exact(allowed)
         self._worse = Origin(1.0, alarm_at)
-        self._stable = ShareAlarm(allowed, alarm_at)
+        self._proven = alarm_at * WORSE
+        self._over = False
+        # Since the alarm, or since it was settled that the fault is shared: what was counted, and what that says.
+        self._counts = _NOTHING
+        self._settled = 0.0
+        self._likeness: float | None = None  # `None`: there is no alarm
 
-    def look(self, n: int, bad: int, stable_n: int, stable_bad: int) -> None:
-        """Take in one block of both versions."""
-        self._worse.look((n, bad, stable_n, stable_bad))
-        self._stable.look(stable_n, stable_bad)
+    def look(self, n: int, bad: int, stable_n: int, stable_bad: int, alarm: Counts | None = None) -> None:
+        """Take in one block of both versions; `alarm`: what an alarm for `new` rests on, if there is one now."""
+        block = (n, bad, stable_n, stable_bad)
+        self._worse.look(block)
+        if alarm is None:
+            self._likeness = None
+            return
+        most, of = self._exact
+        self._over = alarm[3] * of > most * alarm[2]
+        if self._likeness is None:
+            self._counts, self._settled = alarm, 0.0
+        else:
+            self._counts = _sum(self._counts, block)
+        self._likeness = self._settled + likeness(self._counts, self._allowed)
+        if self._likeness >= self._proven:
+            self._counts, self._settled = _NOTHING, self._proven
 
     @property
     def stable_over(self) -> bool:
-        """Whether stable is over the limit too."""
-        return self._stable.detector.evidence >= self._alarm_at * OVER
+        """Whether stable's share was above the limit too, over the blocks on which the alarm rests."""
+        return self._likeness is not None and self._over
+
+    @property
+    def new_alone(self) -> bool:
+        """Whether it is `ALONE` times as likely that stable is within the limit as that both have one share."""
+        return self._likeness is not None and self._likeness <= -log(ALONE)
 
     @property
     def new_worse(self) -> bool:
         """Whether `new` is worse than stable."""
-        return self._worse.detector.evidence >= self._alarm_at * WORSE
+        return self._worse.detector.evidence >= self._proven
 
     @property
     def shared(self) -> bool:
         """Whether an alarm for `new` is a `SharedFault`: freeze the ramp, do not roll back."""
-        return self.stable_over and not self.new_worse
+        return self.stable_over and not (self.new_alone or self.new_worse)
+
+
+def likeness(counts: Counts, allowed: float) -> float:
+    """Return how much likelier it is that both versions have one share than that stable is within `allowed` (0…1).
+
+    As a natural logarithm; each is as likely as it can be made, by the shares that fit best.
+    """
+    n, bad, stable_n, stable_bad = counts
+    if not (n and stable_n):
+        return 0.0
+    one, own = share(bad + stable_bad, n + stable_n), share(bad, n)
+    within = min(allowed, share(stable_bad, stable_n))
+    together = _likelihood(n, bad, one) + _likelihood(stable_n, stable_bad, one)
+    return together - _likelihood(n, bad, own) - _likelihood(stable_n, stable_bad, within)
+
+
+def _likelihood(n: int, bad: int, share: float) -> float:
+    bad = min(n, bad)
+    found = bad * log(max(TINY, share)) if bad else 0.0
+    return found + (n - bad) * log(max(TINY, 1 - share)) if n > bad else found
 
 
 def _sum(one: Counts, other: Counts) -> Counts:

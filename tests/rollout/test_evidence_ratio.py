@@ -1,11 +1,12 @@
 """`new` against `stable`: the conditional test, its floor, and whose fault it is when both are over a limit."""
 
 import random
+from math import log
 
 import pytest
 
 from proxy.rollout.evidence import ShareEvidence, alarm_at
-from proxy.rollout.ratio import Attribution, RatioEvidence
+from proxy.rollout.ratio import Attribution, RatioEvidence, likeness
 
 DAY = 4 * 86_400
 AT = alarm_at(0.01, DAY, 2)
@@ -133,61 +134,127 @@ def test_zero_traffic_and_one_failure_of_three_never_alarm_and_never_pass():
 # --- whose fault ----------------------------------------------------------------------------------------------------
 
 
+class Court:
+    """A limit of 1 % on `new`, and whose fault it is when it fails."""
+
+    def __init__(self, allowed=0.01):
+        self.judge, self.whose = ShareEvidence(allowed, AT), Attribution(allowed, AT)
+
+    def look(self, *block):
+        """Take in a block; tell whether there is an alarm."""
+        self.judge.look(*block)
+        self.whose.look(*block, self.judge.span[1:] if self.judge.alarm else None)
+        return self.judge.alarm
+
+    def random(self, chance, n, share, stable_n, stable_share):
+        return self.look(n, binomial(chance, n, share), stable_n, binomial(chance, stable_n, stable_share))
+
+    def until_alarm(self, *traffic):
+        while not self.random(*traffic):
+            pass
+        return self.whose.shared
+
+
 @pytest.mark.parametrize("share", [1.0, 0.2])
-@pytest.mark.parametrize("n, stable_n", [(20, 1980), (20, 180), (50, 50)])
+@pytest.mark.parametrize("n, stable_n", [(20, 1980), (20, 180), (50, 50), (90, 10)])
 def test_a_failure_of_both_is_shared_from_the_alarm_on(share, n, stable_n):
-    chance = random.Random(6)
-    judge, whose = ShareEvidence(0.01, AT), Attribution(0.01, AT)
+    chance, court = random.Random(6), Court()
     for _ in range(1000):
-        judge.look(n, 0)
-        whose.look(n, 0, stable_n, stable_n // 500)
-    assert not whose.shared
-    shared = []
-    for _ in range(40):
-        bad, stable_bad = binomial(chance, n, share), binomial(chance, stable_n, share)
-        judge.look(n, bad)
-        whose.look(n, bad, stable_n, stable_bad)
-        if judge.alarm:
-            shared.append(whose.shared)
+        court.look(n, 0, stable_n, stable_n // 500)
+    assert not court.whose.shared
+    shared = [court.whose.shared for _ in range(40) if court.random(chance, n, share, stable_n, share)]
     assert len(shared) > 25
     assert all(shared)
 
 
-def test_a_small_failure_of_both_is_shared_where_stable_has_no_more_traffic_than_new():
+@pytest.mark.parametrize("share, n, stable_n", [(0.02, 90, 10), (0.05, 90, 10), (0.05, 20, 20), (0.02, 20, 180)])
+def test_a_small_failure_of_both_is_shared_at_any_weight(share, n, stable_n):
     chance = random.Random(9)
-    alone = 0
-    for _ in range(100):
-        judge, whose = ShareEvidence(0.01, AT), Attribution(0.01, AT)
-        while not judge.alarm:
-            bad, stable_bad = binomial(chance, 20, 0.05), binomial(chance, 20, 0.05)
-            judge.look(20, bad)
-            whose.look(20, bad, 20, stable_bad)
-        alone += not whose.shared
-    assert alone <= 8
+    shared = sum(Court().until_alarm(chance, n, share, stable_n, share) for _ in range(40))
+    assert shared >= 36
 
 
 @pytest.mark.parametrize("stable_n", [1980, 180, 20])
 def test_a_failure_of_new_alone_is_never_shared(stable_n):
-    chance = random.Random(7)
-    whose = Attribution(0.01, AT)
+    chance, court = random.Random(7), Court()
     for _ in range(100):
-        whose.look(20, 20, stable_n, binomial(chance, stable_n, 0.002))
-        assert not whose.shared
+        court.random(chance, 20, 1.0, stable_n, 0.002)
+        assert not court.whose.shared
+
+
+@pytest.mark.parametrize("share, stable_n", [(0.02, 180), (0.02, 20), (0.05, 20), (0.2, 20)])
+def test_a_small_failure_of_new_alone_is_its_own_with_stable_near_the_limit(share, stable_n):
+    chance = random.Random(10)
+    shared = sum(Court().until_alarm(chance, 20, share, stable_n, 0.008) for _ in range(40))
+    assert shared <= 2
+
+
+def test_who_is_frozen_for_a_fault_of_new_alone_is_so_only_until_stable_has_shown_it():
+    chance, court = random.Random(11), Court()
+    for _ in range(10):
+        court.look(90, 18, 10, 1)
+    assert court.whose.shared
+    blocks = 0
+    while court.whose.shared:
+        court.random(chance, 90, 0.2, 10, 0.002)
+        blocks += 1
+    assert blocks <= 8
+
+
+def test_a_long_shared_fault_that_ends_for_stable_is_soon_the_fault_of_new():
+    chance, court = random.Random(12), Court()
+    for _ in range(4000):
+        court.random(chance, 90, 0.05, 10, 0.05)
+    assert court.whose.shared
+    blocks = 0
+    while court.whose.shared:
+        court.random(chance, 90, 0.05, 10, 0.002)
+        blocks += 1
+    assert blocks < 200
+
+
+@pytest.mark.parametrize("then", [0.3, 0.03])
+def test_a_shared_fault_stays_shared_when_it_becomes_smaller(then):
+    chance, court = random.Random(13), Court()
+    for _ in range(40):
+        court.random(chance, 60, 1.0, 60, 1.0)
+    for _ in range(400):
+        if court.random(chance, 60, then, 60, then):
+            assert court.whose.shared
 
 
 def test_when_both_are_over_but_new_is_worse_it_is_not_shared():
-    chance = random.Random(8)
-    whose = Attribution(0.01, AT)
+    chance, court = random.Random(8), Court()
     for _ in range(400):
-        whose.look(20, 0, 180, binomial(chance, 180, 0.05))
-    assert whose.shared
+        court.random(chance, 20, 0.05, 180, 0.05)
+    assert court.whose.shared
     for _ in range(20):
-        whose.look(20, 16, 180, binomial(chance, 180, 0.05))
-    assert (whose.stable_over, whose.new_worse, whose.shared) == (True, True, False)
+        court.random(chance, 20, 0.8, 180, 0.05)
+    assert (court.whose.stable_over, court.whose.new_worse, court.whose.shared) == (True, True, False)
 
 
-def test_without_traffic_on_stable_the_fault_is_of_new():
-    whose = Attribution(0.01, AT)
+@pytest.mark.parametrize("stable", [(0, 0), (10, 0)])
+def test_without_bad_responses_of_stable_the_fault_is_of_new(stable):
+    court = Court()
     for _ in range(100):
-        whose.look(20, 20, 0, 0)
-    assert not whose.shared
+        court.look(20, 20, *stable)
+    assert court.judge.alarm
+    assert not court.whose.shared
+
+
+def test_of_a_limit_that_allows_nothing_stable_is_over_with_one():
+    court = Court(0.0)
+    for _ in range(10):
+        court.look(20, 5, 20, 4)
+    assert court.judge.alarm
+    assert court.whose.shared
+
+
+def test_likeness_is_how_much_likelier_one_share_is():
+    assert likeness((0, 0, 10, 1), 0.01) == likeness((10, 1, 0, 0), 0.01) == 0
+    # One share of 1/2: as likely as two that are the same; within the limit: 4 of 8 bad at 10 %.
+    assert likeness((8, 4, 8, 4), 0.1) == pytest.approx(log(0.5**8 / (0.1**4 * 0.9**4)))
+    # All of new, none of stable: 10 of 20 bad at 1/2, against certainty.
+    assert likeness((10, 10, 10, 0), 0.1) == pytest.approx(log(0.5**20))
+    # One more bad than responses, as a block may hold.
+    assert likeness((10, 11, 10, 11), 0.1) == pytest.approx(log(0.1**-10))
