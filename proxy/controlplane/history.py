@@ -32,10 +32,10 @@ _BY_SPLIT = ("hash", "mint", "random")
 
 
 class Packed(NamedTuple):
-    """A sparse histogram in 6 bytes per counter."""
+    """A sparse histogram in 3 bytes per counter, in 6 where one is above 255."""
 
     indices: array[int]
-    counts: array[int]
+    counts: bytes | array[int]
 
 
 class Slice(NamedTuple):
@@ -220,7 +220,9 @@ class History:
 
 
 def _pack(counts: Sparse) -> Packed:
-    return Packed(array("H", counts.keys()), array("I", counts.values()))
+    indices = array("H", list(counts))  # of a list, it is exactly as large as it has to be
+    few = max(counts.values(), default=0) < 256
+    return Packed(indices, bytes(counts.values()) if few else array("I", list(counts.values())))
 
 
 def _unpack(packed: Packed) -> Sparse:

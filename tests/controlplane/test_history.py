@@ -140,6 +140,13 @@ def test_first_bytes_are_kept_by_ten_seconds_unless_a_limit_is_on_them() -> None
     assert history.histogram("web", NEW, "ttfb", 1.0) == ({FINE_PER_COARSE: 1}, 10.0)
 
 
+@pytest.mark.parametrize("count", [255, 256, 2**32 - 1])
+def test_counts_of_any_size_are_kept(count: int) -> None:
+    history = sliced(1)
+    history.add_slice(2.0, [Delta(Scale(TOTAL, "web", NEW), 1, {3: 1, 2000: count, 7: 2})])
+    assert history.histogram("web", NEW, TOTAL, 1.0) == ({3: 1, 2000: count, 7: 2}, 1.0)
+
+
 def test_a_histogram_is_the_callers_own() -> None:
     history = sliced(FINE_PER_COARSE)
     history.histogram("web", NEW, "total", 5.0)[0].clear()
