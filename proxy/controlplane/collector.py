@@ -21,19 +21,25 @@ from proxy.controlplane.scales import CODES, OVERHEAD, TOTAL, TTFB, USER, Scale,
 from proxy.controlplane.totals import (
     ASSIGNED,
     BAD,
+    IN_FLIGHT,
+    LAST_DISPATCH_NS,
+    OLDEST_US,
     OVERRIDES,
+    QUEUED,
     RESCUED,
     RETRIES,
+    TUNNELS,
+    Row,
     Totals,
-    VersionTotals,
+    joined,
+    judged_of,
     process_words,
-    service_words,
+    service_row,
     summed,
 )
 from proxy.ipc import layout
 from proxy.metrics import hdr
 from proxy.metrics.snapshot import (
-    Columns,
     Deep,
     EndpointCounts,
     ServiceCounts,
@@ -51,7 +57,6 @@ ENDPOINT_STATES = {
     layout.ENDPOINT_DOWN: "down",
     layout.ENDPOINT_EJECTED: "ejected",
 }
-_NO_ENDPOINT = [0] * layout.ENDPOINT_HDR
 _PARTS = 4  # ticks in which the histograms of all versions are read once
 
 
@@ -127,23 +132,22 @@ class Collector:
         words = current.control.words
         states = [words[at] for places in current.control_layout.endpoints[index] for at in places]
         generations = self._generations
-        having = [
-            (generation, at)
-            for generation in generations.live
+        rows = [service_row(current, index, region) for region in current.counters.values()]
+        older = [
+            (generation, at, [service_row(generation, at, region) for region in generation.counters.values()])
+            for generation in generations.live[:-1]
             if generation.counters and (at := generation.service_index.get(service.name)) is not None
         ]
-        regions = [
-            [service_words(generation, at, region) for region in generation.counters.values()]
-            for generation, at in having
-        ]
-        seen = (generations.changes, states, regions)
+        seen = (generations.changes, states, rows, older)
         known = self._known.get(service.name)
-        if known is not None and known.seen == seen:
-            return known
-        totals = generations.totals.of_service(service)
-        for (generation, at), many in zip(having, regions, strict=True):
-            totals.add_service(generation, at, summed(many))
-        return _Known(seen, _service(current, index, service, totals))
+        if known is None or known.seen != seen:
+            # What dead workers counted, and those of older generations.
+            others = generations.totals.of_service(service)
+            for generation, at, many in older:
+                others.add_service(generation, at, summed(generation, at, many))
+            row = summed(current, index, rows) if rows else [0] * current.parts[index].words
+            known = _Known(seen, _service(current, index, service, row, others))
+        return known
 
     def deep(self) -> Deep:
         """Read status codes and histograms since the start, of every service of the current table."""
@@ -187,71 +191,78 @@ class Collector:
         )
 
 
-def _service(current: Generation, index: int, service: Service, totals: Totals) -> ServiceCounts:
-    words = totals.services.get(service.name, [0] * layout.SERVICE_USER_HDR)
-    columns = current.columns[index]
-    stable, new = (_version(current, index, service, version, totals, columns) for version in (STABLE, NEW))
+def _service(current: Generation, index: int, service: Service, row: Row, others: Totals) -> ServiceCounts:
+    """Return the counts of a service: what the workers of the current generation say in `row`, and all `others`."""
+    words = row[current.parts[index].service]
+    if service.name in others.services:
+        words = list(map(add, words, others.services[service.name]))
     return ServiceCounts(
         name=service.name,
         thresholds_us=service.thresholds_us,
-        versions=(stable, new),
+        versions=(
+            _version(current, index, service, STABLE, row, others),
+            _version(current, index, service, NEW, row, others),
+        ),
         client_aborts=words[layout.SERVICE_CLIENT_ABORTS],
         failovers=_named(layout.FAILOVER_OUTCOMES, words, layout.SERVICE_FAILOVERS),
         ttfb_thresholds_us=service.ttfb_thresholds_us,
-        signals=columns.signals,
+        signals=current.columns[index].signals,
     )
 
 
 def _version(
-    current: Generation, index: int, service: Service, version: int, totals: Totals, columns: Columns
+    current: Generation, index: int, service: Service, version: int, row: Row, others: Totals
 ) -> VersionCounts:
-    lives = totals.versions.get((service.name, version), {})
+    columns = current.columns[index]
     incarnation = current.incarnations[index][version]
-    mine = lives.get(incarnation) or VersionTotals()
-    every = mine
-    if len(lives) > 1:
-        every = VersionTotals()
-        for life in lives.values():
-            every.add(life)
-    plain = every.plain
+    words = row[current.parts[index].versions[version]]
+    judged = judged_of(words, columns)
+    for number, life in others.versions.get((service.name, version), {}).items():
+        words = joined(words, life.small)
+        if number == incarnation:
+            judged += life.judged(columns)
     return VersionCounts(
         name=VERSIONS[version],
         label=service.version(version).label,
         incarnation=incarnation,
-        judged=mine.judged(columns),
-        bad=_named(layout.BAD_KINDS, plain, BAD),
-        assigned=_named(layout.ASSIGNMENT_REASONS, plain, ASSIGNED),
-        retries=_named(layout.RETRY_OUTCOMES, plain, RETRIES),
-        rescued=plain[RESCUED],
-        overrides=plain[OVERRIDES],
-        in_flight=every.in_flight,
-        queued=every.queued,
-        tunnels=every.tunnels,
-        oldest_us=every.oldest_us,
-        last_dispatch_ns=every.last_dispatch_ns,
-        endpoints=_endpoints(current, index, service, version, totals),
+        judged=judged,
+        bad=_named(layout.BAD_KINDS, words, BAD),
+        assigned=_named(layout.ASSIGNMENT_REASONS, words, ASSIGNED),
+        retries=_named(layout.RETRY_OUTCOMES, words, RETRIES),
+        rescued=words[RESCUED],
+        overrides=words[OVERRIDES],
+        in_flight=words[IN_FLIGHT],
+        queued=words[QUEUED],
+        tunnels=words[TUNNELS],
+        oldest_us=words[OLDEST_US],
+        last_dispatch_ns=words[LAST_DISPATCH_NS],
+        endpoints=_endpoints(current, index, service, version, row, others),
     )
 
 
 def _endpoints(
-    current: Generation, index: int, service: Service, version: int, totals: Totals
+    current: Generation, index: int, service: Service, version: int, row: Row, others: Totals
 ) -> tuple[EndpointCounts, ...]:
-    words = current.control.words
+    control = current.control.words
     counts: list[EndpointCounts] = []
     places = current.control_layout.endpoints[index][version]
-    for endpoint, at in zip(service.version(version).endpoints, places, strict=True):
-        block = totals.endpoints.get((service.name, version, endpoint.url), _NO_ENDPOINT)
+    parts = current.parts[index].endpoints[version]
+    for endpoint, at, part in zip(service.version(version).endpoints, places, parts, strict=True):
+        words = row[part]
+        more = others.endpoints.get((service.name, version, endpoint.url))
+        if more is not None:
+            words = list(map(add, words, more))
         counts.append(
             EndpointCounts(
                 url=endpoint.url,
-                state=ENDPOINT_STATES[words[at] & layout.ENDPOINT_STATE_MASK],
-                ended=block[layout.ENDPOINT_ENDED],
-                bad=block[layout.ENDPOINT_BAD],
-                connect_failed=block[layout.ENDPOINT_CONNECT_FAILED],
-                connected=block[layout.ENDPOINT_CONNECTED],
-                in_flight=block[layout.ENDPOINT_IN_FLIGHT],
-                pool_idle=block[layout.ENDPOINT_POOL_IDLE],
-                pool_active=block[layout.ENDPOINT_POOL_ACTIVE],
+                state=ENDPOINT_STATES[control[at] & layout.ENDPOINT_STATE_MASK],
+                ended=words[layout.ENDPOINT_ENDED],
+                bad=words[layout.ENDPOINT_BAD],
+                connect_failed=words[layout.ENDPOINT_CONNECT_FAILED],
+                connected=words[layout.ENDPOINT_CONNECTED],
+                in_flight=words[layout.ENDPOINT_IN_FLIGHT],
+                pool_idle=words[layout.ENDPOINT_POOL_IDLE],
+                pool_active=words[layout.ENDPOINT_POOL_ACTIVE],
             )
         )
     return tuple(counts)

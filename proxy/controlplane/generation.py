@@ -5,6 +5,9 @@ Its control segment is written by the supervisor, its counters segments by one w
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
 from proxy.ipc.layout import (
     CONTROL_OPENED,
     CONTROL_ROLLBACKS,
@@ -25,11 +28,20 @@ from proxy.ipc.layout import (
 )
 from proxy.ipc.segment import Segment
 from proxy.metrics.snapshot import Columns, SignalKey
-from proxy.routing.table import RoutingTable, Service
+from proxy.routing.table import STABLE, RoutingTable, Service
 
 EPOCH_MASK = 0xFFFF_FFFF
 # A version's small words begin with the kinds of bad.
 VERSION_FROM = VERSION_BAD
+
+
+class Parts(NamedTuple):
+    """Where each part of a service's small words stands when they are put into one row, and how long that is."""
+
+    service: slice
+    versions: tuple[slice, slice]
+    endpoints: tuple[tuple[slice, ...], tuple[slice, ...]]
+    words: int
 
 
 class Generation:
@@ -37,6 +49,7 @@ class Generation:
 
     By service index: `incarnations` numbers the lives of its stable and its new, `columns` says what is counted for it,
     `small` where its small words stand in the regions (first, end): its own, those of its versions, of its endpoints.
+    `parts` is where these stand in a row.
     """
 
     __slots__ = (
@@ -47,6 +60,7 @@ class Generation:
         "counters_layout",
         "incarnations",
         "number",
+        "parts",
         "service_index",
         "small",
         "table",
@@ -61,6 +75,7 @@ class Generation:
         self.control_layout: ControlLayout = control_layout(table)
         self.counters_layout: CountersLayout = counters_layout(table)
         self.small = tuple(self._small(index) for index in range(len(table.services)))
+        self.parts = tuple(self._parts(index) for index in range(len(table.services)))
         self.control = Segment.create(
             f"control-{number}", self.control_layout.words, self.control_layout.hash, generation=number
         )
@@ -102,6 +117,12 @@ class Generation:
             *((at + VERSION_FROM, at + to) for at in places.versions[index]),
             *((at, at + ENDPOINT_HDR) for version in places.endpoints[index] for at in version),
         )
+
+    def _parts(self, index: int) -> Parts:
+        ends = [0, *accumulate(stop - start for start, stop in self.small[index])]
+        service, stable, new, *rest = [slice(start, stop) for start, stop in pairwise(ends)]
+        many = len(self.counters_layout.endpoints[index][STABLE])
+        return Parts(service, (stable, new), (tuple(rest[:many]), tuple(rest[many:])), ends[-1])
 
     def new_counters(self, slot: int) -> Segment:
         """Make the region of the worker in `slot`."""

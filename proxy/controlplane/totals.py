@@ -32,10 +32,10 @@ EARLIER = 0  # the incarnation that stands for all that are over; living ones co
 
 _Key = TypeVar("_Key")
 
-# Lists of words, in the order of `Generation.small`.
-Blocks: TypeAlias = list[list[int]]
+# The small words of a service in a region, one part after the other, in the order of `Generation.small`.
+Row: TypeAlias = list[int]
 
-# Positions in a version's list.
+# Positions among a version's words.
 BAD = layout.VERSION_BAD - VERSION_FROM
 ASSIGNED = layout.VERSION_ASSIGNED - VERSION_FROM
 RETRIES = layout.VERSION_RETRIES - VERSION_FROM
@@ -43,52 +43,34 @@ ENDED = layout.VERSION_ENDED - VERSION_FROM
 RESCUED = layout.VERSION_RESCUED - VERSION_FROM
 CLIENT_ERRORS = layout.VERSION_CLIENT_ERRORS - VERSION_FROM
 OVERRIDES = layout.VERSION_OVERRIDES - VERSION_FROM
-_GAUGES = layout.VERSION_GAUGES - VERSION_FROM
-_IN_FLIGHT = layout.VERSION_IN_FLIGHT - VERSION_FROM
-_QUEUED = layout.VERSION_QUEUED - VERSION_FROM
-_TUNNELS = layout.VERSION_TUNNELS - VERSION_FROM
-_OLDEST_US = layout.VERSION_OLDEST_US - VERSION_FROM
-_LAST_DISPATCH_NS = layout.VERSION_LAST_DISPATCH_NS - VERSION_FROM
+IN_FLIGHT = layout.VERSION_IN_FLIGHT - VERSION_FROM
+QUEUED = layout.VERSION_QUEUED - VERSION_FROM
+TUNNELS = layout.VERSION_TUNNELS - VERSION_FROM
+OLDEST_US = layout.VERSION_OLDEST_US - VERSION_FROM
+LAST_DISPATCH_NS = layout.VERSION_LAST_DISPATCH_NS - VERSION_FROM
 _SLOW = layout.VERSION_SLOW - VERSION_FROM
 _WITHIN = layout.VERSION_ENDED_WITHIN - VERSION_FROM
 _TTFB_SLOW = layout.VERSION_TTFB_SLOW - VERSION_FROM
 _TTFB_WITHIN = layout.VERSION_TTFB_WITHIN - VERSION_FROM
 _SIGNALS = layout.VERSION_SIGNALS - VERSION_FROM
+_LATEST = (OLDEST_US, LAST_DISPATCH_NS)  # of these the greatest counts, not the sum
 _DIVERTED = layout.BAD_KINDS.index("diverted")
 
 _PROCESS_SMALL = layout.PROCESS_OVERHEAD_HDR
-_VERSION_BLOCKS = slice(1, 3)  # of what `service_words` returns
 
 
 class VersionTotals:
     """The counters of one incarnation of a version, and the gauges of its living regions."""
 
-    __slots__ = (
-        "fast",
-        "in_flight",
-        "last_dispatch_ns",
-        "oldest_us",
-        "plain",
-        "queued",
-        "signals",
-        "slow",
-        "ttfb_fast",
-        "ttfb_slow",
-        "tunnels",
-    )
+    __slots__ = ("fast", "signals", "slow", "small", "ttfb_fast", "ttfb_slow")
 
     def __init__(self) -> None:
-        self.plain = [0] * _GAUGES
+        self.small = [0] * _SLOW  # a version's words up to those of thresholds
         self.slow: dict[int, int] = {}  # threshold in µs → attempts that took longer
         self.fast: dict[int, int] = {}  # threshold in µs → attempts that ended within it
         self.ttfb_slow: dict[int, int] = {}  # the same for first bytes
         self.ttfb_fast: dict[int, int] = {}
         self.signals: dict[SignalKey, tuple[int, int]] = {}  # → responses with its header, of these: matched
-        self.in_flight = 0
-        self.queued = 0
-        self.tunnels = 0
-        self.oldest_us = 0
-        self.last_dispatch_ns = 0
 
     def copy(self) -> VersionTotals:
         """Return an independent copy."""
@@ -98,7 +80,7 @@ class VersionTotals:
 
     def add(self, other: VersionTotals) -> None:
         """Add all of `other`."""
-        self.plain = list(map(add, self.plain, other.plain))
+        self.small = joined(self.small, other.small)
         _add_counts(self.slow, other.slow)
         _add_counts(self.fast, other.fast)
         if other.ttfb_slow:
@@ -106,28 +88,20 @@ class VersionTotals:
             _add_counts(self.ttfb_fast, other.ttfb_fast)
         for key, (seen, matched) in other.signals.items():
             self._add_signal(key, seen, matched)
-        self.in_flight += other.in_flight
-        self.queued += other.queued
-        self.tunnels += other.tunnels
-        self.oldest_us = max(self.oldest_us, other.oldest_us)
-        self.last_dispatch_ns = max(self.last_dispatch_ns, other.last_dispatch_ns)
 
-    def add_words(self, words: list[int], columns: Columns, *, alive: bool) -> None:
-        """Add a version's slice of one region, whose table counted for `columns`."""
-        self.plain = list(map(add, self.plain, words))  # map ends with the shorter one: at the gauges
+    def add_words(self, words: Row, columns: Columns, *, alive: bool) -> None:
+        """Add a version's part of a row, whose table counted for `columns`."""
+        small = words[:_SLOW]
+        if not alive:
+            for at in (IN_FLIGHT, QUEUED, TUNNELS, OLDEST_US):
+                small[at] = 0
+        self.small = joined(self.small, small)
         _add_latencies(self.slow, self.fast, columns.thresholds_us, words, _SLOW, _WITHIN)
-        if columns.ttfb_thresholds_us:
-            _add_latencies(self.ttfb_slow, self.ttfb_fast, columns.ttfb_thresholds_us, words, _TTFB_SLOW, _TTFB_WITHIN)
+        _add_latencies(self.ttfb_slow, self.ttfb_fast, columns.ttfb_thresholds_us, words, _TTFB_SLOW, _TTFB_WITHIN)
         at = _SIGNALS
         for key in columns.signals:
             self._add_signal(key, words[at + layout.SIGNAL_SEEN], words[at + layout.SIGNAL_MATCHED])
             at += layout.SIGNAL_WORDS
-        self.last_dispatch_ns = max(self.last_dispatch_ns, words[_LAST_DISPATCH_NS])
-        if alive:
-            self.in_flight += words[_IN_FLIGHT]
-            self.queued += words[_QUEUED]
-            self.tunnels += words[_TUNNELS]
-            self.oldest_us = max(self.oldest_us, words[_OLDEST_US])
 
     def _add_signal(self, key: SignalKey, seen: int, matched: int) -> None:
         have = self.signals.get(key, (0, 0))
@@ -135,14 +109,14 @@ class VersionTotals:
 
     def judged(self, columns: Columns) -> Judged:
         """Return what is judged, for these columns; what no region knew yet is at 0."""
-        plain = self.plain
+        small = self.small
         slow, fast = self.slow, self.fast
         thresholds_us, ttfb_us = columns.thresholds_us, columns.ttfb_thresholds_us
         return Judged(
-            ended=plain[ENDED],
-            bad=sum(plain[BAD : BAD + len(layout.BAD_KINDS)]),
-            diverted=plain[BAD + _DIVERTED],
-            client_errors=plain[CLIENT_ERRORS],
+            ended=small[ENDED],
+            bad=sum(small[BAD : BAD + len(layout.BAD_KINDS)]),
+            diverted=small[BAD + _DIVERTED],
+            client_errors=small[CLIENT_ERRORS],
             slow=tuple([slow.get(us, 0) for us in thresholds_us]),
             fast=tuple([fast.get(us, 0) for us in thresholds_us]),
             ttfb_slow=tuple([self.ttfb_slow.get(us, 0) for us in ttfb_us]),
@@ -197,23 +171,23 @@ class Totals:
         """Add one region's counters, and its gauges when the worker that writes it is alive."""
         self.process = list(map(add, self.process, process_words(generation, region)))
         for index in range(len(generation.table.services)):
-            self.add_service(generation, index, service_words(generation, index, region), alive=alive)
+            self.add_service(generation, index, service_row(generation, index, region), alive=alive)
 
-    def add_service(self, generation: Generation, index: int, blocks: Blocks, *, alive: bool = True) -> None:
-        """Add what `service_words` or `summed` gave of the service at `index`."""
+    def add_service(self, generation: Generation, index: int, row: Row, *, alive: bool = True) -> None:
+        """Add what `service_row` or `summed` gave of the service at `index`."""
         service = generation.table.services[index]
         name = service.name
-        _add_block(self.services, name, blocks[0])
-        rest = iter(blocks[_VERSION_BLOCKS.stop :])
+        parts = generation.parts[index]
+        _add_block(self.services, name, row[parts.service])
         for version in (STABLE, NEW):
             lives = self.versions.setdefault((name, version), {})
             incarnation = generation.incarnations[index][version]
             totals = lives.get(incarnation)
             if totals is None:
                 totals = lives[incarnation] = VersionTotals()
-            totals.add_words(blocks[_VERSION_BLOCKS.start + version], generation.columns[index], alive=alive)
-            for endpoint in service.version(version).endpoints:
-                block = next(rest)
+            totals.add_words(row[parts.versions[version]], generation.columns[index], alive=alive)
+            for endpoint, part in zip(service.version(version).endpoints, parts.endpoints[version], strict=True):
+                block = row[part]
                 if not alive:
                     block[layout.ENDPOINT_GAUGES :] = [0] * (layout.ENDPOINT_HDR - layout.ENDPOINT_GAUGES)
                 _add_block(self.endpoints, (name, version, endpoint.url), block)
@@ -241,22 +215,51 @@ def process_words(generation: Generation, region: Segment) -> list[int]:
     return region.words[at : at + _PROCESS_SMALL].tolist()
 
 
-def service_words(generation: Generation, index: int, region: Segment) -> Blocks:
+def service_row(generation: Generation, index: int, region: Segment) -> Row:
     """Return the small words of a service in a region: its own, those of both versions, those of every endpoint."""
     words = region.words
-    return [words[start:stop].tolist() for start, stop in generation.small[index]]
+    row: Row = []
+    for start, stop in generation.small[index]:
+        row += words[start:stop].tolist()
+    return row
 
 
-def summed(many: Sequence[Blocks]) -> Blocks:
-    """Return the sum of what several living regions of one generation say of a service."""
-    sums = many[0]
-    for more in many[1:]:
-        sums = [list(map(add, block, other)) for block, other in zip(sums, more, strict=True)]
-    if len(many) > 1:
-        for block in range(len(sums))[_VERSION_BLOCKS]:
-            for at in (_OLDEST_US, _LAST_DISPATCH_NS):
-                sums[block][at] = max([one[block][at] for one in many])
+def summed(generation: Generation, index: int, rows: Sequence[Row]) -> Row:
+    """Return the sum of what the living regions of a generation (at least one) say of a service."""
+    sums = rows[0]
+    if len(rows) > 1:
+        sums = list(map(sum, zip(*rows, strict=True)))
+        for part in generation.parts[index].versions:
+            for at in _LATEST:
+                sums[part.start + at] = max([row[part.start + at] for row in rows])
     return sums
+
+
+def joined(one: Row, other: Row) -> Row:
+    """Return the sum of what two say of a version, as far as the shorter one reaches (at least to the thresholds)."""
+    sums = list(map(add, one, other))
+    for at in _LATEST:
+        sums[at] = max(one[at], other[at])
+    return sums
+
+
+def judged_of(words: Row, columns: Columns) -> Judged:
+    """Return what is judged of a version by its part of a row."""
+    bad = words[BAD : BAD + len(layout.BAD_KINDS)]
+    slow, fast = _latencies(words, len(columns.thresholds_us), _SLOW, _WITHIN)
+    ttfb_slow, ttfb_fast = _latencies(words, len(columns.ttfb_thresholds_us), _TTFB_SLOW, _TTFB_WITHIN)
+    signals = words[_SIGNALS : _SIGNALS + layout.SIGNAL_WORDS * len(columns.signals)]
+    return Judged(
+        words[ENDED],
+        sum(bad),
+        bad[_DIVERTED],
+        words[CLIENT_ERRORS],
+        slow,
+        fast,
+        ttfb_slow,
+        ttfb_fast,
+        tuple(zip(signals[:: layout.SIGNAL_WORDS], signals[layout.SIGNAL_MATCHED :: layout.SIGNAL_WORDS], strict=True)),
+    )
 
 
 def _add_counts(into: dict[int, int], more: dict[int, int]) -> None:
@@ -268,16 +271,22 @@ def _add_latencies(
     slow: dict[int, int],
     fast: dict[int, int],
     thresholds_us: Sequence[int],
-    words: list[int],
+    words: Row,
     slow_at: int,
     within_at: int,
 ) -> None:
     """Add the words of thresholds to what is kept by µs."""
-    many = len(thresholds_us)
-    ended = accumulate(words[within_at : within_at + many])
-    for us, slower, within in zip(thresholds_us, words[slow_at : slow_at + many], ended, strict=True):
-        slow[us] = slow.get(us, 0) + slower
-        fast[us] = fast.get(us, 0) + within
+    slower, within = _latencies(words, len(thresholds_us), slow_at, within_at)
+    for us, one, other in zip(thresholds_us, slower, within, strict=True):
+        slow[us] = slow.get(us, 0) + one
+        fast[us] = fast.get(us, 0) + other
+
+
+def _latencies(words: Row, many: int, slow_at: int, within_at: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return for each of so many thresholds how many took longer, and how many ended within it."""
+    if not many:
+        return (), ()
+    return tuple(words[slow_at : slow_at + many]), tuple(accumulate(words[within_at : within_at + many]))
 
 
 def _add_block(into: dict[_Key, list[int]], key: _Key, block: list[int]) -> None:

@@ -59,6 +59,20 @@ class Way(NamedTuple):
     patient: bool = False
 
 
+class _Terms(NamedTuple):
+    """One way's bet on a block. Where the way sees x it multiplies the wealth by 1 + slope·x − lost.
+
+    Gamblers start until the wealth is at `level`; it is kept up to `ceiling`.
+    """
+
+    part: float
+    slope: float
+    sees: int
+    lost: float
+    level: float
+    ceiling: float
+
+
 # The first finds total failure, the second a failure of a tenth or more, the last an excess of a half in minutes.
 WAYS = (Way(0.75, 1.0, UPPER), Way(0.11, 0.8, LOWER), Way(0.07, 0.14, patient=True), Way(0.07, 0.022, patient=True))
 # So many blocks in which all is bad make an alarm: the fourth. Fewer forgive less, more come later than the fifth.
@@ -81,7 +95,19 @@ class Detector:
     speaks for a failure.
     """
 
-    __slots__ = ("_ceilings", "_enough", "_most", "_rest", "_total", "_wealth", "alarm_at", "odds", "ways")
+    __slots__ = (
+        "_ceilings",
+        "_enough",
+        "_most",
+        "_rest",
+        "_terms",
+        "_terms_of",
+        "_total",
+        "_wealth",
+        "alarm_at",
+        "odds",
+        "ways",
+    )
 
     def __init__(self, alarm_at: float, ways: Sequence[Way] = WAYS, total_blocks: float = TOTAL_BLOCKS) -> None:
         self.alarm_at = alarm_at
@@ -92,6 +118,8 @@ class Detector:
         self._total = 0.0
         # What was allowed and staked when a bet on a block with nothing bad changed nothing: the same would not either.
         self._rest: tuple[float, float] | None = None
+        self._terms: list[_Terms] = []
+        self._terms_of: tuple[float, float] | None = None  # what was allowed and staked
         self._wealth = [0.0] * len(ways)
         self.odds = [0.0] * len(ways)
 
@@ -119,22 +147,30 @@ class Detector:
         """
         if share == 0 and self._rest == (allowed, stake):
             return  # it would come out as it is
-        largest = stake * (min(MOST_LOSS / allowed, self._most) if allowed else self._most)
+        if self._terms_of != (allowed, stake):
+            self._terms_of, self._terms = (allowed, stake), self._work_out(allowed, stake)
         third = (1 - allowed) / 3
-        upper = max(0.0, share - 1 + third) / third if third else 0.0
+        upper = max(0.0, share - 1 + third) / third if share and third else 0.0
         seen = (share, min(share, allowed + third), upper)
         before, total = self._wealth, 0.0
-        self._wealth = wealth = before.copy()
-        for index, (part, size, sees, patient) in enumerate(self.ways):
-            lost = size * largest * allowed  # where nothing is bad
-            level = 1 / lost if patient and lost else 1.0
-            have = max(before[index], min(before[index] + 1, level))
-            have = min(have * (1 + size * largest * seen[sees] - lost), self._ceilings[index])
-            wealth[index] = have
-            self.odds[index] = have / level
+        self._wealth, self.odds = wealth, odds = [], []
+        for was, (part, slope, sees, lost, level, ceiling) in zip(before, self._terms, strict=True):
+            have = was if was >= level else min(was + 1, level)
+            have = min(have * (1 + slope * seen[sees] - lost), ceiling)
+            wealth.append(have)
+            odds.append(have / level)
             total += part * have
         self._total = total
         self._rest = (allowed, stake) if share == 0 and wealth == before else None
+
+    def _work_out(self, allowed: float, stake: float) -> list[_Terms]:
+        largest = stake * (min(MOST_LOSS / allowed, self._most) if allowed else self._most)
+        terms = []
+        for way, ceiling in zip(self.ways, self._ceilings, strict=True):
+            slope = way.size * largest
+            lost = slope * allowed
+            terms.append(_Terms(way.part, slope, way.sees, lost, 1 / lost if way.patient and lost else 1.0, ceiling))
+        return terms
 
 
 def outlook(detector: Detector, shares: Sequence[tuple[float, float]], allowed: float, luck: float) -> float | None:

@@ -112,11 +112,14 @@ class Gather:
 
     def add(self, n: int) -> bool:
         """Add a block with `n` responses; tell whether a bet is due on those gathered."""
-        self._seen = min(self._seen + 1, RATE_BLOCKS)
-        self._rate += (n - self._rate) / self._seen
+        if self._seen < RATE_BLOCKS:
+            self._seen += 1
+        self._rate = rate = self._rate + (n - self._rate) / self._seen
         self.n += n
         self.blocks += 1
-        return self.n >= (max(1.0, self._rate * SMALL_BLOCK) if self._rate >= QUIET else BET_RESPONSES)
+        if rate < QUIET:
+            return self.n >= BET_RESPONSES
+        return self.n >= 1 and self.n >= rate * SMALL_BLOCK
 
     def clear(self) -> None:
         """Begin anew after a bet."""
@@ -134,8 +137,8 @@ class ShareAlarm:
         self._gather = Gather()
         self._bad = self._stable_n = self._stable_bad = 0
         self._total = Span()
+        self._begun: dict[int, Span] = {}  # of the ways that have evidence: what was before it
         self.detector = Detector(alarm_at)
-        self._begun = [self._total] * len(self.detector.odds)
 
     def look(self, n: int, bad: int, stable_n: int = 0, stable_bad: int = 0) -> None:
         """Take in one block: `bad` of its `n` responses; what stable had in it is only kept for the span."""
@@ -146,16 +149,21 @@ class ShareAlarm:
         if not gather.add(n):
             return
         detector.bet(share(self._bad, gather.n), self._allowed)
-        self._total = total = Span(
+        if max(detector.odds) > 1:
+            for index, odds in enumerate(detector.odds):
+                if odds > 1:
+                    self._begun.setdefault(index, total)
+                else:
+                    self._begun.pop(index, None)
+        elif self._begun:
+            self._begun.clear()
+        self._total = Span(
             total.blocks + gather.blocks,
             total.n + gather.n,
             total.bad + self._bad,
             total.stable_n + self._stable_n,
             total.stable_bad + self._stable_bad,
         )
-        for index, odds in enumerate(detector.odds):
-            if odds <= 1:
-                self._begun[index] = total
         gather.clear()
         self._bad = self._stable_n = self._stable_bad = 0
 
@@ -163,7 +171,7 @@ class ShareAlarm:
     def span(self) -> Span:
         """The blocks of which the strongest evidence consists."""
         odds, total = self.detector.odds, self._total
-        begun = self._begun[max(range(len(odds)), key=odds.__getitem__)]
+        begun = self._begun.get(max(range(len(odds)), key=odds.__getitem__), total)
         return Span(*map(sub, total, begun))
 
 

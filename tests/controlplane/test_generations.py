@@ -11,7 +11,7 @@ import pytest
 from proxy.controlplane.generation import columns_of
 from proxy.controlplane.generations import Generation, Generations, ServiceWords, same
 from proxy.controlplane.scales import CODES, TOTAL, Scale
-from proxy.controlplane.totals import EARLIER
+from proxy.controlplane.totals import EARLIER, IN_FLIGHT
 from proxy.ipc import layout
 from proxy.ipc.segment import Segment
 from proxy.metrics import hdr
@@ -190,7 +190,7 @@ def test_what_a_dead_worker_counted_is_kept(generations: Generations) -> None:
         worker.end(times=2)
         assert ended(generations) == 7
     [life] = generations.totals.versions["web", STABLE].values()
-    assert life.in_flight == 0  # a gauge of the dead says nothing
+    assert life.small[IN_FLIGHT] == 0  # a gauge of the dead says nothing
 
 
 def test_a_fresh_region_folds_the_slots_old_one(generations: Generations) -> None:

@@ -4,11 +4,12 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.rollout.betting import LOWER, UPPER, WAYS, WHOLE, Bound, Detector, Way
-from proxy.rollout.evidence import BET_RESPONSES, ShareEvidence, Span, alarm_at
+from proxy.rollout.betting import KEPT, LOWER, MOST_LOSS, TOTAL_BLOCKS, UPPER, WAYS, WHOLE, Bound, Detector, Way
+from proxy.rollout.evidence import BET_RESPONSES, Gather, ShareEvidence, Span, alarm_at
+from proxy.rollout.evidence import share as share_of
 from proxy.rollout.ratio import WAYS as RATIO_WAYS
 
 DAY = 4 * 86_400  # blocks of 250 ms
@@ -164,6 +165,86 @@ def test_the_span_of_a_slow_excess_is_long():
     assert found.span == Span(400, 40_000, 800)
 
 
+class Plainly:
+    """The bets as their formulas stand in `proxy.rollout.betting`, with nothing kept or left out, and their span."""
+
+    def __init__(self, level, ways=WAYS, total_blocks=TOTAL_BLOCKS):
+        self.enough, self.ways = math.exp(level), ways
+        self.most = (self.enough / ways[0].part) ** (1 / total_blocks) - 1
+        self.wealth, self.odds, self.total = [0.0] * len(ways), [0.0] * len(ways), 0.0
+        self.gather, self.bad = Gather(), 0
+        self.seen, self.begun = Span(), [Span()] * len(ways)
+
+    def bet(self, part, allowed, stake=1.0):
+        largest = stake * (min(MOST_LOSS / allowed, self.most) if allowed else self.most)
+        third = (1 - allowed) / 3
+        seen = (part, min(part, allowed + third), max(0.0, part - 1 + third) / third if third else 0.0)
+        self.total = 0.0
+        for index, way in enumerate(self.ways):
+            lost = way.size * largest * allowed
+            level = 1 / lost if way.patient and lost else 1.0
+            have = max(self.wealth[index], min(self.wealth[index] + 1, level))
+            have *= 1 + way.size * largest * seen[way.sees] - lost
+            self.wealth[index] = have = min(have, KEPT * self.enough / way.part)
+            self.odds[index] = have / level
+            self.total += way.part * have
+
+    def look(self, n, bad, allowed):
+        self.bad += bad
+        if self.gather.add(n):
+            self.bet(share_of(self.bad, self.gather.n), allowed)
+            one = Span(self.gather.blocks, self.gather.n, self.bad)
+            self.seen = Span(*map(sum, zip(self.seen, one, strict=True)))
+            self.begun = [self.seen if odds <= 1 else begun for odds, begun in zip(self.odds, self.begun, strict=True)]
+            self.gather.clear()
+            self.bad = 0
+
+    @property
+    def span(self):
+        begun = self.begun[max(range(len(self.odds)), key=self.odds.__getitem__)]
+        return Span(*(now - before for now, before in zip(self.seen, begun, strict=True)))
+
+
+# What a service goes through: (responses per block, share of bad ones, in how many blocks).
+TIMES = st.lists(
+    st.tuples(st.sampled_from([0, 1, 3, 20, 400]), st.sampled_from([0.0, 0.002, 0.02, 0.3, 1.0]), st.integers(1, 100)),
+    max_size=6,
+)
+
+
+@settings(max_examples=40)
+@given(TIMES, st.sampled_from([0.0, 0.001, 0.01, 0.5, 1.0]), st.randoms(use_true_random=False))
+def test_the_evidence_is_what_the_formulas_give_to_the_last_bit(times, allowed, chance):
+    judge, plainly = ShareEvidence(allowed, AT), Plainly(AT)
+    for n, part, blocks in times:
+        for _ in range(blocks):
+            block = n, sum(chance.random() < part for _ in range(n)) if n < 50 else round(n * part * chance.random())
+            judge.look(*block)
+            plainly.look(*block, allowed)
+        found = judge.finding()
+        assert found.evidence == (math.log(plainly.total) if plainly.total else -math.inf)
+        assert found.span == plainly.span
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.0, 0.125, 0.5, 1.0]),
+            st.sampled_from([0.1, 0.1, 0.1, 0.5, 0.6]),
+            st.sampled_from([1.0, 1.0, 0.125]),
+        ),
+        max_size=200,
+    )
+)
+def test_bets_on_what_changes_are_what_the_formulas_give_to_the_last_bit(bets):
+    detector, plainly = Detector(AT, RATIO_WAYS, 8.5), Plainly(AT, RATIO_WAYS, 8.5)
+    for part, allowed, stake in bets:
+        detector.bet(part, allowed, stake)
+        plainly.bet(part, allowed, stake)
+        assert detector.odds == plainly.odds
+        assert detector.evidence == (math.log(plainly.total) if plainly.total else -math.inf)
+
+
 def test_a_block_may_hold_one_more_bad_than_responses():
     judge = fed([(1, 2)] * 40)
     assert judge.alarm
@@ -203,6 +284,7 @@ def test_the_first_stake_is_one():
     assert sum(way.part for way in RATIO_WAYS) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_false_alarms_keep_their_budget_at_the_limit_itself():
     # 200 rollouts of 500 blocks with a true share of exactly the limit, failing by whole blocks; budget 20 %.
     alarms, chance = 0, random.Random(3)
