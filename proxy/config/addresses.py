@@ -208,6 +208,9 @@ def _unix_path(text: str) -> str:
         path = "/" + path.lstrip("/")
     if not path:
         raise WrongValue("has no path", "write unix:/run/name.sock")
+    if path.startswith("@"):
+        # Anybody on the machine could take such a name, and connect to it: there is no owner and no mode.
+        raise WrongValue("is an abstract name", "write the path of a socket, such as unix:/run/name.sock")
     if not path.isprintable() or "?" in path or "#" in path:
         raise WrongValue("has a path that no socket should have", "plain characters only")
     if len(path.encode()) > UNIX_PATH_MAX:

@@ -89,7 +89,7 @@ def shown(sock: socket.socket) -> str:
     """Return the address a socket is bound to, as the config would write it."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        return UNIX + os.fsdecode(name)
+        return UNIX + os.fsdecode(name).replace("\0", "@")  # "@": an abstract name, which no config asks for
     return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
 
 

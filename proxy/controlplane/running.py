@@ -59,6 +59,8 @@ class Running:
         self.workers: Workers | None = None
         self.certificates: Certificates | None = None
         self.show_certificates: Callable[[Sequence[Finding]], None] = lambda _found: None
+        self.reloading: Callable[[], None] = lambda: None
+        self.reloaded: Callable[[bool], None] = lambda _well: None
         self.draining = False
         self.failed_ticks = 0
 
@@ -124,6 +126,8 @@ class Running:
             raise Refused(409, "NoConfigFile", what, cure="start it with --config FILE")
         async with self._reloading:
             result = "failed"
+            if not order.dry_run:
+                self.reloading()
             try:
                 compiled = await asyncio.to_thread(compile_file, source, dict(os.environ))
                 notes = await self._controller.reload(compiled.plans, compiled.table, order)
@@ -135,7 +139,9 @@ class Running:
                 what = f"{count} problem{'' if count == 1 else 's'} in {source}; nothing was changed"
                 raise Refused(400, "ConfigInvalid", what, problems=tuple(error.problems)) from error
             finally:
-                self._reloads[result] += not order.dry_run
+                if not order.dry_run:
+                    self._reloads[result] += 1
+                    self.reloaded(result == "ok")
             restart = needs_restart(self._settings, compiled.settings)
             if not order.dry_run:
                 in_force = {key: self._compiled.redacted[key] for key in restart if key in self._compiled.redacted}

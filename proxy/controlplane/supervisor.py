@@ -191,6 +191,8 @@ class Supervisor:
         self.running = Running(compiled, self._controller, collector, self._board, clock, sweep_s=TICK_S)
         self.running.certificates = self._certificates
         self.running.show_certificates = self.show_certificates
+        self.running.reloading = self._tell_reloading
+        self.running.reloaded = self._tell_reloaded
         self._listeners: list[Listener] = []
         self._paths: dict[str, tuple[int, int] | None] = {}  # of unix listeners that are ours to remove
         self._roster: Roster | None = None
@@ -415,26 +417,27 @@ class Supervisor:
         self._spawn(self._reload_and_log())
 
     async def _reload_and_log(self) -> None:
-        if self._serving:
-            self._notify.reloading()
-        status = self._status()
         try:
             answer = await self.running.reload(Order("SIGHUP"))
         except TidegateError as error:
-            status = f"{status}; the config was not reloaded: see the log"
             problems = error.problems if isinstance(error, Refused) else ()
             log.error("the config was not reloaded: %s", error)  # noqa: TRY400 - a mistake in a file, not in here
             for problem in problems:
                 log.error("%s", problem)  # noqa: TRY400
             return
-        finally:
-            if self._serving and not self._stop.is_set():
-                self._notify.ready(status)
         for note in answer["notes"]:
             log.info("note: %s", note)
         for key in answer["needs_restart"]:
             log.warning("the change of %s needs a restart", key)
         log.info("the config was reloaded")
+
+    def _tell_reloading(self) -> None:
+        if self._serving:
+            self._notify.reloading()
+
+    def _tell_reloaded(self, well: bool) -> None:  # noqa: FBT001 - a callback's
+        if self._serving and not self._stop.is_set():
+            self._notify.ready(self._status() + ("" if well else "; the config was not reloaded"))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

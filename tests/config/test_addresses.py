@@ -51,6 +51,7 @@ def test_listen_addresses(text, canonical, local):
         ("0.0.0.0:http", "has no valid port: a port is a number up to 65535"),
         ("gate.example.com:80", "has no valid IP address: write it as 0.0.0.0:8080 or [::]:8080"),
         ("unix:", "has no path: write unix:/run/name.sock"),
+        ("unix:@name", "is an abstract name: write the path of a socket, such as unix:/run/name.sock"),
         ("unix:/" + "x" * 107, "has a path longer than 107 bytes: the kernel takes no longer socket path"),
     ],
 )

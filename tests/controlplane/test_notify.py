@@ -1,8 +1,11 @@
 """What a service manager hears, on a real datagram socket; and the sockets that it passes."""
 
+import contextlib
+import http.client
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from proxy.controlplane.listeners import shown
 from proxy.controlplane.notify import Notify
 from proxy.controlplane.roster import read
+from tests.certificates import issue
 from tests.controlplane.waiting import until_now
 
 HERE = Path(__file__).parent
@@ -191,7 +195,33 @@ def test_a_supervisor_tells_its_manager(launch, manager, tmp_path):
     (tmp_path / "tidegate.yaml").write_text("services: 1")
     process.send_signal(signal.SIGHUP)
     manager.until("RELOADING")
-    assert manager.until("READY")["STATUS"].endswith("the config was not reloaded: see the log")
+    assert manager.until("READY")["STATUS"].endswith("the config was not reloaded")
+    process.terminate()
+    assert manager.until("STOPPING")["STATUS"] == "draining: up to 2 s"
+    assert process.wait(30) == 0
+
+
+def reload(path):
+    """Order a reload through the admin API; return its status."""
+    client = http.client.HTTPConnection("localhost", timeout=30)
+    client.sock = socket.socket(socket.AF_UNIX)
+    client.sock.connect(str(path))
+    client.request("POST", "/api/v1/config/reload")
+    with contextlib.closing(client):
+        return client.getresponse().status
+
+
+@pytest.mark.e2e
+def test_a_reload_through_the_api_is_told_too(launch, manager, tmp_path):
+    process = launch(manager, admin=f"unix:{tmp_path}/admin.sock")
+    manager.until("READY")
+    assert reload(tmp_path / "admin.sock") == 200
+    assert int(manager.until("RELOADING")["MONOTONIC_USEC"]) > 0
+    assert manager.until("READY")["STATUS"].startswith("serving on 127.0.0.1:")
+    (tmp_path / "tidegate.yaml").write_text("services: 1")
+    assert reload(tmp_path / "admin.sock") == 400
+    manager.until("RELOADING")
+    assert manager.until("READY")["STATUS"].endswith("the config was not reloaded")
     process.terminate()
     assert manager.until("STOPPING")["STATUS"] == "draining: up to 2 s"
     assert process.wait(30) == 0
@@ -238,6 +268,23 @@ def test_sockets_are_taken_by_their_address(launch, manager, tmp_path):
         assert path.exists()
         # Whoever connects now waits for the next start: nobody is refused.
         socket.create_connection(web.getsockname(), timeout=30).close()
+
+
+@pytest.mark.e2e
+def test_a_socket_that_is_passed_may_be_for_tls(launch, manager, authority, tmp_path):
+    issue(authority, tmp_path, "one.test")
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(trust)
+    with socket.create_server(("127.0.0.1", 0)) as web:
+        listen = f'{{address: "{shown(web)}", tls: {{cert: cert.pem, key: key.pem}}}}'
+        process = launch(manager, "-m", "proxy", "run", "--config", listen=listen, passed=(web,), names=("web",))
+        manager.until("READY")
+        plain = socket.create_connection(web.getsockname(), timeout=30)
+        with trust.wrap_socket(plain, server_hostname="one.test") as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: one.test\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 502")  # there is no endpoint
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 @pytest.mark.e2e
