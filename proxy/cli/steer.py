@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -104,7 +105,20 @@ def _print(item: dict[str, Any], output: Format, *, dry_run: bool = False) -> No
             typer.echo(
                 f"  of {moves['of']:,} buckets {moves['to_new']:,} move to new, {moves['to_stable']:,} to stable"
             )
+        for said in _paused(item.get("paused"), would="would be" if dry_run else "was"):
+            typer.echo(f"  {said}")
     warn(item)
+
+
+def _paused(paused: dict[str, Any] | None, *, would: str) -> Iterator[str]:
+    """Say which rollout stands still because a person set the weight, and how it goes on."""
+    if paused is None:
+        return
+    yield f"the rollout {text.printable(paused['plan'])!r} {would} paused in stage {text.printable(paused['stage'])}"
+    for verb, where in (("resume", "goes back to"), ("promote", "goes on to")):
+        leads = paused[verb]
+        to = "completes it at" if leads["phase"] == "completed" else where
+        yield f"tidegate rollout {verb} {to} {text.number(leads['weight'], 2)}%, stage {text.printable(leads['stage'])}"
 
 
 def warn(item: dict[str, Any]) -> None:

@@ -307,7 +307,7 @@ class Controller:
     # --- orders --------------------------------------------------------------------------------------------------
 
     async def set_weights(self, name: str, new_bp: int, order: Order, *, ttl_s: float | None = None) -> Json:
-        """Set the weight of `new`; return `weights` plus "moves" (dry run), "warning", and "durable": false."""
+        """Set the weight of `new`; return `weights` plus "moves" (dry run), "paused", "warning", "durable": false."""
         entry = self.entry(name)
         if not 0 <= new_bp <= FULL:
             problem = Problem("new", "must be from 0 to 100 percent")
@@ -323,9 +323,10 @@ class Controller:
         )
         if order.dry_run:
             return self._moves(entry, event)
-        lowers = new_bp < entry.state.weight_bp
+        before = entry.state
         durable = await self.commits.run(self._set_weight(entry, event))
-        answer = self.answer(entry, self.weights(name), durable=durable, lowers=lowers)
+        shown = {**self.weights(name), **view.taken_over(before, entry.state)}
+        answer = self.answer(entry, shown, durable=durable, lowers=new_bp < before.weight_bp)
         expiry = entry.state.expiry
         if expiry is not None and expiry.revision != entry.state.revision:
             answer.setdefault("warning", EARLIER_TTL)
@@ -736,7 +737,8 @@ class Controller:
         after = move(entry.plan, before, event, self._now()).after
         more = after.weight_bp - before.weight_bp
         would_be = view.weights(entry.plan.name, replace(after, revision=before.revision), self._now())
-        return {**would_be, "moves": {"to_new": max(0, more), "to_stable": max(0, -more), "of": FULL}}
+        moves = {"to_new": max(0, more), "to_stable": max(0, -more), "of": FULL}
+        return {**would_be, **view.taken_over(before, after), "moves": moves}
 
     def answer(self, entry: Entry, answer: Json, *, durable: bool, lowers: bool = False) -> Json:
         """Return the answer with what has to be said beside it."""

@@ -46,7 +46,10 @@ class Operations(Protocol):
         """Return {"service", "stable", "new", "revision", "expires_in_s"?}; percent."""
 
     async def set_weights(self, name: str, new_bp: int, order: Order, *, ttl_s: float | None = None) -> Json:
-        """Set the weight of `new`; return `weights` plus "moves" (dry run) and "durable": false when not stored."""
+        """Set the weight of `new`; return `weights` plus "moves" (dry run) and "durable": false when not stored.
+
+        When that pauses a rollout, "paused" has its plan and stage and where `resume` and `promote` lead.
+        """
 
     async def rollback(self, name: str, order: Order) -> Json:
         """Send everything to stable in any phase; return the service's object plus "durable": false when not stored."""

@@ -16,9 +16,9 @@ from proxy.metrics import hdr
 from proxy.metrics.expose import LimitStanding, ServiceStanding
 from proxy.metrics.snapshot import EndpointCounts, ServiceCounts, VersionCounts
 from proxy.rollout.analysis import Verdict, unit_of, value
-from proxy.rollout.plan import PROVEN
+from proxy.rollout.plan import PROVEN, Stage
 from proxy.rollout.reach import Reach
-from proxy.rollout.state import ServiceState, percent
+from proxy.rollout.state import COMPLETED, PAUSED, PROGRESSING, ServiceState, percent
 from proxy.routing.table import FULL, NEW, STABLE, VERSIONS
 
 SHOWN_S = 10.0
@@ -39,6 +39,29 @@ def weights(service: str, state: ServiceState, now: float) -> Json:
     if state.expiry is not None:
         shown["expires_in_s"] = _left(state, now)
     return shown
+
+
+def taken_over(before: ServiceState, after: ServiceState) -> Json:
+    """Return {"paused": …} when a weight that a person set has paused a rollout, {} if it has not.
+
+    It has the plan, the stage, and where the verbs lead by which the rollout goes on.
+    """
+    rollout = after.rollout
+    if rollout is None or after.phase != PAUSED or before.phase == PAUSED:
+        return {}
+    onward = rollout.next_stage
+    return {
+        "paused": {
+            "plan": rollout.plan.name,
+            "stage": rollout.now_at.name,
+            "resume": _leads(PROGRESSING, rollout.now_at),
+            "promote": _leads(COMPLETED, rollout.now_at) if onward is None else _leads(PROGRESSING, onward),
+        }
+    }
+
+
+def _leads(phase: str, stage: Stage) -> Json:
+    return {"phase": phase, "stage": stage.name, "weight": percent(stage.weight_bp)}
 
 
 def service_status(

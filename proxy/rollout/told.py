@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from proxy.rollout.event import CONTROLLER
+from proxy.rollout.state import PAUSED
 
 Json = Mapping[str, Any]
 
@@ -134,6 +135,8 @@ def _what(event: Json) -> str:
     before, after, kind = event.get("before") or {}, event.get("after") or {}, event["type"]
     weight, was = f"{after.get('new')} %", f"{before.get('new')} %"
     evidence = event.get("evidence") or {}
+    pauses = after.get("phase") == PAUSED != before.get("phase")
+    paused = f"which paused its rollout in stage {after.get('stage')}" if pauses else ""
     endpoint = f"{evidence.get('url')} of {evidence.get('version')}"
     said = {
         "RolledBack": f"was rolled back from {was}",
@@ -147,7 +150,7 @@ def _what(event: Json) -> str:
         "RolloutFinished": f"finished: {after.get('stable') or 'the new version'} is stable",
         "PlanKept": "kept the plan that its rollout was started with",
         "PlanRestarted": f"began a changed plan anew, at {weight}",
-        "WeightsSet": f"was set from {was} to {weight}",
+        "WeightsSet": f"was set from {was} to {weight}" + (f", {paused}" if paused else ""),
         "NewChanged": f"got {after.get('label') or 'another version'} as its new version, at 0 %",
         "NewRemoved": "has no new version any more",
         "NoStable": f"stays at {weight} although it should be rolled back: stable has no ready endpoint",

@@ -25,6 +25,7 @@ class FakeOperations:
         self.explained = None
         self.answer = {}
         self.histogram_asked = None
+        self.paused = None
         self.durable = True
         self.ended = False
         self.plan = None
@@ -100,7 +101,7 @@ class FakeOperations:
         if order.dry_run:
             return self.weights(name) | {"new": new_bp / 100, "stable": 100 - new_bp / 100, "moves": moves}
         self._change(name, new_bp, order, "WeightsSet")
-        return self.weights(name) | self._remarks()
+        return self.weights(name) | self._remarks() | ({"paused": self.paused} if self.paused else {})
 
     async def rollback(self, name, order):
         self.orders.append(order)

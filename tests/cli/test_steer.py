@@ -61,6 +61,30 @@ def test_refusals_have_the_apis_sentence(admin):
     assert "reason: must be one line" in result.output
 
 
+PAUSED = {
+    "plan": "default",
+    "stage": "canary",
+    "resume": {"phase": "progressing", "stage": "canary", "weight": 1},
+    "promote": {"phase": "progressing", "stage": "half", "weight": 50},
+}
+
+
+def test_a_weight_that_pauses_a_rollout_says_so_and_how_it_goes_on(admin):
+    admin.operations.paused = PAUSED
+    result = tidegate("weights", "set", "25%", "--take-over", "--admin", admin.url)
+    assert result.output.splitlines() == [
+        "web: stable 75%, new 25%, revision 2",
+        "  the rollout 'default' was paused in stage canary",
+        "  tidegate rollout resume goes back to 1%, stage canary",
+        "  tidegate rollout promote goes on to 50%, stage half",
+    ]
+    admin.operations.paused = PAUSED | {"promote": {"phase": "completed", "stage": "canary", "weight": 1}}
+    result = tidegate("weights", "set", "26%", "--take-over", "--admin", admin.url)
+    assert result.output.splitlines()[-1] == "  tidegate rollout promote completes it at 1%, stage canary"
+    result = tidegate("weights", "set", "27%", "-o", "json", "--admin", admin.url)
+    assert json.loads(result.output)["paused"]["stage"] == "canary"
+
+
 def test_rollback_as_a_process(admin):
     admin.operations.weight_bp["web"] = 5000
     done = command("rollback", "--reason", "errors", env={"TIDEGATE_ADMIN": admin.url})

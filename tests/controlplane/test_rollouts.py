@@ -212,11 +212,34 @@ async def test_weights_by_hand_pause_a_rollout_when_they_take_over(start):
     with pytest.raises(Refused) as refused:
         await world.controller.set_weights("web", 3000, ANN)
     assert refused.value.title == "RolloutProgressing"
-    await world.controller.set_weights("web", 3000, Order("ann", take_over=True))
-    assert (world.word(), world.state().phase) == (3000, PAUSED)
-    await world.controller.set_weights("web", 10, ANN)
+    said = {
+        "plan": "default",
+        "stage": "canary",
+        "resume": {"phase": "progressing", "stage": "canary", "weight": 1},
+        "promote": {"phase": "progressing", "stage": "half", "weight": 50},
+    }
+    would = await world.controller.set_weights("web", 3000, Order("ann", take_over=True, dry_run=True))
+    assert (would["paused"], world.state().phase) == (said, PROGRESSING)
+    answer = await world.controller.set_weights("web", 3000, Order("ann", take_over=True))
+    assert (answer["paused"], world.word(), world.state().phase) == (said, 3000, PAUSED)
+    answer = await world.controller.set_weights("web", 10, ANN)
+    assert "paused" not in answer  # that it was before
     await world.controller.rollouts.resume("web", ANN)
     assert (world.word(), world.state().phase) == (100, PROGRESSING)
+    assert (await world.controller.set_weights("web", 50, ANN))["paused"] == said  # lowering needs no take_over
+    assert "paused" not in await world.controller.set_weights("web", 0, ANN)
+    assert world.state().phase == ROLLED_BACK
+
+
+@running
+async def test_a_weight_that_takes_a_completed_rollout_back_says_where_the_verbs_lead(start):
+    world = await start(planned(stages=PLAN.stages[2:]))
+    await world.controller.rollouts.start("web", None, ANN)
+    await world.controller.rollouts.promote("web", ANN)
+    assert world.state().phase == COMPLETED
+    answer = await world.controller.set_weights("web", 2000, ANN)
+    assert answer["paused"]["resume"] == {"phase": "progressing", "stage": "full", "weight": 100}
+    assert answer["paused"]["promote"] == {"phase": "completed", "stage": "full", "weight": 100}
 
 
 @running

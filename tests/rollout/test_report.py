@@ -290,6 +290,10 @@ def test_a_scale_has_a_few_round_steps_that_reach_to_the_top(highest):
             event(1, "EndpointReturned", {}, {}, reason="EjectionOver", evidence=ENDPOINT),
             "web sends requests to http://a:1 of stable again at 2026-09-21 14:15:00Z: its time is over",
         ),
+        (
+            event(1, "WeightsSet", RAMP, {**RAMP, "new": 5, "phase": "paused"}, actor="ann"),
+            "web was set from 10 % to 5 %, which paused its rollout in stage ramp at 2026-09-21 14:15:00Z by ann",
+        ),
         (event(1, "SomethingElse", {}, {}), "web says SomethingElse at 2026-09-21 14:15:00Z"),
     ],
 )
