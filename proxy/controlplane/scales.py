@@ -3,7 +3,8 @@
 A *scale* is one such block by name: the status codes or a histogram of a version, the user histogram of a service,
 the proxy's own overhead. For every block of every region the words as last seen are kept; a `harvest` takes what
 was added since, as sparse deltas (index → count), one per scale for all workers together. Cumulative sums of the
-deltas are the totals: they survive the region by themselves.
+deltas are the totals: they survive the region by themselves. A total is an array of all its words (20 kB) from the
+first count on: a dict would grow for days, with every latency that is met for the first time (128 kB with 1,600).
 
 Cost: a block that did not change is found by comparing bytes (1 ns per word); in one that did, only the parts of 64
 words that differ are unpacked, and they are looked for where something was counted before. A block in which nothing
@@ -22,6 +23,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import compress
+from operator import add
 from typing import NamedTuple
 
 from proxy.controlplane.generation import Generation
@@ -38,6 +41,7 @@ Sparse = dict[int, int]
 
 _PART = 64  # words that are compared at a time
 _PART_BYTES = _PART * layout.WORD
+_PLACES = range(layout.HDR_WORDS)
 _NOTHING = memoryview(array("Q", bytes(layout.WORD * layout.HDR_WORDS)))
 # So many bytes in which nothing was counted, shared by all blocks: what is small stays in the processor's cache.
 _zeros = lru_cache(maxsize=256)(bytes)
@@ -94,8 +98,8 @@ class Scales:
 
     def __init__(self) -> None:
         # Per set of known thresholds; what is pending is not in it.
-        self._totals: dict[Scale, dict[tuple[int, ...], Sparse]] = {}
-        self._endpoints: dict[tuple[str, int, str], Sparse] = {}
+        self._totals: dict[Scale, dict[tuple[int, ...], array[int]]] = {}
+        self._endpoints: dict[tuple[str, int, str], array[int]] = {}
         self._blocks: dict[int, list[Block]] = {}  # by generation
         self._seen: dict[tuple[int, int], list[_Seen | None]] = {}  # (generation, slot) → per block
         # What was harvested and not taken: scale → incarnation and known thresholds → what was added.
@@ -122,7 +126,11 @@ class Scales:
         for scale, many in pending.items():
             totals = self._totals.setdefault(scale, {})
             for (incarnation, thresholds_us), counts in many.items():
-                hdr.add(totals.setdefault(thresholds_us, {}), counts)
+                total = totals.get(thresholds_us)
+                if total is None:
+                    total = totals[thresholds_us] = array("Q", _zeros(layout.WORD * _words_of(scale)))
+                for at, count in counts.items():
+                    total[at] += count
                 deltas.append(Delta(scale, incarnation, counts))
         return deltas
 
@@ -132,10 +140,10 @@ class Scales:
         del self._seen[generation.number, slot]
         for index, version, at, endpoint in generation.table.endpoints():
             start = generation.counters_layout.endpoints[index][version][at] + layout.ENDPOINT_HDR
-            counts = _sparse(region.words[start : start + layout.HDR_WORDS])
-            if counts:
+            counts = region.words[start : start + layout.HDR_WORDS]
+            if counts != _NOTHING:
                 key = (generation.table.services[index].name, version, endpoint.url)
-                self._endpoints[key] = hdr.merge([self._endpoints.get(key, {}), counts])
+                self._endpoints[key] = array("Q", map(add, self._endpoints.get(key, _NOTHING), counts.tolist()))
 
     def forget_gone(self, live: Sequence[Generation]) -> None:
         """Drop what belongs to generations that ended, and histograms of endpoints that nobody names any more."""
@@ -158,7 +166,7 @@ class Scales:
 
     def endpoint(self, live: Sequence[Generation], service: str, version: int, url: str) -> Sparse:
         """Return an endpoint's histogram since the start, read now."""
-        parts = [self._endpoints.get((service, version, url), {})]
+        parts = [_sparse(memoryview(self._endpoints.get((service, version, url), _NOTHING)))]
         for generation in live:
             for index, at_version, at, endpoint in generation.table.endpoints():
                 if (generation.table.services[index].name, at_version, endpoint.url) == (service, version, url):
@@ -206,7 +214,8 @@ class Scales:
 
     def _parts(self, scale: Scale) -> Iterator[tuple[tuple[int, ...], Sparse]]:
         """Yield all that was ever harvested of a scale, each part with the thresholds that its table knew."""
-        yield from self._totals.get(scale, {}).items()
+        for thresholds_us, words in self._totals.get(scale, {}).items():
+            yield thresholds_us, _sparse(memoryview(words))
         for (_, thresholds_us), counts in self._pending.get(scale, {}).items():
             yield thresholds_us, counts
 
@@ -250,7 +259,12 @@ def _grow(counts: Sparse, now: memoryview, before: _Seen, raw: bytes, known: byt
             at += 1
 
 
+def _words_of(scale: Scale) -> int:
+    return layout.CODES if scale.kind == CODES else layout.HDR_WORDS
+
+
 def _sparse(words: memoryview) -> Sparse:
     if words == _NOTHING[: len(words)]:
         return {}
-    return {at: value for at, value in enumerate(words.tolist()) if value}
+    counts = words.tolist()
+    return dict(zip(compress(_PLACES, counts), filter(None, counts), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -335,6 +336,22 @@ def test_histograms_know_which_thresholds_were_counted_beside_them(generations: 
     scale = Scale(TOTAL, "web", STABLE)
     assert generations.scales.total(scale) == {hdr.index(50_000): 1, hdr.index(250_000): 1}
     assert generations.scales.total_without(scale, 200_000) == {hdr.index(50_000): 1}
+
+
+def test_latencies_that_are_met_later_take_no_memory(generations: Generations) -> None:
+    current = create(generations, table(service()))
+    met = range(0, 2500, 2)
+    with Hand(current, generations.counters_for(current, 0)) as worker:
+        worker.end(us=1)
+        generations.scales.harvest(generations.live)
+        generations.scales.take()
+        before = sys.getallocatedblocks()
+        for place in met:
+            worker.end(us=hdr.lowest(place), times=300)
+        generations.scales.harvest(generations.live)
+        generations.scales.take()
+        assert sys.getallocatedblocks() - before < len(met) // 4
+    assert generations.scales.total(Scale(TOTAL, "web", STABLE)) == {1: 1, **dict.fromkeys(met, 300)}
 
 
 @pytest.mark.parametrize(
