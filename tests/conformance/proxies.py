@@ -16,16 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conformance.wire import Recorder
+from tests.ports import held_port
 
 ROOT = Path(__file__).parents[2]
 PEERS = ("nginx", "haproxy", "envoy", "caddy")
-
-
-def free_port() -> int:
-    """Return a port that was free just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def program(name: str) -> str:
@@ -169,7 +163,8 @@ _COMMANDS = {"tidegate": _tidegate, "nginx": _nginx, "haproxy": _haproxy, "envoy
 @contextlib.contextmanager
 def started(name: str, folder: Path, recorder: Recorder, **options: bool) -> Iterator[int]:
     """Run a proxy before the recorder while the block lasts; yields its port."""
-    port = free_port()
+    held = held_port()
+    port = held.getsockname()[1]
     folder.mkdir(parents=True, exist_ok=True)
     command = _COMMANDS[name](folder, port, recorder.port, **options)
     environ = {**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder), "PYTHONPATH": str(ROOT)}
@@ -186,6 +181,7 @@ def started(name: str, folder: Path, recorder: Recorder, **options: bool) -> Ite
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        held.close()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

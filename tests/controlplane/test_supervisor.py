@@ -1,5 +1,6 @@
 """Whole supervisors as processes of their own, with fake workers (fake_worker.py)."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -18,6 +19,7 @@ from proxy.controlplane.lock import place_of
 from proxy.controlplane.roster import read
 from proxy.controlplane.supervisor import worker_command
 from tests.controlplane.waiting import until_now
+from tests.ports import held_port
 
 pytestmark = pytest.mark.e2e
 
@@ -113,12 +115,6 @@ def ask(address):
         while data := sock.recv(4096):
             answer += data
     return int(answer.rpartition(b"\r\n")[2])
-
-
-def free_address():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -388,22 +384,23 @@ def test_orphans_do_not_hide_a_stranger(start):
 
 def test_without_a_state_file_the_next_one_on_these_addresses_takes_over(start, monkeypatch):
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    address = free_address()
-    first = start(listen=address, state=None)
-    roster = place_of(None, [address], {}).workers
-    before = {process.pid for process in read(roster).orphans}
-    second = start(listen=address, state=None, wait=False)
-    assert second.process.wait(30) == 6
-    assert str(first.process.pid) in second.logged()
-    with Client(first.address) as client:
-        client.answered()
-        first.process.kill()
-        first.process.wait()
-        third = start(listen=address, state=None)
-        until_now(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
-        assert before.isdisjoint(client.answered(20)[1:])
-        assert client.failures == []
-    assert third.end() == 0
+    with contextlib.closing(held_port()) as held:
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        first = start(listen=address, state=None)
+        roster = place_of(None, [address], {}).workers
+        before = {process.pid for process in read(roster).orphans}
+        second = start(listen=address, state=None, wait=False)
+        assert second.process.wait(30) == 6
+        assert str(first.process.pid) in second.logged()
+        with Client(first.address) as client:
+            client.answered()
+            first.process.kill()
+            first.process.wait()
+            third = start(listen=address, state=None)
+            until_now(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
+            assert before.isdisjoint(client.answered(20)[1:])
+            assert client.failures == []
+        assert third.end() == 0
 
 
 def test_whoever_is_told_to_end_while_its_workers_do_not_listen_ends_the_orphans_too(start):

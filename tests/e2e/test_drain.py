@@ -11,7 +11,7 @@ from tests.e2e.product import CONFIG
 
 pytestmark = pytest.mark.e2e
 
-DRAINING = CONFIG.replace("delay: 0s", "delay: 2s")
+DRAINING = CONFIG.replace("delay: 0s", "delay: 5s")
 PACE_S = 0.005
 
 

@@ -22,7 +22,7 @@ services:
     new: {{label: "2.0", endpoints: ["http://127.0.0.1:{new}"]}}
     split: {{new: 0%, sticky: {{by: cookie, name: session}}}}
     limits: {{error_rate: 1%, p99: 5s}}
-    slow_start: 2s
+    slow_start: 4s
     {more}
 """
 
@@ -80,6 +80,13 @@ def more(load, count=100):
     until_now(lambda: load.answered > answered + count)
 
 
+def gets_nothing(backend, load):
+    """Tell whether none of the next hundred requests came to a backend."""
+    before = backend.requests
+    more(load)
+    return backend.requests == before
+
+
 def test_an_endpoint_that_is_not_well_gets_nothing_until_it_is(product, backends):
     running = product(HEALTH, config=TWO).start()
     url = f"http://127.0.0.1:{backends.ports['other']}"
@@ -91,10 +98,8 @@ def test_an_endpoint_that_is_not_well_gets_nothing_until_it_is(product, backends
         until_now(lambda: endpoint(running, "stable", 1)[0] == "down")
         assert endpoint(running, "stable", 1)[1].endswith(" checks failed: 503")
         until_now(lambda: running.metric(up) == 0)
-        more(load, 20)  # what was on its way is there
+        until_now(lambda: gets_nothing(backends.other, load))  # once what was on its way is there
         before = backends.other.requests
-        more(load)
-        assert backends.other.requests == before
         backends.other.well = True
         until_now(lambda: endpoint(running, "stable", 1)[1].startswith("slow start: "))
         until_now(lambda: endpoint(running, "stable", 1) == ("ready", ""))

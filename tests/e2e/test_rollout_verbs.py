@@ -11,14 +11,14 @@ from tests.e2e.product import CONFIG
 PLAN = """rollouts:
       default:
         stages:
-          - {name: canary, weight: 10%, hold: 3s, min_requests: 20, limits: {error_rate: 1%, p99: 500ms}}
+          - {name: canary, weight: 10%, hold: 6s, min_requests: 20, limits: {error_rate: 1%, p99: 5s}}
           - {name: half, weight: 50%, hold: 1h, limits: {error_rate: 1%}}
 """
 BLOCK_S = 0.25
 UNLIMITED = CONFIG.replace(
     """    limits:
       - {{metric: error_rate, max: 1%}}
-      - {{metric: p99, max: 200ms}}
+      - {{metric: p99, max: 2s}}
 """,
     "",
 )
@@ -75,6 +75,6 @@ def test_a_rollout_from_pre_flight_to_replay(tmp_path, product, backends):
     assert found["decisions"][-1]["evidence"]["bad"] == event["evidence"]["bad"]
     assert tidegate("replay", journal).output.startswith("rolled back at ")
     # 90 % bad is less than what there was, and any latency can be asked for.
-    other = json.loads(tidegate("replay", journal, "--limits", "error_rate=90%,p99=450ms", "-o", "json").output)
+    other = json.loads(tidegate("replay", journal, "--limits", "error_rate=90%,p99=4500ms", "-o", "json").output)
     assert (other["rolled_back_at"], other["decisions"]) == (None, [])
     assert other["blocks"] == found["blocks"] > 3

@@ -8,8 +8,8 @@ from tests.e2e.test_rollout_verbs import UNLIMITED
 PLAN = """rollouts:
       default:
         stages:
-          - {name: tenth, weight: 10%, hold: 2s, min_requests: 20, limits: {error_rate: 1%, p99: 1s}}
-          - {name: full, weight: 100%, hold: 2s, min_requests: 20, limits: {error_rate: 1%, p99: 1s}}
+          - {name: tenth, weight: 10%, hold: 2s, min_requests: 20, limits: {error_rate: 1%, p99: 5s}}
+          - {name: full, weight: 100%, hold: 2s, min_requests: 20, limits: {error_rate: 1%, p99: 5s}}
 """
 ROLLOUT = "/api/v1/services/web/rollout"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from proxy.cli.demo.backend import ERRORS, SLOW
 from tests.controlplane.waiting import until_now
-from tests.e2e.product import HUNG
+from tests.e2e.product import HUNG, QUICK
 
 RATE = 400.0
 # Every safe request is rescued: how many the usual budget covers depends on how busy the machine is.
@@ -44,7 +44,7 @@ def test_errors_of_new_shut_the_gate_and_nobody_is_sent_there_afterwards(product
 
 
 def test_slowness_of_new_shuts_the_gate(product, backends):
-    running = product(RESCUED).start()
+    running = product(RESCUED, config=QUICK).start()
     running.set_weight(50)
     with backends.load(running.port, RATE) as load:
         until_now(lambda: running.web()["versions"]["new"]["requests"] > 200)
@@ -138,7 +138,7 @@ def test_a_drain_finishes_what_is_open_and_ends_with_0(product, backends):
 
 def test_hung_requests_shut_the_gate_while_they_hang(product, backends):
     """A p99 limit judges requests that never end: they count as slower as soon as they have passed it."""
-    running = product().start()
+    running = product(config=QUICK).start()
     backends.new.fail(HUNG)
     running.set_weight(100)
     with backends.load(running.port, 100.0):
