@@ -12,6 +12,7 @@ from proxy.cli import text
 from proxy.cli.client import ApiError, Client, Unreachable, UsageError, connect
 from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile, checked
 from proxy.config.units import parse_duration
+from proxy.rollout import told
 
 WATCH_S = 1.0
 POLL_S = 0.5
@@ -82,7 +83,7 @@ def _watch(client: Client, service: str | None, output: Format) -> None:
 def _wait(client: Client, service: str | None, output: Format, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     waiting_for = "an answer"
-    told: set[str] = set()
+    said: set[str] = set()
     while True:
         try:
             status = _get(client, service)
@@ -102,8 +103,8 @@ def _wait(client: Client, service: str | None, output: Format, timeout_s: float)
                 _print(status, service, output)
                 return
             waiting_for = ", ".join(f"{name} ({phases[name]})" for name in unsettled)
-            _say_paused({name for name in unsettled if phases[name] == "paused"} - told)
-            told |= {name for name in unsettled if phases[name] == "paused"}
+            _say_paused({name for name in unsettled if phases[name] == "paused"} - said)
+            said |= {name for name in unsettled if phases[name] == "paused"}
         if time.monotonic() + POLL_S > deadline:
             typer.echo(f"tidegate: timed out after {text.duration(timeout_s)} waiting for {waiting_for}", err=True)
             raise typer.Exit(TIMED_OUT)
@@ -284,6 +285,8 @@ def _change(before: Any, after: Any) -> str:
 
 def _evidence(evidence: dict[str, Any]) -> str:
     """Return the numbers of a decision about a limit, or which endpoint it is; other evidence is for `-o json`."""
+    if evidence.get(told.PROBLEMS) or evidence.get("what"):
+        return told.problems(evidence)
     if evidence.get("url") is not None:
         return ": ".join(part for part in (f"{evidence.get('version')} {evidence['url']}", evidence.get("why")) if part)
     if evidence.get("metric") is None or evidence.get("value") is None:

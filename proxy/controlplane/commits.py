@@ -257,12 +257,15 @@ class Commits:
         pays: Owed | None = None,
     ) -> None:
         """Tell something that changes no state. `pays`: the hook that is not owed any more with this."""
-        as_it_is = shown(entry.state)
-        note = Note(kind, actor, reason, as_it_is, as_it_is, numbers)
-        event = self._journal.make(entry.plan.name, note, self._clock.wall())
-        self._unstored_events.append(event)
         if pays is not None:
             self._unstored_owed[pays.key] = None
+        as_it_is = shown(entry.state)
+        self.say_of(entry.plan.name, Note(kind, actor, reason, as_it_is, as_it_is, numbers))
+
+    def say_of(self, service: str, note: Note) -> None:
+        """Tell something of a service, or ("") of the whole."""
+        event = self._journal.make(service, note, self._clock.wall())
+        self._unstored_events.append(event)
         self.save(())
         self._journal.announce(event)
 

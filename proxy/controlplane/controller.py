@@ -53,10 +53,12 @@ from proxy.rollout.event import Breach, Event, NewChanged, NewRemoved, Rollback,
 from proxy.rollout.machine import STABLE_NOT_READY
 from proxy.rollout.plan import ROLLBACK, Plan, ServicePlan
 from proxy.rollout.state import PROGRESSING, ROLLED_BACK, Record, ServiceState
+from proxy.rollout.told import PROBLEMS
 from proxy.routing.split import seed_of
 from proxy.routing.table import FULL, NEW, STABLE, VERSIONS, Endpoint, RoutingTable, Service, Version
 
 SALT_BYTES = 12
+SHOWN_PROBLEMS = 20  # of a config that was refused, in its event
 TICK_S = 0.25  # between two ticks, unless a service has shorter blocks
 EARLIER_TTL = (
     "an earlier ttl still runs: when it is over, the weight of new becomes 0, because it was changed since "
@@ -683,6 +685,15 @@ class Controller:
         """Tell every service something that concerns the whole and changes no state."""
         for entry in self._entries.values():
             self.commits.say(entry, kind, reason, numbers)
+
+    def say_refused(self, error: Refused, order: Order) -> None:
+        """Tell that a config was not brought into force; of it only its mistakes are shown."""
+        numbers: Json = {"what": error.what, **({"cure": error.cure} if error.cure else {})}
+        if error.problems:
+            numbers[PROBLEMS] = [str(problem) for problem in error.problems[:SHOWN_PROBLEMS]]
+            numbers["count"] = len(error.problems)
+        numbers |= {"asked": order.reason} if order.reason else {}
+        self.commits.say_of("", Note("ConfigRefused", order.actor, error.title, {}, {}, numbers))
 
     def _say_silence(self, now: float) -> None:
         """Tell that workers had reason to send everything to stable: nobody judged for longer than the watchdog."""

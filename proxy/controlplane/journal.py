@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from proxy.controlplane.operations import Json
 from proxy.controlplane.store import Store
+from proxy.rollout import told
 from proxy.rollout.effect import Note
 
 KEPT = 200  # events in memory
@@ -146,12 +147,14 @@ class Journal:
 
 
 def _line(event: Json) -> str:
-    """Return an event as a line of the log: what changed, why, and the evidence as name=value."""
-    before, after = event["before"], event["after"]
-    changed = [key for key in after if key not in before or after[key] != before[key]]
-    changes = [f"{key} {before[key]} -> {after[key]}" if key in before else f"{key} {after[key]}" for key in changed]
-    parts = [f"{event['service']}: {event['type']} by {event['actor']}", ", ".join(changes)]
-    parts += [f"({event['reason']})" if event["reason"] else ""]
-    parts += [f"{key}={value}" for key, value in event["evidence"].items()]
+    """Return an event as a line of the log: its type, its sentence (`proxy.rollout.told`), the rest as name=value."""
+    sentence = told.sentence(event)
+    parts = [f"{event['type']}: {sentence}"]
+    parts += [f"revision={event['after']['revision']}"] if event["after"].get("revision") is not None else []
+    parts += [
+        f"{key}={value}"
+        for key, value in event["evidence"].items()
+        if key != told.PROBLEMS and not (isinstance(value, str) and value in sentence)
+    ]
     # What people typed must not begin a line of its own.
-    return "".join(char if char.isprintable() else " " for char in " ".join(part for part in parts if part))
+    return "".join(char if char.isprintable() else " " for char in " ".join(parts))

@@ -118,8 +118,16 @@ class Running:
         """Read the config file again and bring it into force; a dry run only says what would be.
 
         Return {"valid", "needs_restart": [keys], "notes"}. Refused: 400 with all problems, 409 without a file; then
-        nothing has changed.
+        nothing has changed, and an event tells it (`ConfigRefused`).
         """
+        try:
+            return await self._reload(order)
+        except Refused as error:
+            if not order.dry_run:
+                self._controller.say_refused(error, order)
+            raise
+
+    async def _reload(self, order: Order) -> Json:
         source = self._compiled.source
         if source is None:
             what = "the proxy was started without a config file"

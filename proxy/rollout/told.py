@@ -17,6 +17,8 @@ Json = Mapping[str, Any]
 
 PROGRESS = "ProgressReport"
 STARTED = "RolloutStarted"
+PROBLEMS = "problems"  # in the evidence of a config that was refused
+MOST_PROBLEMS = 3  # in a sentence
 # What events say that one did not move anything and is worth knowing after the last move.
 REMARKABLE = frozenset(
     {
@@ -105,6 +107,16 @@ def numbers(evidence: Json) -> str:
     return told
 
 
+def problems(evidence: Json) -> str:
+    """Return what is wrong with a config that was refused: its first problems and their places, or why and a cure."""
+    found = evidence.get(PROBLEMS)
+    if not found:
+        cure = f" ({evidence['cure']})" if evidence.get("cure") else ""
+        return f"{evidence.get('what', '')}{cure}"
+    more = evidence.get("count", len(found)) - len(found[:MOST_PROBLEMS])
+    return "; ".join([*found[:MOST_PROBLEMS], *([f"and {more:,} more"] if more > 0 else [])])
+
+
 def amount(value: float, unit: str | None) -> str:
     """Return a value in the unit of a limit."""
     if unit == "ratio":
@@ -168,6 +180,7 @@ def _what(event: Json) -> str:
         "ServiceRemoved": "is in the config no more",
         "HookCalled": f"called the hook {event.get('reason')}",
         "ConfigChanged": "is served by a changed config",
+        "ConfigRefused": "refused a config, and goes on by the one before",
         "EndpointSet": "had an endpoint set by hand",
         "EndpointDown": f"sends nothing to {endpoint}",
         "EndpointUp": f"sends requests to {endpoint} again",
@@ -182,6 +195,10 @@ def _because(event: Json) -> str:
     evidence, reason = event.get("evidence") or {}, event.get("reason") or ""
     if event["type"] == PROGRESS:
         return ""
+    if event["type"] == "ConfigRefused":
+        return problems(evidence)
+    if event["type"] == "DrillOver" and evidence.get("decided_s") is not None:
+        return _drilled(evidence)
     told = [part for part in (_REASONS.get(reason, reason), numbers(evidence)) if part]
     if evidence.get("also"):
         told.append(f"also {', '.join(evidence['also'])}")
@@ -190,6 +207,15 @@ def _because(event: Json) -> str:
     told += [f"it waited for {', '.join(evidence['open'])}"] if evidence.get("open") else []
     told += [str(evidence[key]) for key in ("why", "body", "output", "warning") if evidence.get(key)]
     return "; ".join(told)
+
+
+def _drilled(evidence: Json) -> str:
+    limit = f" by {evidence['limit']}" if evidence.get("limit") else ""
+    took = f"it was decided{limit} within {duration(evidence['decided_s'])}"
+    reached_s = evidence.get("reached_s")
+    if reached_s is None:
+        return f"{took}; not every worker showed that it sends nobody to new"
+    return f"{took}, and every worker had it {duration(reached_s)} later"
 
 
 def _digits(number: float) -> str:

@@ -61,7 +61,9 @@ async def test_the_log_says_it_in_one_line(store, caplog):
     )
     with caplog.at_level("INFO", "tidegate.events"):
         journal.announce(journal.make("web", note, 1.0))
-    assert caplog.messages == ["web: RolledBack by ann new 10 -> 0, phase idle -> rolled_back (bad day) n=1"]
+    assert caplog.messages == [
+        "RolledBack: web was rolled back from 10 % at 1970-01-01 00:00:01Z by ann: bad day revision=1 n=1"
+    ]
 
 
 @running

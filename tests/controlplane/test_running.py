@@ -156,6 +156,33 @@ def test_a_reload_of_a_bad_file_names_every_problem_and_changes_nothing(tmp_path
     asyncio.run(main())
 
 
+def test_a_refused_config_is_an_event_with_places_and_cures_and_no_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPS_TOKEN", "a-token-that-nobody-may-see")
+
+    async def main():
+        async with supervised(tmp_path) as supervisor:
+            tokens = "tokens: [{name: ops, role: chief, token: '${OPS_TOKEN}'}]"
+            bad = CONFIG.replace('9900"}', f'9900", {tokens}}}').replace("stable:", "stabel:")
+            (tmp_path / "tidegate.yaml").write_text(bad)
+            await supervisor._reload_and_log()  # as a hang-up does
+            with pytest.raises(Refused):
+                await supervisor.running.reload(Order("ann", reason="friday"))
+            with pytest.raises(Refused):
+                await supervisor.running.reload(Order("ann", dry_run=True))  # that only asks
+            hung_up, asked = [one for one in await supervisor.running.events(0, 100) if one["type"] == "ConfigRefused"]
+            assert (hung_up["actor"], hung_up["service"], hung_up["reason"]) == ("SIGHUP", "", "ConfigInvalid")
+            assert (asked["actor"], asked["evidence"]["asked"]) == ("ann", "friday")
+            assert hung_up["evidence"]["problems"] == asked["evidence"]["problems"]
+            said = "\n".join(hung_up["evidence"]["problems"])
+            assert f"{tmp_path / 'tidegate.yaml'}:3:" in said
+            assert "did you mean stable?" in said
+            assert "a-token-that-nobody-may-see" not in str(hung_up)
+            assert supervisor.running.exposition().reloads == {"ok": 0, "failed": 2}
+            assert [one["type"] for one in supervisor._controller._store.last_events(100)].count("ConfigRefused") == 2
+
+    asyncio.run(main())
+
+
 def test_without_a_file_there_is_nothing_to_reload(tmp_path):
     async def main():
         async with supervised(tmp_path, file=False) as supervisor:

@@ -14,6 +14,11 @@ T0 = 1_790_000_000.0
 EVIL = "<script>alert(1)</script>|`x`"
 
 
+PROBLEMS = [f"t.yaml:{line}:1: {key}: unknown" for line, key in enumerate("abcdefghijklmnopqrst", 3)]
+BAD_CONFIG = {"what": "25 problems", "problems": PROBLEMS, "count": 25}
+DRILLED = {"limit": "P99AboveLimit", "decided_s": 0.75, "reached_s": 0.004, "latched": True}
+
+
 def event(seq, kind, before, after, *, t=None, actor="controller", reason="", evidence=None, service="web"):
     time = T0 + seq * 100 if t is None else t
     found = {"seq": seq, "time": time, "service": service, "type": kind, "actor": actor, "reason": reason}
@@ -293,6 +298,33 @@ def test_a_scale_has_a_few_round_steps_that_reach_to_the_top(highest):
         (
             event(1, "WeightsSet", RAMP, {**RAMP, "new": 5, "phase": "paused"}, actor="ann"),
             "web was set from 10 % to 5 %, which paused its rollout in stage ramp at 2026-09-21 14:15:00Z by ann",
+        ),
+        (
+            event(1, "ConfigRefused", {}, {}, reason="ConfigInvalid", actor="SIGHUP", evidence=BAD_CONFIG)
+            | {"service": ""},
+            (
+                "tidegate refused a config, and goes on by the one before at 2026-09-21 14:15:00Z by SIGHUP: "
+                "t.yaml:3:1: a: unknown; t.yaml:4:1: b: unknown; t.yaml:5:1: c: unknown; and 22 more"
+            ),
+        ),
+        (
+            event(1, "ConfigRefused", {}, {}, reason="PlanChanged", evidence={"what": "another plan", "cure": "keep"})
+            | {"service": ""},
+            "tidegate refused a config, and goes on by the one before at 2026-09-21 14:15:00Z: another plan (keep)",
+        ),
+        (
+            event(1, "DrillShut", RAMP, BACK, reason="ErrorRateAboveLimit", evidence=FAILED),
+            (
+                "web was shut from 10 % by a drill at 2026-09-21 14:15:00Z: "
+                "ErrorRateAboveLimit; error_rate of new was 4.1 % (limit 1 %): 37 of 902 requests bad"
+            ),
+        ),
+        (
+            event(1, "DrillOver", BACK, RAMP, reason="Drill", actor="ann", evidence=DRILLED),
+            (
+                "web is open again after a drill, at 10 % at 2026-09-21 14:15:00Z by ann: "
+                "it was decided by P99AboveLimit within 0.75 s, and every worker had it 0.004 s later"
+            ),
         ),
         (event(1, "SomethingElse", {}, {}), "web says SomethingElse at 2026-09-21 14:15:00Z"),
     ],
