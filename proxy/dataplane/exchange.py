@@ -468,6 +468,8 @@ class Exchange:
             upstream.reused = False  # the request has arrived: an end from here on is no keep-alive race
             upstream.interims_size = 0
         upstream.interims_size += size
+        if not head.keep_alive:
+            upstream.reusable = False
         if not self.head.http10:
             self.downstream.transport.write(head.block + b"\r\n")
         return upstream.interims_size
