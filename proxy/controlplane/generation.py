@@ -18,8 +18,8 @@ from proxy.ipc.layout import (
     EPOCH_SHIFT,
     SERVICE_USER_HDR,
     VERSION_BAD,
+    VERSION_ENDED_WITHIN,
     VERSION_TOTAL_HDR,
-    VERSION_TTFB_SLOW,
     WEIGHT_MASK,
     ControlLayout,
     CountersLayout,
@@ -109,8 +109,10 @@ class Generation:
 
     def _small(self, index: int) -> tuple[tuple[int, int], ...]:
         places, columns = self.counters_layout, self.columns[index]
-        # Words of first bytes and signals are read where they are counted.
-        to = VERSION_TOTAL_HDR if columns.ttfb_thresholds_us or columns.signals else VERSION_TTFB_SLOW
+        # Words of first bytes and signals are read where they are counted, those of thresholds as many as there are.
+        to = VERSION_ENDED_WITHIN + len(columns.thresholds_us)
+        if columns.ttfb_thresholds_us or columns.signals:
+            to = VERSION_TOTAL_HDR
         service = places.services[index]
         return (
             (service, service + SERVICE_USER_HDR),

@@ -227,8 +227,9 @@ def service_row(generation: Generation, index: int, region: Segment) -> Row:
 def summed(generation: Generation, index: int, rows: Sequence[Row]) -> Row:
     """Return the sum of what the living regions of a generation (at least one) say of a service."""
     sums = rows[0]
+    for row in rows[1:]:
+        sums = list(map(add, sums, row))
     if len(rows) > 1:
-        sums = list(map(sum, zip(*rows, strict=True)))
         for part in generation.parts[index].versions:
             for at in _LATEST:
                 sums[part.start + at] = max([row[part.start + at] for row in rows])
