@@ -3,6 +3,8 @@
 import asyncio
 import json
 
+import pytest
+
 from proxy.admin.crowd import CROWD
 from tests.admin.serving import running, served
 
@@ -42,6 +44,7 @@ async def test_a_newcomer_is_let_in_for_the_oldest_that_asks_nothing():
         await let_go([*connections, *newcomers])
 
 
+@pytest.mark.slow
 @running
 async def test_when_all_are_busy_a_newcomer_is_told_so():
     async with served() as admin:

@@ -75,6 +75,7 @@ async def test_expect_100_continue_gets_it_before_the_body():
         assert api.operations.weight_bp["web"] == 500
 
 
+@pytest.mark.slow
 @running
 async def test_a_body_that_never_comes_is_408(monkeypatch):
     monkeypatch.setattr("proxy.admin.route.BODY_TIMEOUT_S", 0.05)

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from proxy.cli import look
 from proxy.controlplane.operations import Order
 from tests.cli.conftest import admin_server, command, tidegate
@@ -60,6 +62,7 @@ def test_events_of_one_service():
         assert [event["seq"] for event in json.loads(result.output)["events"]] == [3]
 
 
+@pytest.mark.slow
 def test_followed_events_come_as_lines_until_interrupted(admin):
     rollback(admin)
     # Whoever runs the tests in the background has SIGINT ignored, and a child would inherit that.
@@ -78,6 +81,7 @@ def test_followed_events_come_as_lines_until_interrupted(admin):
         assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error(admin):
     rollback(admin, 30)
     read, write = os.pipe()
@@ -89,6 +93,7 @@ def test_a_reader_that_leaves_is_no_error(admin):
     assert done.returncode != 0
 
 
+@pytest.mark.slow
 def test_healthcheck(admin):
     assert command("healthcheck", "--admin", admin.url).returncode == 0
     admin.operations.is_ready = (False, "draining")

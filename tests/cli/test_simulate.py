@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from tests.cli.conftest import tidegate
 
 PLAN = """
@@ -28,6 +30,7 @@ def test_a_failing_version_is_rolled_back_in_every_run_and_the_numbers_are_said(
     assert lines[-1] == "  not simulated, taken as met: p95 > 2 × stable"
 
 
+@pytest.mark.slow
 def test_a_good_one_finishes_also_in_processes_of_its_own(tmp_path):
     args = ("--rate", "200", "--runs", "2", "--jobs", "2", "-o", "json")
     found = json.loads(tidegate("simulate", write(tmp_path), *args).output)

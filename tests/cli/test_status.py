@@ -178,6 +178,7 @@ def test_text_from_elsewhere_cannot_command_the_terminal(admin):
     assert "\x1b" not in result.output
 
 
+@pytest.mark.slow
 def test_a_status_loads_nothing_heavy(admin):
     script = "import sys\nfrom proxy.cli.app import app\ntry:\n    app()\nexcept SystemExit:\n    pass\n"
     script += (
@@ -190,6 +191,7 @@ def test_a_status_loads_nothing_heavy(admin):
         assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_as_a_process(admin):
     done = command("status", "--admin", admin.url)
     assert (done.returncode, done.stderr) == (0, "")

@@ -140,6 +140,7 @@ def test_what_cannot_be_read_is_told_with_its_place(text, message):
     assert problems(text) == [message]
 
 
+@pytest.mark.slow
 def test_a_small_text_cannot_become_a_huge_tree():
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
@@ -154,6 +155,7 @@ def test_merging_cannot_make_a_small_text_a_huge_tree_either():
     assert problem.endswith("has more than 100000 values")
 
 
+@pytest.mark.slow
 def test_deep_nesting_is_refused():
     assert problems("[" * 5000) == ["f:1:1: is nested too deeply"]
 

@@ -237,6 +237,7 @@ def test_the_whole_config_is_right():
     assert mistakes(yaml.safe_dump(WHOLE)) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.sampled_from(sorted(places(WHOLE), key=str)), JUNK)
 def test_anything_anywhere_is_accepted_or_refused_with_a_place(loc, junk):

@@ -306,6 +306,7 @@ def everything(bench: Bench) -> dict[str, float]:
     return {name: float(number) for name, number in series if not name.startswith(gauges)}
 
 
+@pytest.mark.slow
 def test_no_counter_of_metrics_ever_goes_back(bench: Bench) -> None:
     """Whatever happens to workers, generations and labels, with traffic all the time."""
     chance = random.Random(7)

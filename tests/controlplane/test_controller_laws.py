@@ -154,6 +154,7 @@ asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["latched", "submitted", "stored", "opening"])
 def test_killed_by_the_kernel_at_the_worst_instants_it_stays_shut(tmp_path, where):
     path = tmp_path / "state.db"

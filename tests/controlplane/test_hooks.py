@@ -32,6 +32,7 @@ def test_a_command_that_cannot_be_started_is_a_no():
     assert "cannot be started" in found.said["why"]
 
 
+@pytest.mark.slow
 def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path):
     pid = tmp_path / "pid"
     found = run(Hook(run=("sh", "-c", f"sleep 600 & echo $! > {pid}; echo began; wait"), timeout_s=0.5))

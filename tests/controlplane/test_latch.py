@@ -32,6 +32,7 @@ def killed(path, what):
     assert done.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_shut_latch_survives_kill_9_and_so_does_an_opened_one(tmp_path):
     path = tmp_path / "state.db.latch"
     for _ in range(3):

@@ -240,6 +240,7 @@ print([listener.describe() for listener in listeners], os.get_inheritable(3))
 """
 
 
+@pytest.mark.slow
 def test_sockets_from_a_service_manager_are_shared():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

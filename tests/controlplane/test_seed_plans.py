@@ -188,6 +188,7 @@ def test_analyzer_stops_the_new_and_restarts_the_original_processes():
     assert plan.hooks.after_rollback.run[2] == "systemctl stop analyzer-new && systemctl restart analyzer"
 
 
+@pytest.mark.slow
 @running
 async def test_analyzer_rolls_back_by_errors_and_by_latency(start):
     for stage, name, value, reason in (

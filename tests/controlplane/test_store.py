@@ -240,6 +240,7 @@ def test_what_nobody_can_have_stored_is_an_error_of_the_state(tmp_path, damage):
     store.close()
 
 
+@pytest.mark.slow
 def test_a_file_that_another_program_holds_says_so(tmp_path):
     path = tmp_path / "state.db"
     store = Store.open(path)

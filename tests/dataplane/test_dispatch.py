@@ -254,6 +254,7 @@ def test_raising_moves_nobody_back_and_lowering_nobody_there(both):
     assert {version_of(client, f"X-User: {key}", f"Cookie: tidegate={MINTED}")[0] for key in there} == {"stable"}
 
 
+@pytest.mark.slow
 def test_the_weight_is_read_again_when_a_request_had_to_wait(gate):
     """The connect to new takes long; when it is made, the gate is shut."""
     new = gate.backend(name="new")
@@ -335,6 +336,7 @@ def test_the_watchdog_may_be_off(both):
         both.worker.beat_again()
 
 
+@pytest.mark.slow
 def test_a_request_that_waits_for_its_connection_when_the_watchdog_bites(gate):
     new = gate.backend(name="new")
     gate.serve(gate.backend(), gate.slow_to_accept(new), weight=FULL, timeouts=PATIENT, watchdog_s=0.25)
@@ -350,6 +352,7 @@ def test_a_request_that_waits_for_its_connection_when_the_watchdog_bites(gate):
         gate.worker.beat_again()
 
 
+@pytest.mark.slow
 def test_a_failed_connect_makes_stable_unfit_for_the_watchdog_for_a_while(gate):
     gate.serve(gate.refused(), gate.backend(name="new"), weight=0, watchdog_s=0.25, timeouts=Timeouts(connect_s=0.2))
     client = gate.client()

@@ -494,6 +494,7 @@ def test_a_client_that_sends_all_of_a_refused_body_gets_the_answer(gate):
     assert client.end() == "eof"
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_all_of_an_answer_that_came_early(gate):
     size = 6_000_000
 

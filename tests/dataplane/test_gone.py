@@ -61,6 +61,7 @@ def test_the_endpoint_hears_of_it(gate, phase, how):
     assert gate.judged(0) == (0, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 @pytest.mark.parametrize("phase", ["stalled", "pipelined"])
 def test_the_endpoint_hears_of_it_while_nobody_reads(gate, phase, how):
@@ -106,6 +107,7 @@ def test_half_a_head_is_forgotten(gate, how):
     same(gate.aborts, 0)
 
 
+@pytest.mark.slow
 def test_a_client_that_takes_nothing_is_let_go_with_a_break(gate, release):
     """So that its kernel does not hold for minutes what it does not take."""
 
@@ -121,6 +123,7 @@ def test_a_client_that_takes_nothing_is_let_go_with_a_break(gate, release):
     release.set()
 
 
+@pytest.mark.slow
 def test_a_tunnels_client_that_takes_nothing_is_let_go_with_a_break(gate, release):
     def script(peer):
         peer.head()
@@ -138,6 +141,7 @@ def test_a_tunnels_client_that_takes_nothing_is_let_go_with_a_break(gate, releas
     release.set()
 
 
+@pytest.mark.slow
 def test_a_client_of_a_unix_socket_that_leaves_while_nobody_reads(tmp_path):
     path = str(tmp_path / "front.sock")
     worker = LoneWorker(RoutingTable(()), family=socket.AF_UNIX, address=path)

@@ -224,6 +224,7 @@ def test_dribbling_a_head_does_not_buy_time(gate):
     assert eventually(dribble, "an answer").startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come_in_time_is_the_clients_fault(gate):
     stable = gate.backend()
     gate.serve(stable, limits=RequestLimits(body_idle_timeout_s=0.1))
@@ -271,6 +272,7 @@ def test_a_client_that_leaves_before_its_head_is_complete_counts_nowhere(gate, h
     same(gate.aborts, 0)
 
 
+@pytest.mark.slow
 def test_a_slow_reader_of_a_last_answer_gets_all_of_it(gate):
     """The worker closes only after everything is out, however long a steady reader takes."""
     size = 6 * 1024 * 1024
@@ -287,6 +289,7 @@ def test_a_slow_reader_of_a_last_answer_gets_all_of_it(gate):
         pause.wait(0.001)
 
 
+@pytest.mark.slow
 def test_a_client_that_takes_nothing_of_a_last_answer_is_let_go(gate):
     gate.alone()
     gate.serve(

@@ -142,6 +142,7 @@ def test_other_answers_are_finished(gate, release):
     assert client.exactly(8) == b"halfhalf"
 
 
+@pytest.mark.slow
 def test_it_is_spread_over_the_time(gate):
     both(gate, close_tunnels_s=1.0)
     clients = [tunnel(gate) for _ in range(24)]
@@ -161,6 +162,7 @@ def test_it_is_spread_over_the_time(gate):
     assert len(set(ends)) > 4  # 24 in one of five parts of the time: 1 in 10^14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["lowered", "silent", "kept", "shut without word"])
 def test_what_is_no_rollback_closes_nothing(gate, what):
     both(gate, close_tunnels_s=None if what == "kept" else 0.0)
@@ -222,6 +224,7 @@ def test_a_rollback_reaches_what_began_in_an_older_generation(gate):
     assert client.end() == "eof"
 
 
+@pytest.mark.slow
 def test_streams_that_ended_by_themselves_are_forgotten(gate):
     """And whoever came after the rollback, by an order for instance, is asked no more than the next one."""
     both(gate)

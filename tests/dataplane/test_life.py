@@ -61,6 +61,7 @@ def test_an_exchange_ends_in_the_generation_it_began_in(gate, release):
     worker.expect("released", generation=first)
 
 
+@pytest.mark.slow
 def test_a_shut_gate_shuts_the_old_generation_too(gate):
     """A request that waits for its connection when the table changes obeys the word of its own generation."""
     worker = gate.worker
@@ -177,6 +178,7 @@ def test_refused_generations_leave_no_descriptor_behind(gate, tmp_path):
 # ---------------------------------------------------------------- drain
 
 
+@pytest.mark.slow
 def test_drain(lone, release):
     """Idle connections end at once, what is in flight is finished and says so, then the process ends with 0."""
     stable = lone.backend(waits(release))
@@ -210,6 +212,7 @@ def test_drain_with_a_delay_goes_on_accepting(lone):
     assert lone.worker.process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_drain_ends_connections_whose_answer_had_begun_before(lone, release):
     def script(peer):
         peer.request()
@@ -258,6 +261,7 @@ def test_connections_in_the_accept_queue_are_served_before_the_end(lone):
     assert worker.process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_term_drains(lone):
     lone.serve(lone.backend(), drain=Drain(0, 5))
     client = lone.client()
@@ -313,6 +317,7 @@ def test_a_worker_without_a_supervisor_serves_on_stable_only(lone):
     assert lone.worker.process.poll() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adopted", [True, False])
 def test_sockets_go_to_the_next_supervisor(orphanage, release, adopted):
     path, listener = orphanage
@@ -382,6 +387,7 @@ def test_an_orphan_calls_again_when_it_is_hung_up_on(orphanage):
         worker.close()
 
 
+@pytest.mark.slow
 def test_a_neighbours_accept_queue_is_adopted_while_it_is_silent():
     with socket.socket() as theirs:
         theirs.bind(("127.0.0.1", 0))

@@ -237,6 +237,7 @@ def test_a_client_that_leaves_ends_the_upstream_request(gate, phase, end):
     gate.finished(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["close", "reset"])
 def test_a_client_that_leaves_while_the_endpoint_does_not_read(gate, release, end):
     """uvloop sees neither FIN nor RST while reading is paused."""
@@ -295,6 +296,7 @@ def test_half_close_between_two_answers(gate):
         assert client.end() == "eof"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tunnel", [False, True])
 def test_a_reset_behind_an_allowed_half_close_is_leaving(gate, release, tunnel):
     """uvloop does not see it: it polls no connection from which there is nothing more to read."""
@@ -347,6 +349,7 @@ def test_no_first_byte_in_time(gate):
     same(lambda: [gate.slow(0, 0), gate.fast(0, 0), gate.fast(0, 2)], [1, 0, 1])
 
 
+@pytest.mark.slow
 def test_the_first_byte_is_awaited_from_the_end_of_the_body(gate):
     stable = gate.backend(lambda peer: (peer.request(), peer.drain()))
     gate.serve(stable, timeouts=Timeouts(first_byte_s=0.15))
@@ -427,6 +430,7 @@ def _send_all(client, data):
 # ---------------------------------------------------------------- slow clients
 
 
+@pytest.mark.slow
 def test_a_slow_reader_is_never_charged(gate):
     size = 24 * 1024 * 1024
     gate.serve(gate.backend(answers(response(body=b"x" * size))), thresholds_us=THRESHOLDS)
@@ -442,6 +446,7 @@ def test_a_slow_reader_is_never_charged(gate):
     assert gate.latencies(0)[0] < THRESHOLDS[0]
 
 
+@pytest.mark.slow
 def test_a_client_that_stops_reading_is_let_go_and_nobody_charged(gate):
     stable = gate.backend(answers(response(body=b"x" * 24 * 1024 * 1024)))
     gate.serve(stable, timeouts=Timeouts(idle_s=0.2))
@@ -453,6 +458,7 @@ def test_a_client_that_stops_reading_is_let_go_and_nobody_charged(gate):
     upstream_sees_the_end(stable)
 
 
+@pytest.mark.slow
 def test_a_steady_slow_reader_is_not_let_go(gate):
     size = 12 * 1024 * 1024
     gate.serve(gate.backend(answers(response(body=b"x" * size))), timeouts=Timeouts(idle_s=0.2))
@@ -469,6 +475,7 @@ def test_a_steady_slow_reader_is_not_let_go(gate):
     same(lambda: gate.judged(0), (1, {}))
 
 
+@pytest.mark.slow
 def test_a_slow_uploader_is_never_charged(gate):
     gate.serve(gate.backend(), thresholds_us=THRESHOLDS, timeouts=Timeouts(first_byte_s=0.15, idle_s=0.15))
     client = gate.client()
@@ -517,6 +524,7 @@ def test_event_streams_are_left_out_of_the_latencies(gate, release):
 # ---------------------------------------------------------------- memory
 
 
+@pytest.mark.slow
 def test_neither_side_makes_the_worker_hold_much(gate, release):
     """64 MB down to a client that does not read, 64 MB up to an endpoint that does not."""
     gate.alone()
@@ -548,6 +556,7 @@ def test_neither_side_makes_the_worker_hold_much(gate, release):
     assert gate.rss() - before < 8 * 1024 * 1024
 
 
+@pytest.mark.slow
 def test_answers_to_pipelined_requests_do_not_pile_up(gate):
     """An answer waits until the client has taken the one before."""
     gate.alone()

@@ -101,6 +101,7 @@ def test_what_is_above_the_limit_waits_and_goes_on_in_order(gate, stage):
     assert gate.local_replies() == {}
 
 
+@pytest.mark.slow
 def test_waiting_is_the_users_time_and_not_the_versions(gate, stage):
     one = stage()
     gate.serve(one.backend, in_flight=ONE)

@@ -101,6 +101,7 @@ def test_no_descriptor_for_an_endpoint_is_our_own_fault(lone, crowded):
     assert lone.in_flight(1) == 0
 
 
+@pytest.mark.slow
 def test_a_worker_without_descriptors_takes_the_next_generation(lone, crowded):
     backend = lone.backend(answers(response(), response()))
     lone.serve(backend)
@@ -115,6 +116,7 @@ def test_a_worker_without_descriptors_takes_the_next_generation(lone, crowded):
     assert client.request().status == 200
 
 
+@pytest.mark.slow
 def test_an_endpoint_for_which_no_descriptor_is_left_is_called_again_when_there_is(lone, crowded):
     lone.serve(lone.backend(answers(response())))
     client = lone.client()

@@ -6,6 +6,8 @@ import hashlib
 import random
 import threading
 
+import pytest
+
 from proxy.routing.table import Timeouts
 from tests.dataplane.harness import same
 from tests.dataplane.wire import Client, request
@@ -59,6 +61,7 @@ def some_request(draw, target):
     return request(method, target, body=body), body
 
 
+@pytest.mark.slow
 def test_every_answer_belongs_to_its_request(gate):
     gate.serve(
         [gate.backend(moody(1)), gate.backend(moody(2))],

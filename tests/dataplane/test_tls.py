@@ -366,6 +366,7 @@ def test_an_answer_that_lasts_until_close_and_breaks_is_not_ended_by_close_notif
 # ---------------------------------------------------------------- flow
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_holds_up_the_endpoint_and_costs_little(tls):
     size = 64 * 1024 * 1024
     sent = []
@@ -395,6 +396,7 @@ def test_a_client_that_does_not_read_holds_up_the_endpoint_and_costs_little(tls)
     assert body == b"y" * size
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_does_not_read_holds_up_the_client(tls, release):
     def stalls(peer):
         peer.head()
@@ -480,6 +482,7 @@ def test_certificates_that_cannot_be_used_change_nothing_and_are_told(authority,
         assert gate.client().request().status == 200
 
 
+@pytest.mark.slow
 def test_a_drain_ends_an_idle_connection_after_one_more_answer(authority, make):
     with alone(authority, make("shop.test")) as gate:
         gate.serve(gate.backend())
@@ -520,6 +523,7 @@ def test_a_session_is_taken_up_again(tls):
     again.close()
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_while_nothing_is_read_from_it_is_gone_too(tls, release):
     def stalls(peer):
         peer.head()

@@ -151,6 +151,7 @@ def test_nothing_is_lost_when_both_have_ended(gate):
     gate.finished(0)
 
 
+@pytest.mark.slow
 def test_a_slow_endpoint_and_a_client_that_has_ended(gate):
     """A FIN behind bytes that wait is no leaving."""
     got = []
@@ -177,6 +178,7 @@ def test_a_slow_endpoint_and_a_client_that_has_ended(gate):
     assert got == [size]
 
 
+@pytest.mark.slow
 def test_a_client_that_breaks_off_while_the_endpoint_does_not_read(gate):
     go = threading.Event()
     backend = gate.backend(lambda peer: (peer.request(), peer.send(SWITCH), go.wait(30)))
@@ -190,6 +192,7 @@ def test_a_client_that_breaks_off_while_the_endpoint_does_not_read(gate):
     go.set()
 
 
+@pytest.mark.slow
 def test_a_half_closed_tunnel_waits_for_an_endpoint_that_does_not_read(gate):
     """The worker's own FIN is not the client's end."""
     size = 12_000_000

@@ -573,6 +573,7 @@ def test_stable_without_a_ready_endpoint(gate):
     assert [client.request().body for _ in range(3)] == [b"new"] * 3
 
 
+@pytest.mark.slow
 def test_two_endpoints_share_the_load(gate):
     one, other = gate.backend(), gate.backend()
     gate.serve([one, other])

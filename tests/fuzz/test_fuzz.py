@@ -51,13 +51,13 @@ def run_answers(passage: Passage, chance: random.Random, places: list[int], meth
 
 
 @given(chance=st.randoms(use_true_random=False), places=CUTS)
-@inputs(300)
+@inputs(100)
 def test_requests(passage: Passage, chance: random.Random, places: list[int]) -> None:
     run_requests(passage, chance, places)
 
 
 @given(chance=st.randoms(use_true_random=False), places=CUTS, method=st.sampled_from(METHODS), old=st.booleans())
-@inputs(300)
+@inputs(100)
 def test_answers(passage: Passage, chance: random.Random, places: list[int], method: bytes, old: bool) -> None:
     run_answers(passage, chance, places, method, old=old)
 

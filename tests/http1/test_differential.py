@@ -55,6 +55,7 @@ def disagree_over_mutations(count: int, seed: int) -> None:
         assert not unlisted, (case.name, data)
 
 
+@pytest.mark.slow
 def test_disagreements_over_mutations_are_listed() -> None:
     disagree_over_mutations(20_000, seed=1)
 

@@ -18,6 +18,7 @@ ROUNDS = 100_000
 WORDS = layout.VERSION_TOTAL_HDR - layout.VERSION_BAD  # as many as the collector reads at once
 
 
+@pytest.mark.slow
 def test_a_second_process_is_never_seen_torn_or_going_back() -> None:
     segment = Segment.create("test", layout.HEADER_WORDS + WORDS, 1)
     first = layout.HEADER_WORDS

@@ -61,6 +61,7 @@ def test_geometric_numbers_begin_at_one_and_have_their_mean():
     assert geometric(1.0, chance) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.002, 0.05, 0.5])
 @pytest.mark.parametrize("burst", [1.0, 5.0])
 def test_bad_ones_have_their_share_however_long_their_bursts_are(share, burst):

@@ -45,6 +45,7 @@ def test_the_bucket_is_the_hash_scaled(number):
     assert scaled * 2**64 <= number * FULL < (scaled + 1) * 2**64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["numbers", "uuids"])
 def test_a_million_keys(kind):
     """1 → 10 → 50 → 100 %: shares within 0.2 points, nobody ever back; a second salt deals anew."""
