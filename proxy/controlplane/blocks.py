@@ -32,7 +32,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 from urllib.parse import quote
 
 import orjson
@@ -81,6 +81,22 @@ class _Series:
     over: tuple[tuple[str, bool, int], ...] = ()  # name, of first bytes, column
 
 
+class _Line(NamedTuple):
+    """One block as it is written, with its time and the header that has to stand before it."""
+
+    t: float
+    header: bytes
+    text: bytes
+
+
+@dataclass(slots=True)
+class _File:
+    """What is known of a service's present file: the time of its first block, its last header as far as we wrote it."""
+
+    oldest: float | None = None
+    header: bytes = b""
+
+
 class Blocks:
     """Writes the journals of all services into `directory`."""
 
@@ -93,9 +109,9 @@ class Blocks:
         self._kept = kept
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tidegate-blocks")
         self._series: dict[str, _Series] = {}
-        self._lines: dict[str, list[tuple[bytes, bytes]]] = {}  # each with its header
+        self._lines: dict[str, list[_Line]] = {}
         self._paths: dict[str, Path] = {}
-        self._written: dict[str, bytes] = {}  # the last header in the present file; the thread's own
+        self._files: dict[str, _File] = {}  # the thread's own
         self._flushed = 0.0
         self._failing = False
 
@@ -145,8 +161,8 @@ class Blocks:
                 }
         self._add_histograms(line, series, counts.name, history)
         series.totals = (stable, new)
-        found = orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS)
-        self._lines.setdefault(counts.name, []).append((series.header, found))
+        text = orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS)
+        self._lines.setdefault(counts.name, []).append(_Line(series.t, series.header, text))
 
     def flush(self, now: float) -> None:
         """Give what was gathered to the thread, once a second; `now` is monotonic (s)."""
@@ -196,7 +212,7 @@ class Blocks:
             for version in (STABLE, NEW):
                 line[VERSIONS[version]]["hist"] = history.histogram(name, version, TOTAL, newest_s - before_s)[0]
 
-    def _write(self, lines: dict[str, list[tuple[bytes, bytes]]]) -> None:
+    def _write(self, lines: dict[str, list[_Line]]) -> None:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             for service, many in lines.items():
@@ -208,26 +224,36 @@ class Blocks:
         else:
             self._failing = False
 
-    def _append(self, service: str, many: list[tuple[bytes, bytes]]) -> None:
+    def _append(self, service: str, many: list[_Line]) -> None:
         path = self.path(service)
-        if path.exists() and service not in self._written:
-            _cut(path)
-        if path.exists() and self._is_full(path, many[-1][1]):
+        file = self._present(service, path)
+        if file is not None and self._is_full(file, path, many[-1].t):
             self._rotate(path)
-        before = self._written.get(service) if path.exists() else None
+            file = None
+        file = file or _File()
+        file.oldest = many[0].t if file.oldest is None else file.oldest
         text = []
-        for header, line in many:
-            text += [line] if header == before else [header, line]
-            before = header
-        with path.open("ab") as file:
-            file.write(b"\n".join([*text, b""]))
-        self._written[service] = before or b""
+        for line in many:
+            text += [line.text] if line.header == file.header else [line.header, line.text]
+            file.header = line.header
+        self._files.pop(service, None)  # should writing fail, nobody knows what is in the file
+        with path.open("ab") as there:
+            there.write(b"\n".join([*text, b""]))
+        self._files[service] = file
 
-    def _is_full(self, path: Path, newest: bytes) -> bool:
-        if path.stat().st_size >= self._most_bytes:
+    def _present(self, service: str, path: Path) -> _File | None:
+        """Return what is known of the present file, `None` if there is none."""
+        if not path.exists():
+            return None
+        if service not in self._files:
+            _cut(path)
+            self._files[service] = _File(_first_t(path))
+        return self._files[service]
+
+    def _is_full(self, file: _File, path: Path, newest: float) -> bool:
+        if file.oldest is not None and newest - file.oldest >= self._most_age_s:
             return True
-        oldest = _first_t(path)
-        return oldest is not None and bool(orjson.loads(newest)["t"] - oldest >= self._most_age_s)
+        return path.stat().st_size >= self._most_bytes
 
     def _rotate(self, path: Path) -> None:
         olds = _olds(path)
