@@ -11,18 +11,18 @@ responses, up to eight, so that it matters little whether those of a version com
   floor: the lesser of the two evidences counts, which is evidence against "one of the two is fine". Proven when either
   is proven, each with half of the doubt. Where stable has no responses the ratio has no evidence and never alarms.
 * `Attribution`: `new` has an alarm by a fixed limit. Whose fault is it? *Shared*, when three things are so over the
-  blocks on which the alarm rests (`proxy.rollout.evidence.Span`, or the window), and in every block after it:
+  blocks on which the alarm rests (`proxy.rollout.evidence.Span`, or the window) and those after it:
   - stable's measured share is above the limit too. Its own alarm would come too late where it has little traffic;
   - `new` is not alone. Two explanations are compared: both have one share, or stable is within the limit and `new` has
-    a share of its own. The second must be twenty times as likely (`likeness`, each at its best) to count. It is looked
-    at in every block, so that a freeze by mistake ends as soon as stable has shown it: a fault that both have is ever
-    taken for that of `new` alone with a probability of about 1/20 (Ville's inequality; about, because the shares are
-    fitted). Once the first is as far ahead as half of what makes an alarm, counting begins anew from there, so that a
-    long fault of both does not hide for as long that stable is well again;
+    a share of its own. The second must be twenty times as likely (`likeness`, each at its best) to count. A fault that
+    both have is then taken for that of `new` alone with a probability of about 1/20, however often one looks (Ville's
+    inequality; about, because the shares are fitted);
   - `new` is not worse by the conditional test, with half of the evidence that makes an alarm.
 
-  Responses of one version are taken as independent here: a burst on stable may freeze a ramp for the time that stable
-  needs to show that it is within the limit. A stable without bad responses, or without any, never shares a fault.
+  It is decided anew in every block: a freeze by mistake ends when stable has shown that it is within the limit, and so
+  does one by right, minutes after stable has recovered (`MEMORY`) while `new` has not. Responses of one version are
+  taken as independent here, so bursts make mistakes likelier. A stable without bad responses, or without any, never
+  shares a fault.
 
 Assumed: the same as there, and that the split does not send the requests that fail to one version on purpose. What
 breaks it: bursts of one version that are longer than a block, even more than for a fixed limit, because a block with
@@ -44,16 +44,20 @@ from proxy.rollout.evidence import DOUBT, Gather, ShareAlarm, exact, share
 # Responses of `new`, the bad of them, responses of stable, the bad of them.
 Counts: TypeAlias = tuple[int, int, int, int]
 _NOTHING: Counts = (0, 0, 0, 0)
+# The same, where what is longer ago counts less.
+Weighed: TypeAlias = tuple[float, float, float, float]
 
 # A block with so many bad responses counts fully.
 BET_EVENTS = 8
 # What a weight of 10 % allows anyway: at smaller ones bets are kept from growing with 1/θ.
 TOTAL_BLOCKS = 8.5
 WAYS = (Way(0.2, 1.0), Way(0.4, 0.2), Way(0.4, 0.04))
-# Of the evidence that would roll back, so much says that `new` is worse, or settles that it is not alone.
+# Of the evidence that would roll back, so much says that `new` is worse.
 WORSE = 1 / 2
 # The fault is of `new` alone when that is so many times as likely.
 ALONE = 20.0
+# While an alarm lasts, what was so many blocks ago counts a third as much: four minutes of 250 ms.
+MEMORY = 960
 TINY = 1e-9  # a share that is as good as none, where a limit allows none
 
 
@@ -211,45 +215,42 @@ class RatioEvidence:
 class Attribution:
     """Whose fault it is when `new` is over the fixed limit `allowed` (a share 0…1)."""
 
-    __slots__ = ("_allowed", "_counts", "_exact", "_likeness", "_over", "_proven", "_settled", "_worse")
+    __slots__ = ("_alarm", "_allowed", "_exact", "_proven", "_worse")
 
     def __init__(self, allowed: float, alarm_at: float) -> None:
         self._allowed = allowed
         self._exact = exact(allowed)
         self._worse = Origin(1.0, alarm_at)
         self._proven = alarm_at * WORSE
-        self._over = False
-        # Since the alarm, or since it was settled that the fault is shared: what was counted, and what that says.
-        self._counts = _NOTHING
-        self._settled = 0.0
-        self._likeness: float | None = None  # `None`: there is no alarm
+        self._alarm: Weighed | None = None  # what an alarm rests on, and what came after it
 
     def look(self, n: int, bad: int, stable_n: int, stable_bad: int, alarm: Counts | None = None) -> None:
         """Take in one block of both versions; `alarm`: what an alarm for `new` rests on, if there is one now."""
         block = (n, bad, stable_n, stable_bad)
         self._worse.look(block)
-        if alarm is None:
-            self._likeness = None
-            return
-        most, of = self._exact
-        self._over = alarm[3] * of > most * alarm[2]
-        if self._likeness is None:
-            self._counts, self._settled = alarm, 0.0
+        if alarm is None or self._alarm is None:
+            self._alarm = alarm
         else:
-            self._counts = _sum(self._counts, block)
-        self._likeness = self._settled + likeness(self._counts, self._allowed)
-        if self._likeness >= self._proven:
-            self._counts, self._settled = _NOTHING, self._proven
+            before, kept = self._alarm, 1 - 1 / MEMORY
+            self._alarm = (
+                before[0] * kept + n,
+                before[1] * kept + bad,
+                before[2] * kept + stable_n,
+                before[3] * kept + stable_bad,
+            )
 
     @property
     def stable_over(self) -> bool:
-        """Whether stable's share was above the limit too, over the blocks on which the alarm rests."""
-        return self._likeness is not None and self._over
+        """Whether stable's measured share is above the limit too."""
+        if self._alarm is None:
+            return False
+        most, of = self._exact
+        return self._alarm[3] * of > most * self._alarm[2]
 
     @property
     def new_alone(self) -> bool:
         """Whether it is `ALONE` times as likely that stable is within the limit as that both have one share."""
-        return self._likeness is not None and self._likeness <= -log(ALONE)
+        return self._alarm is not None and likeness(self._alarm, self._allowed) <= -log(ALONE)
 
     @property
     def new_worse(self) -> bool:
@@ -262,7 +263,7 @@ class Attribution:
         return self.stable_over and not (self.new_alone or self.new_worse)
 
 
-def likeness(counts: Counts, allowed: float) -> float:
+def likeness(counts: Weighed, allowed: float) -> float:
     """Return how much likelier it is that both versions have one share than that stable is within `allowed` (0…1).
 
     As a natural logarithm; each is as likely as it can be made, by the shares that fit best.
@@ -270,16 +271,19 @@ def likeness(counts: Counts, allowed: float) -> float:
     n, bad, stable_n, stable_bad = counts
     if not (n and stable_n):
         return 0.0
-    one, own = share(bad + stable_bad, n + stable_n), share(bad, n)
-    within = min(allowed, share(stable_bad, stable_n))
+    one, own = _share(bad + stable_bad, n + stable_n), _share(bad, n)
+    within = min(allowed, _share(stable_bad, stable_n))
     together = _likelihood(n, bad, one) + _likelihood(stable_n, stable_bad, one)
     return together - _likelihood(n, bad, own) - _likelihood(stable_n, stable_bad, within)
 
 
-def _likelihood(n: int, bad: int, share: float) -> float:
+def _share(bad: float, n: float) -> float:
+    return min(1.0, bad / n)
+
+
+def _likelihood(n: float, bad: float, share: float) -> float:
     bad = min(n, bad)
-    found = bad * log(max(TINY, share)) if bad else 0.0
-    return found + (n - bad) * log(max(TINY, 1 - share)) if n > bad else found
+    return bad * log(max(TINY, share)) + (n - bad) * log(max(TINY, 1 - share))
 
 
 def _sum(one: Counts, other: Counts) -> Counts:

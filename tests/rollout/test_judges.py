@@ -103,8 +103,26 @@ def test_when_stable_fails_as_much_it_is_shared_and_when_new_is_worse_it_is_not(
     for _ in range(400):
         found = worse.add(50, 25, 50, 2)
     assert (found.word, found.shared) == (FAIL, False)
+
+
+@pytest.mark.parametrize("stable_bad, shared", [(50, True), (20, True), (2, False), (1, False), (0, False)])
+def test_the_window_that_fails_is_the_one_in_which_stable_is_looked_at(stable_bad, shared):
     window = Trial(replace(ERRORS, window_s=10.0))
-    assert window.add(100, 50, 100, 50).shared
+    found = window.add(100, 50 if stable_bad > 20 else 20, 100, stable_bad)
+    assert (found.word, found.shared) == (FAIL, shared)
+
+
+def test_a_small_fault_of_both_is_shared_where_stable_has_a_ninth_of_the_responses():
+    both = Trial(ERRORS)
+    found = both.add(90, 0, 10, 0)
+    for number in range(200):
+        found = both.add(90, 4 + number % 2, 10, number % 2)
+        if found.word == FAIL:
+            break
+    assert (found.word, found.shared) == (FAIL, True)
+    while found.shared:
+        found = both.add(90, 4, 10, 0)
+    assert found.word == FAIL
 
 
 def test_new_is_compared_with_stable_by_where_the_bad_ones_come_from():
