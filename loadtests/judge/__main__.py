@@ -25,8 +25,11 @@ from loadtests.judge.scenarios import (
     OTHERS,
     PRODUCT,
     Alarms,
+    Blamed,
     Days,
     Failure,
+    Fault,
+    blamed,
     failing,
     healthy_days,
     near,
@@ -38,7 +41,7 @@ from loadtests.judge.vectorised import NAIVE_RESPONSES, NAIVE_WINDOWS
 from proxy.rollout.evidence import ShareEvidence
 from proxy.rollout.ratio import Attribution, RatioEvidence
 
-PARTS = ("failing", "outages", "near", "healthy", "bursts", "load", "settings", "cost")
+PARTS = ("failing", "outages", "near", "shared", "healthy", "bursts", "load", "settings", "cost")
 # The limit that the targets are for; the others are shown.
 TARGET = 0.01
 
@@ -88,6 +91,7 @@ def report(options: Options, parts: list[str], command: str) -> Iterator[str]:
         "failing": _failing,
         "outages": _outages,
         "near": _near,
+        "shared": _shared,
         "healthy": _healthy,
         "bursts": _bursts,
         "load": _load,
@@ -212,6 +216,88 @@ def _near(options: Options, targets: Targets) -> Iterator[str]:
             else:
                 cells.append(f"{_seconds(alarms, 0.5)}, {_seconds(alarms, 0.95)}")
         yield f"| {_percent(times * TARGET)} | {' | '.join(cells)} |"
+
+
+FAULTS = (0.02, 0.05, 0.2, 1.0)
+FAULT_RATES = (20, 80, 400)
+# So many blocks after an alarm it is late.
+LATE = 8
+
+
+def _shared(options: Options, targets: Targets) -> Iterator[str]:
+    runs = min(200, options.runs)
+    yield f"## Whose fault it is (limit {_percent(TARGET)}, {runs} runs each)"
+    yield ""
+    yield "Both are as bad as said from a random instant on, before that a fifth of what the limit allows; bad ones"
+    yield "come one by one or, where said, in bursts of mean 5. The rate is that of `new`, the block the median one of"
+    yield "the alarms. How many alarms freeze the ramp; how many runs are not rolled back in the minute after it:"
+    yield ""
+    weights = (0.1, 0.5, 0.9)
+    yield from _head("both bad", "requests/s", "block", *(f"weight {_percent(weight)}" for weight in weights))
+    for place, (share, rate, burst) in enumerate(_faults()):
+        fault = Fault(rate=rate, share=share, burst=burst)
+        found = [blamed(replace(fault, weight=weight), runs, _chance(options, 0, place)) for weight in weights]
+        yield _row(_bad(fault), str(rate), _quantile(found[0].alarmed, 0.5), *map(_frozen, found))
+        for weight, one in zip(weights, found, strict=True):
+            lasting = Counted(int((one.rolled_back == NEVER).sum()), runs)
+            asked = f"both {_percent(share)} bad, {rate}/s, weight {_percent(weight)}: ≥ 95 % frozen"
+            targets += [Target(asked, lasting, lasting.hits >= 0.95 * runs)] if burst == 1 else []
+    yield ""
+    yield f"`new` alone is as bad, stable stays as bad as said. How many runs are rolled back more than {LATE} blocks"
+    yield "after the alarm, and how many blocks after it 95 % are:"
+    yield ""
+    places = ((0.1, 0.8), (0.5, 0.8), (0.9, 0.0), (0.9, 0.2), (0.9, 0.5), (0.9, 0.8))
+    said = [f"weight {_percent(weight)}, stable {_percent(healthy * TARGET)}" for weight, healthy in places]
+    yield from _head("`new` bad", "requests/s", *said)
+    for place, (share, rate, burst) in enumerate(_faults()):
+        fault = Fault(rate=rate, share=share, burst=burst, shared=False)
+        found = [
+            blamed(replace(fault, weight=weight, healthy=healthy), runs, _chance(options, 1, place))
+            for weight, healthy in places
+        ]
+        yield _row(_bad(fault), str(rate), *map(_late, found))
+        for name, one in zip(said, found, strict=True):
+            asked = f"`new` {_percent(share)} bad, {rate}/s, {name}: "
+            if burst > 1:
+                continue
+            late = Counted(int((one.rolled_back - one.alarmed > LATE).sum()), runs)
+            targets.append(Target(f"{asked}≤ 1 % frozen for > {LATE} blocks", late, late.hits <= 0.01 * runs))
+            most = {1.0: 5, 0.2: 10}.get(share)
+            if most and (rate > FAULT_RATES[0] or share == 1):
+                quick = Counted(int((one.rolled_back <= most).sum()), runs)
+                targets.append(Target(f"{asked}{most} blocks in ≥ 95 %", quick, quick.hits >= 0.95 * runs))
+
+
+def _faults() -> Iterator[tuple[float, int, float]]:
+    yield from ((share, rate, 1.0) for share in FAULTS for rate in FAULT_RATES)
+    yield from ((share, 80, 5.0) for share in FAULTS[1:3])
+
+
+def _chance(options: Options, table: int, place: int) -> np.random.Generator:
+    return np.random.default_rng((options.seed, 8, table, place))
+
+
+def _bad(fault: Fault) -> str:
+    return _percent(fault.share) + (" in bursts" if fault.burst > 1 else "")
+
+
+def _frozen(fault: Blamed) -> str:
+    return f"{int(fault.frozen.sum())}; {Counted(int((fault.rolled_back == NEVER).sum()), len(fault.alarmed))}"
+
+
+def _late(fault: Blamed) -> str:
+    waited = np.where(fault.rolled_back == NEVER, NEVER, fault.rolled_back - fault.alarmed)
+    q95 = int(np.quantile(waited, 0.95, method="higher"))
+    return f"{int((waited > LATE).sum())}; {'later' if q95 == NEVER else q95}"
+
+
+def _head(*cells: str) -> Iterator[str]:
+    yield _row(*cells)
+    yield f"|{'---|' * len(cells)}"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _healthy(options: Options, targets: Targets) -> Iterator[str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from loadtests.judge.counts import Counted
 from loadtests.judge.streams import DAY, Block, Healthy, blocks
-from loadtests.judge.vectorised import Flags, Naive, Numbers, RatioAlarms, ShareAlarms
+from loadtests.judge.vectorised import Attributions, Flags, Naive, Numbers, RatioAlarms, ShareAlarms
 from proxy.rollout.betting import TOTAL_BLOCKS, WAYS, Way
 from proxy.rollout.evidence import alarm_at
 
@@ -124,6 +124,64 @@ def outage(seconds: float, rate: float, runs: int, chance: np.random.Generator, 
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """`share` of the responses of `new`, and of stable if it is `shared`, turn bad at a random instant of a block.
+
+    `weight`: of `new`, which gets `rate` requests/s. `healthy`: how bad both were before, and a stable that has no
+    part in it stays, relative to the limit. `burst`: so many of a version fail together, in the mean. `before`,
+    `after`: so many blocks are judged before the fault, and after the alarm of each run.
+    """
+
+    weight: float = 0.5
+    rate: float = 80.0
+    share: float = 0.05
+    shared: bool = True
+    healthy: float = 0.2
+    allowed: float = 0.01
+    burst: float = 1.0
+    before: int = 500
+    after: int = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Blamed:
+    """In which block of the fault each run alarmed, and in which it was rolled back (`NEVER`: it stayed frozen)."""
+
+    alarmed: Alarms
+    rolled_back: Alarms
+
+    @property
+    def frozen(self) -> Flags:
+        """Where the alarm froze the ramp."""
+        frozen: Flags = self.rolled_back > self.alarmed
+        return frozen
+
+
+def blamed(fault: Fault, runs: int, chance: np.random.Generator) -> Blamed:
+    """Return what the judge makes of a fault, for each run."""
+    judge, alarmed, rolled_back, bad_seen = Attributions(runs, fault.allowed, AT), *(_Firsts(runs) for _ in range(3))
+    usual, per_block = fault.healthy * fault.allowed, fault.rate / 4
+    loads = per_block, per_block * (1 / fault.weight - 1)
+    begins = chance.random(runs)
+    number = -fault.before
+    while not alarmed.all or number < int(alarmed.block.max()) + fault.after:
+        hit = 1 - begins if number == 0 else float(number > 0)
+        failing = usual + hit * (fault.share - usual)
+        shares = failing, failing if fault.shared else usual
+        (n, bad), (stable_n, stable_bad) = (
+            _clumps(load, share, fault.burst, runs, chance) for load, share in zip(loads, shares, strict=True)
+        )
+        alarms, shared = judge.look(n, bad, stable_n, stable_bad)
+        if number >= 0:
+            bad_seen.note(number, bad > 0)
+            alarmed.note(number, alarms)
+            rolled_back.note(number, alarms & ~shared)
+        number += 1
+    late = np.where(rolled_back.block <= alarmed.block + fault.after, rolled_back.block, NEVER)
+    return Blamed(alarmed.since(bad_seen), np.where(late == NEVER, NEVER, rolled_back.since(bad_seen)))
+
+
+@dataclass(frozen=True, slots=True)
 class Days:
     """How many healthy days were rolled back: by evidence, by `max_ratio`, by the naive rule."""
 
@@ -191,6 +249,19 @@ class _Firsts:
     def all(self) -> bool:
         """Whether every run has alarmed."""
         return bool((self.block != NEVER).all())
+
+
+def _clumps(
+    load: float, share: Numbers | float, burst: float, runs: int, chance: np.random.Generator
+) -> tuple[Numbers, Numbers]:
+    """Return the responses of a block of every run, and the bad ones, which come in clumps of geometric size."""
+    n = chance.poisson(load, runs)
+    clumps = chance.binomial(n, np.minimum(1.0, np.asarray(share) / burst))
+    more = np.zeros_like(clumps)
+    if burst > 1:
+        some = clumps > 0
+        more[some] = chance.negative_binomial(clumps[some], 1 / burst)
+    return n.astype(np.float64), np.minimum(n, clumps + more).astype(np.float64)
 
 
 def _twice(one: Numbers, other: Numbers) -> Numbers:

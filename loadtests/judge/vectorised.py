@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from proxy.rollout.betting import KEPT, MOST_LOSS, TOTAL_BLOCKS, WAYS, Way
 from proxy.rollout.evidence import BET_RESPONSES, QUIET, RATE_BLOCKS, SMALL_BLOCK
-from proxy.rollout.ratio import BET_EVENTS
+from proxy.rollout.ratio import ALONE, BET_EVENTS, MEMORY, TINY, WORSE
 from proxy.rollout.ratio import TOTAL_BLOCKS as RATIO_BLOCKS
 from proxy.rollout.ratio import WAYS as RATIO_WAYS
 
@@ -39,7 +39,13 @@ class Detectors:
         self._most = (self._enough / ways[0].part) ** (1 / total_blocks) - 1
         self._ceilings = KEPT * self._enough / self._parts
         self._wealth = np.zeros((len(ways), runs))
+        self._level: Numbers = np.ones((len(ways), 1))
         self._total = np.zeros(runs)
+
+    @property
+    def odds(self) -> Numbers:
+        """The wealth of each way relative to the level of the last bet."""
+        return self._wealth / self._level
 
     @property
     def evidence(self) -> Numbers:
@@ -62,7 +68,7 @@ class Detectors:
         seen = np.array((share, np.minimum(share, allowed + third), upper))[self._sees]
         bets = self._sizes * largest
         lost = bets * allowed
-        level = np.where(self._patient & (lost > 0), 1 / np.where(lost > 0, lost, 1.0), 1.0)
+        self._level = level = np.where(self._patient & (lost > 0), 1 / np.where(lost > 0, lost, 1.0), 1.0)
         wealth = np.maximum(self._wealth, np.minimum(self._wealth + 1, level)) * (1 + bets * seen - lost)
         np.minimum(wealth, self._ceilings, out=wealth)
         np.copyto(self._wealth, wealth, where=due)
@@ -104,12 +110,13 @@ class ShareAlarms:
         self._allowed = allowed
         self._gather = Gathers(runs)
         self._bad = np.zeros(runs)
+        self.due: Flags = np.zeros(runs, dtype=bool)  # where the last block was bet on
         self.detectors = Detectors(runs, alarm_at, ways, total_blocks)
 
     def look(self, n: Numbers, bad: Numbers) -> Flags:
         """Take in one block of every run; tell which of them alarm."""
         self._bad += bad
-        due = self._gather.add(n)
+        due = self.due = self._gather.add(n)
         share = np.minimum(1.0, self._bad / np.maximum(self._gather.n, 1))
         self.detectors.bet(share, self._allowed, due)
         self._gather.clear(due)
@@ -117,25 +124,17 @@ class ShareAlarms:
         return self.detectors.alarms
 
 
-class RatioAlarms:
-    """The alarm of `proxy.rollout.ratio.RatioEvidence` (with a floor above 0) for `runs` runs."""
+class Origins:
+    """`proxy.rollout.ratio.Origin` for `runs` runs."""
 
-    def __init__(self, runs: int, max_ratio: float, floor: float, alarm_at: float) -> None:
+    def __init__(self, runs: int, max_ratio: float, alarm_at: float) -> None:
         self._max_ratio = max_ratio
         self._gather = Gathers(runs)
         self._open = np.zeros((3, runs))  # bad of new, responses and bad of stable
-        self._floor = ShareAlarms(runs, floor, alarm_at)
         self.detectors = Detectors(runs, alarm_at, RATIO_WAYS, RATIO_BLOCKS)
 
-    @property
-    def evidence(self) -> Numbers:
-        """The logarithms of the evidence."""
-        evidence: Numbers = np.minimum(self.detectors.evidence, self._floor.detectors.evidence)
-        return evidence
-
-    def look(self, n: Numbers, bad: Numbers, stable_n: Numbers, stable_bad: Numbers) -> Flags:
-        """Take in one block of every run; tell which of them alarm."""
-        self._floor.look(n, bad)
+    def look(self, n: Numbers, bad: Numbers, stable_n: Numbers, stable_bad: Numbers) -> None:
+        """Take in one block of every run."""
         self._open += (bad, stable_n, stable_bad)
         due = self._gather.add(n)
         weighed, (new_bad, others, others_bad) = self._max_ratio * self._gather.n, self._open
@@ -146,7 +145,78 @@ class RatioAlarms:
         self.detectors.bet(share, allowed, says, np.minimum(1.0, events / BET_EVENTS))
         self._gather.clear(due)
         self._open[:, due] = 0
-        return self.detectors.alarms & self._floor.detectors.alarms
+
+
+class RatioAlarms:
+    """The alarm of `proxy.rollout.ratio.RatioEvidence` (with a floor above 0) for `runs` runs."""
+
+    def __init__(self, runs: int, max_ratio: float, floor: float, alarm_at: float) -> None:
+        self._origins = Origins(runs, max_ratio, alarm_at)
+        self._floor = ShareAlarms(runs, floor, alarm_at)
+
+    @property
+    def evidence(self) -> Numbers:
+        """The logarithms of the evidence."""
+        evidence: Numbers = np.minimum(self._origins.detectors.evidence, self._floor.detectors.evidence)
+        return evidence
+
+    def look(self, n: Numbers, bad: Numbers, stable_n: Numbers, stable_bad: Numbers) -> Flags:
+        """Take in one block of every run; tell which of them alarm."""
+        self._floor.look(n, bad)
+        self._origins.look(n, bad, stable_n, stable_bad)
+        return self._origins.detectors.alarms & self._floor.detectors.alarms
+
+
+class Attributions:
+    """`proxy.rollout.evidence.ShareAlarm` of `new` with `proxy.rollout.ratio.Attribution`, for `runs` runs."""
+
+    def __init__(self, runs: int, allowed: float, alarm_at: float) -> None:
+        self._allowed = allowed
+        self._alarms = ShareAlarms(runs, allowed, alarm_at)
+        self._worse = Origins(runs, 1.0, alarm_at)
+        self._proven = alarm_at * WORSE
+        # Of both versions, as in a `Counts`: in all, in all that was bet on, and there when each way's evidence began.
+        self._total, self._bet = np.zeros((4, runs)), np.zeros((4, runs))
+        self._begun = np.zeros((len(WAYS), 4, runs))
+        self._alarm = np.zeros((4, runs))
+        self._alarmed = np.zeros(runs, dtype=bool)
+
+    def look(self, n: Numbers, bad: Numbers, stable_n: Numbers, stable_bad: Numbers) -> tuple[Flags, Flags]:
+        """Take in one block of every run; tell which of them alarm, and where the fault is shared."""
+        block = np.array((n, bad, stable_n, stable_bad))
+        alarms = self._alarms.look(n, bad)
+        self._worse.look(n, bad, stable_n, stable_bad)
+        self._total += block
+        np.copyto(self._bet, self._total, where=self._alarms.due)
+        odds = self._alarms.detectors.odds
+        np.copyto(self._begun, self._bet, where=((odds <= 1) & self._alarms.due)[:, None])
+        if not alarms.any():
+            self._alarmed = alarms
+            return alarms, alarms
+        span = self._bet - self._begun[odds.argmax(axis=0), :, np.arange(odds.shape[1])].T
+        self._alarm = np.where(self._alarmed, self._alarm * (1 - 1 / MEMORY) + block, span)
+        self._alarmed = alarms
+        over = self._alarm[3] > self._allowed * self._alarm[2]
+        alone, worse = self._likeness() <= -np.log(ALONE), self._worse.detectors.evidence >= self._proven
+        return alarms, alarms & over & ~alone & ~worse
+
+    def _likeness(self) -> Numbers:
+        n, bad, stable_n, stable_bad = self._alarm
+        one = _share(bad + stable_bad, n + stable_n)
+        within = np.minimum(self._allowed, _share(stable_bad, stable_n))
+        together = _likelihoods(n, bad, one) + _likelihoods(stable_n, stable_bad, one)
+        found = together - _likelihoods(n, bad, _share(bad, n)) - _likelihoods(stable_n, stable_bad, within)
+        return np.where((n > 0) & (stable_n > 0), found, 0.0)
+
+
+def _share(bad: Numbers, n: Numbers) -> Numbers:
+    share: Numbers = np.minimum(1.0, bad / np.maximum(n, 1))
+    return share
+
+
+def _likelihoods(n: Numbers, bad: Numbers, share: Numbers) -> Numbers:
+    bad = np.minimum(n, bad)
+    return bad * np.log(np.maximum(TINY, share)) + (n - bad) * np.log(np.maximum(TINY, 1 - share))
 
 
 class Naive:

@@ -14,6 +14,8 @@ from loadtests.judge.scenarios import (
     OTHERS,
     PRODUCT,
     Failure,
+    Fault,
+    blamed,
     failing,
     healthy_days,
     near,
@@ -21,9 +23,9 @@ from loadtests.judge.scenarios import (
     settings_on_healthy_days,
 )
 from loadtests.judge.streams import DAY, WHOLE, Healthy, blocks, in_bursts
-from loadtests.judge.vectorised import Naive, RatioAlarms, ShareAlarms
+from loadtests.judge.vectorised import Attributions, Naive, RatioAlarms, ShareAlarms
 from proxy.rollout.evidence import ShareAlarm, alarm_at
-from proxy.rollout.ratio import RatioEvidence
+from proxy.rollout.ratio import Attribution, RatioEvidence
 
 RUNS = 40
 
@@ -64,6 +66,7 @@ def test_many_fixed_limits_are_one_many_times(allowed):
     assert alarms
 
 
+@pytest.mark.slow
 def test_many_ratios_are_one_many_times():
     many = RatioAlarms(RUNS, 1.5, 0.001, AT)
     ones = [RatioEvidence(1.5, 0.001, AT, min_requests=1) for _ in range(RUNS)]
@@ -78,9 +81,29 @@ def test_many_ratios_are_one_many_times():
     assert alarms
 
 
+@pytest.mark.parametrize("allowed", [0.001, 0.01, 0.05])
+def test_many_attributions_are_one_many_times(allowed):
+    many = Attributions(RUNS, allowed, AT)
+    ones = [(ShareAlarm(allowed, AT), Attribution(allowed, AT)) for _ in range(RUNS)]
+    shared = 0
+    for rows in streams(600):
+        for run in range(1, RUNS, 2):  # where stable fails as often
+            n, bad, stable_n, _ = rows[run]
+            rows[run] = (n, bad, stable_n, -(-stable_n * min(n, bad) // max(1, n)))
+        alarms, found = many.look(*(np.array(column, float) for column in zip(*rows, strict=True)))
+        for (alarm, whose), row in zip(ones, rows, strict=True):
+            alarm.look(*row)
+            whose.look(*row, alarm.span[1:] if alarm.detector.alarm else None)
+        assert alarms.tolist() == [alarm.detector.alarm for alarm, _ in ones]
+        assert found.tolist() == [whose.shared for _, whose in ones]
+        shared += found.sum()
+    assert shared
+
+
 # --- what it has to reach, in short -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [20, 80, 400])
 def test_total_failure_is_decided_within_five_blocks(rate):
     alarms, naive = failing(Failure(rate=rate, poisson=False), 200, chance())
@@ -88,6 +111,7 @@ def test_total_failure_is_decided_within_five_blocks(rate):
     assert (naive > alarms).all()
 
 
+@pytest.mark.slow
 def test_total_failure_of_random_arrivals_is_decided_within_five_blocks():
     alarms, _ = failing(Failure(rate=20, blocks=300), 200, chance())
     assert (alarms <= 5).mean() >= 0.95
@@ -111,6 +135,35 @@ def test_a_fifth_bad_is_decided_within_ten_blocks(poisson):
     assert (alarms <= 10).mean() >= 0.95
 
 
+@pytest.mark.parametrize("weight", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.05, 0.2, 1.0])
+def test_a_fault_of_both_freezes_the_ramp(weight, share):
+    found = blamed(Fault(weight, 400, share, before=100, after=40), 100, chance())
+    assert found.frozen.mean() >= 0.95
+    assert (found.rolled_back == NEVER).mean() >= 0.95
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.5])
+def test_a_fault_of_both_that_comes_in_bursts_freezes_the_ramp(weight):
+    found = blamed(Fault(weight, 400, 0.2, burst=5, before=100, after=40), 100, chance())
+    assert (found.rolled_back == NEVER).mean() >= 0.95
+
+
+@pytest.mark.parametrize("weight, healthy", [(0.1, 0.8), (0.5, 0.8), (0.9, 0.2)])
+@pytest.mark.parametrize("share, most", [(0.05, NEVER), (0.2, 10), (1.0, 5)])
+def test_a_fault_of_new_alone_is_rolled_back_as_fast_as_without_stable(weight, healthy, share, most):
+    fault = Fault(weight, 400, share, shared=False, healthy=healthy, before=100, after=200)
+    found = blamed(fault, 100, chance())
+    assert (found.rolled_back <= most).mean() >= 0.95
+    assert (found.rolled_back - found.alarmed > 8).mean() <= 0.01
+
+
+def test_who_is_frozen_with_little_known_of_stable_is_rolled_back_later():
+    found = blamed(Fault(0.9, 80, 0.05, shared=False, healthy=0.8, before=100), 200, chance())
+    assert 0.1 < found.frozen.mean() < 0.5
+    assert (found.rolled_back < NEVER).mean() > 0.9
+
+
 @pytest.mark.slow
 def test_a_healthy_hour_is_left_alone_and_the_naive_rule_does_not():
     (days,) = healthy_days([Healthy()], 30, [chance()], hours=1)
@@ -124,6 +177,7 @@ def short_hours(monkeypatch):
     monkeypatch.setattr("loadtests.judge.streams.HOUR", 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_hours")
 def test_services_side_by_side_are_judged_as_alone():
     services = [Healthy(errors=30.0), Healthy(burst=20, weight=0.5)]
@@ -211,6 +265,7 @@ def test_three_breached_windows_in_a_row():
     assert found.index(True) == 11
 
 
+@pytest.mark.slow
 def test_the_report_says_how_it_was_made_and_begins_with_what_was_asked(capsys):
     assert main(["--runs", "5", "--hours", "1", "--parts", "cost,outages", "--seed", "3"]) == 0
     said = capsys.readouterr().out
@@ -218,6 +273,19 @@ def test_the_report_says_how_it_was_made_and_begins_with_what_was_asked(capsys):
     assert said.index("## Targets") < said.index("## Cost") < said.index("## Everything fails")
     assert "| all bad for 0.75 s at 80/s: ≤ 5 % rolled back | 0 of 5 (0.0 – 52.2 %) | met |" in said
     assert alarm_at(0.01, DAY, 2) == AT
+
+
+@pytest.mark.slow
+@pytest.mark.slow
+def test_the_report_says_whose_fault_it_is(capsys, monkeypatch):
+    monkeypatch.setattr("loadtests.judge.__main__.FAULTS", (1.0, 0.2))
+    monkeypatch.setattr("loadtests.judge.__main__.FAULT_RATES", (400,))
+    assert main(["--runs", "4", "--parts", "shared"]) == 0
+    said = capsys.readouterr().out
+    assert "| both 100 % bad, 400/s, weight 50 %: ≥ 95 % frozen | 4 of 4 (39.8 – 100.0 %) | met |" in said
+    assert "| `new` 20 % bad, 400/s, weight 10 %, stable 0.8 %: ≤ 1 % frozen for > 8 blocks | 0 of 4 " in said
+    assert "| `new` 100 % bad, 400/s, weight 10 %, stable 0.8 %: 5 blocks in ≥ 95 % | 4 of 4 " in said
+    assert "| 20 % in bursts | 80 |" in said
 
 
 def test_without_a_part_that_has_targets_there_are_none(capsys):
