@@ -118,7 +118,7 @@ class Checks:
         except TimeoutError:
             error = f"{place(check)} took longer than {check.timeout_s:g} s"
         except (aiohttp.ClientError, OSError) as why:
-            error = f"{place(check)}: {_reason(why)}"
+            error = f"{place(check)}: {reason(why)}"
         except Exception as why:  # noqa: BLE001 -- a check that fails in whatever way is an error, no more
             error = f"{place(check)}: {type(why).__name__}"
         before = self.reading(service, check.name)
@@ -189,6 +189,22 @@ def place(check: Check) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
+def reason(error: Exception) -> str:
+    """Return why a place could not be reached, in words that never hold a URL."""
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+        return "the URL is not one of http or https"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "TLS failed"
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
+        return os.strerror(cause.errno).lower()
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "the name is not known"
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
+        return "the connection was closed before the answer was complete"
+    return type(error).__name__
+
+
 def _content(check: Check) -> bytes:
     # Not blocking: to open a FIFO would wait for its writer.
     descriptor = os.open(str(check.file), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -228,19 +244,3 @@ def _number(document: bytes, check: Check) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _NoNumberError(f"{place(check)}: {walked} is not a number")
     return float(value)
-
-
-def _reason(error: Exception) -> str:
-    """Return why a place could not be reached, in words that never hold a URL."""
-    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
-        return "the URL is not one of http or https"
-    if isinstance(error, aiohttp.ClientSSLError):
-        return "TLS failed"
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
-        return os.strerror(cause.errno).lower()
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "the name is not known"
-    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
-        return "the connection was closed before the answer was complete"
-    return type(error).__name__

@@ -2,8 +2,10 @@
 
 A hook is a `url`, which gets a POST with a JSON object, or a command (`run`), which gets the same object as its
 standard input. 2xx, or exit code 0, within the hook's time-out means go; everything else, silence too, is a failure,
-and what was answered is shown to people. A command that does not end in time, or that says more than 1 MiB, is ended
-with all that it started. Nothing here raises: a failing hook is an answer.
+and what was answered is shown to people. A redirect is not followed: it is a failure, because a page to log in at
+would say 200. A command that does not end in time, or that says more than 1 MiB, is ended with all that it started.
+What an ended one leaves in the background goes on, and what it says after the first second leads nowhere. Nothing here
+raises: a failing hook is an answer. One that is cancelled ends its command.
 
 What a command says is shown to everybody who may read. So values of environment variables that are secrets by their
 name are taken out of it: a script that prints its environment must not give the operator's token away.
@@ -22,8 +24,10 @@ from typing import Any
 import aiohttp
 import orjson
 
+from proxy.controlplane.checks import reason
 from proxy.rollout.plan import Hook
 
+HEADERS = {"Content-Type": "application/json"}
 SHOWN_BYTES = 4000  # of what a hook says
 MOST_BYTES = 1024 * 1024  # of what a command may say
 READ_BYTES = 64 * 1024
@@ -53,15 +57,17 @@ async def _post(hook: Hook, told: dict[str, Any]) -> Answer:
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(where, data=orjson.dumps(told), headers={"content-type": "application/json"}) as response,
+            session.post(where, data=orjson.dumps(told), headers=HEADERS, allow_redirects=False) as response,
         ):
             body = await response.content.read(SHOWN_BYTES)
-            text = _without_secrets(body)
-            return Answer(200 <= response.status < 300, {"url": where, "status": response.status, "body": text})
+            said = {"url": where, "status": response.status, "body": _without_secrets(body)}
+            if 300 <= response.status < 400:
+                said["why"] = f"answered {response.status}: a redirect is not followed"
+            return Answer(200 <= response.status < 300, said)
     except TimeoutError:
         return Answer(ok=False, said={"url": where, "why": f"no answer within {hook.timeout_s:g} s"})
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return Answer(ok=False, said={"url": where, "why": f"cannot be reached: {error}"})
+        return Answer(ok=False, said={"url": where, "why": f"cannot be reached: {reason(error)}"})
 
 
 async def _run(hook: Hook, told: dict[str, Any]) -> Answer:

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from proxy.controlplane.hooks import call
+from proxy.controlplane.rollouts import shown_hook
 from proxy.rollout.plan import Hook
 from tests.controlplane.waiting import until_now
 
@@ -63,6 +64,46 @@ def test_what_a_hook_says_has_no_secret_of_the_environment_in_it(monkeypatch):
     found = run(Hook(run=("sh", "-c", "env; exit 1")))
     assert "TIDEGATE_ADMIN_TOKEN=***" in found.said["output"]
     assert "the-operators-own" not in found.said["output"]
+
+
+async def answered(reply, path="/"):
+    """Return what a hook gets from a server that says `reply` to everything, and which paths it asked for."""
+    asked = []
+
+    async def serve(reader, writer):
+        asked.append((await reader.readuntil(b"\r\n\r\n")).split()[1].decode())
+        writer.write(reply)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        return await call(Hook(url=f"http://127.0.0.1:{port}{path}"), "before_stage", {}), asked
+
+
+def test_a_redirect_to_a_page_to_log_in_is_a_no_that_shows_what_was_said():
+    reply = b"HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 6\r\nConnection: close\r\n\r\nlog in"
+    found, asked = asyncio.run(answered(reply))
+    assert (found.ok, found.said["status"], found.said["body"]) == (False, 302, "log in")
+    assert found.said["why"] == "answered 302: a redirect is not followed"
+    assert asked == ["/"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: ftp://x/?token=OURS\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        b"",
+    ],
+)
+def test_no_failure_shows_the_url_which_may_hold_a_secret(reply):
+    found, _ = asyncio.run(answered(reply, "/gate?token=OURS"))
+    assert not found.ok
+    assert found.said["why"]
+    assert "OURS" not in str(shown_hook(found))
 
 
 @pytest.mark.parametrize("status,ok", [(200, True), (204, True), (302, False), (503, False)])
