@@ -1,7 +1,10 @@
 """Hooks: go, no, silence and rubbish; a command that hangs leaves nothing behind."""
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from aiohttp import web
 from proxy.controlplane.hooks import call
 from proxy.controlplane.rollouts import shown_hook
 from proxy.rollout.plan import Hook
-from tests.controlplane.waiting import until_now
+from tests.controlplane.waiting import until, until_now
 
 
 def run(hook, **about):
@@ -40,9 +43,41 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path):
     assert (found.ok, found.said["output"]) == (False, "began\n")
     assert "did not end within 0.5 s" in found.said["why"]
     child = int(pid.read_text())
-    state = Path(f"/proc/{child}/stat")
     # Its pipe is closed a moment before it is a zombie, or reaped.
-    until_now(lambda: not state.exists() or state.read_text().split()[2] == "Z")
+    until_now(lambda: not alive(child))
+
+
+def alive(pid):
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().split()[2] != "Z"
+
+
+@pytest.mark.slow
+def test_what_a_command_leaves_in_the_background_holds_nothing_up_and_goes_on(tmp_path):
+    pid = tmp_path / "pid"
+    found = run(Hook(run=("sh", "-c", f"sleep 600 & echo $! > {pid}; echo restarted; exit 0"), timeout_s=60))
+    child = int(pid.read_text())
+    try:
+        assert (found.ok, found.said["exit"], found.said["output"]) == (True, 0, "restarted\n")
+        assert alive(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_command_that_is_not_waited_for_any_more_is_ended(tmp_path):
+    pid = tmp_path / "pid"
+
+    async def whole():
+        hook = Hook(run=("sh", "-c", f"sleep 600 & echo $! > {pid}.new; mv {pid}.new {pid}; wait"), timeout_s=60)
+        asked = asyncio.create_task(call(hook, "after_rollback", {}))
+        await until(pid.exists)
+        asked.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asked
+
+    asyncio.run(whole())
+    child = int(pid.read_text())
+    until_now(lambda: not alive(child))
 
 
 def test_a_command_that_reads_nothing_and_says_much_is_no_trouble():
