@@ -155,6 +155,7 @@ class Controller:
         for entry in self._entries.values():
             entry.drilling = False
         self._ticked.set()
+        self.rollouts.close()
         await self.commits.close(self._entries.values())
         self._journal.close()
         await self._endpoints.close()

@@ -7,7 +7,7 @@ Rules beside those of the controller (`proxy.controlplane.controller`):
   meanwhile stands: then the request is refused (409 `Overtaken`). When a stage would go on by itself the hook before
   the next one is asked meanwhile, and a failure pauses the rollout; killed in between, it is asked again. The hooks
   after a rollback and completion change nothing; they are owed from the decision until they have answered, so that a
-  kill in between calls them once more, never less than once;
+  kill in between calls them once more, never less than once. The end of the supervisor waits for no hook;
 * a plan in a request may need latencies that the workers do not count yet: then they get a table that has them first;
 * a plan that starts takes along the checks of the service that its limits name: it is judged by them to its end, also
   when a reload changes or removes them;
@@ -55,9 +55,17 @@ class Rollouts:
 
     def __init__(self, host: Controller) -> None:
         self._host = host
+        self._calls: set[asyncio.Task[Answer]] = set()  # of hooks that have not answered
+        self._closed = False
         host.commits.on_hook = self._asked
         host.commits.owes = self._owes
         host.commits.on_owed = self.call
+
+    def close(self) -> None:
+        """Wait for no hook any more: those that are owed are called again after the start."""
+        self._closed = True
+        for call in self._calls:
+            call.cancel()
 
     # --- orders --------------------------------------------------------------------------------------------------
 
@@ -192,10 +200,26 @@ class Rollouts:
         finally:
             entry.asking = False
 
+    async def _call(self, hook: Hook, name: str, about: dict[str, Any]) -> Answer:
+        """Call a hook; raise `Refused` (503) when the supervisor ends before it has answered."""
+        call = asyncio.create_task(hooks.call(hook, name, about))
+        self._calls.add(call)
+        try:
+            if self._closed:
+                call.cancel()
+            return await call
+        except asyncio.CancelledError:
+            if not self._closed:
+                raise
+            what = f"tidegate ends: the hook {name} was not waited for; nothing was changed"
+            raise Refused(503, "Ending", what, cure="repeat the request after the start") from None
+        finally:
+            self._calls.discard(call)
+
     async def _ask(self, entry: Entry, plan: Plan, name: str, stage: str) -> dict[str, Any]:
         """Call a hook that can stop what was ordered; return what it said."""
         hook: Hook = getattr(plan.hooks, name)
-        answer = await hooks.call(hook, name, self._about(entry, plan, stage))
+        answer = await self._call(hook, name, self._about(entry, plan, stage))
         if answer.ok:
             return shown_hook(answer)
         raise Refused(
@@ -215,7 +239,7 @@ class Rollouts:
 
     async def _answered(self, entry: Entry, plan: Plan, hook: Hook, effect: CallHook) -> None:
         host = self._host
-        answer = await hooks.call(hook, effect.name, self._about(entry, plan, plan.stages[effect.stage].name))
+        answer = await self._call(hook, effect.name, self._about(entry, plan, plan.stages[effect.stage].name))
         if host.entries.get(entry.plan.name) is not entry:
             return
         while entry.pending is not None:
@@ -241,7 +265,7 @@ class Rollouts:
             self._host.commits.spawn(self._paid(entry, owed))
 
     async def _paid(self, entry: Entry, owed: Owed) -> None:
-        answer = await hooks.call(owed.hook, owed.name, owed.about)
+        answer = await self._call(owed.hook, owed.name, owed.about)
         kind = "HookCalled" if answer.ok else "HookFailed"
         self._host.commits.say(entry, kind, owed.name, shown_hook(answer), pays=owed)
 

@@ -524,6 +524,28 @@ async def test_a_hook_that_is_owed_when_the_supervisor_dies_is_called_after_the_
 
 
 @running
+async def test_the_end_of_the_supervisor_waits_for_no_hook(start):
+    hangs = Hook(run=("sleep", "600"), timeout_s=600)
+    world = await start(planned(hooks=Hooks(before_start=hangs, after_rollback=hangs)))
+    plan = replace(PLAN, hooks=Hooks(after_rollback=hangs))
+    rollouts = world.controller.rollouts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollouts, "_plan", lambda _entry, _plan: plan)
+        await rollouts.start("web", None, ANN)
+    await world.controller.rollback("web", ANN)
+    asked = asyncio.create_task(rollouts.start("web", None, ANN))
+    await until(lambda: len(rollouts._calls) == 2)
+    async with asyncio.timeout(30):
+        await world.controller.close()
+        with pytest.raises(Refused, match="was not waited for") as refused:
+            await asked
+    assert (refused.value.status, refused.value.title) == (503, "Ending")
+    assert not rollouts._calls
+    assert world.state().phase == ROLLED_BACK
+    assert [owed.name for owed in world.store.load().owed.values()] == ["after_rollback"]
+
+
+@running
 async def test_a_hook_is_owed_when_the_gate_was_shut_and_the_commit_never_came(start):
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
