@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from proxy.admin import observe, openapi, problem
+from proxy.admin import observe, openapi, problem, report
 from proxy.admin.crowd import CROWD, Crowd, Runner
 from proxy.admin.events import STREAMS, Streams
 from proxy.admin.gate import Caller, Gate
@@ -36,6 +36,7 @@ def build(operations: Operations, settings: AdminSettings) -> web.Application:
     app[STREAMS] = streams
     app[CROWD] = crowd = Crowd()
     app[observe.RENDERING] = asyncio.Lock()
+    app[report.REPORTING] = asyncio.Lock()
     app[observe.OPENAPI] = observe.document(openapi.document(ROUTES))
     app.on_shutdown.append(streams.close)
     app[TRACKS] = tracks = Tracks(operations)

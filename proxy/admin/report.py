@@ -1,6 +1,6 @@
 """GET …/report: what became of the last rollout, as JSON, Markdown or HTML by `Accept`.
 
-Put together here and rendered in a thread: the supervisor's loop also decides about the gate.
+Put together here and rendered in a thread, one at a time: the supervisor's loop also decides about the gate.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from proxy.controlplane.operations import Json
 from proxy.errors import Refused
 from proxy.rollout import report
 
+REPORTING: web.AppKey[asyncio.Lock] = web.AppKey("reporting", asyncio.Lock)
 PAGE = 1000
 PAGES = 20  # so many events are looked through at most, the newest first
 JSON, MARKDOWN, HTML = "application/json", "text/markdown", "text/html"
@@ -37,11 +38,12 @@ async def get_report(call: Call) -> web.StreamResponse:
     """GET …/report."""
     name = call.service
     kind = accepted(call.request.headers.getall("Accept", []))
-    events = await _events(call, name)
-    item = call.operations.service(name)
-    tracks = call.request.app[TRACKS]
-    points = [*await tracks.past(name, report.started(name, events)), *tracks.points(name)]
-    body = await asyncio.to_thread(_rendered, kind, name, item, events, points)
+    async with call.request.app[REPORTING]:
+        events = await _events(call, name)
+        item = call.operations.service(name)
+        tracks = call.request.app[TRACKS]
+        points = [*await tracks.past(name, report.started(name, events)), *tracks.points(name)]
+        body = await asyncio.to_thread(_rendered, kind, name, item, events, points)
     headers = {**HEADERS, "Vary": "Accept"}
     return web.Response(body=body, content_type=kind, charset=None if kind == JSON else "utf-8", headers=headers)
 

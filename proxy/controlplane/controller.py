@@ -39,6 +39,7 @@ from proxy.controlplane.journal import Journal
 from proxy.controlplane.latch import Latch
 from proxy.controlplane.move import move, overtaken
 from proxy.controlplane.operations import Json, Order
+from proxy.controlplane.recall import recall
 from proxy.controlplane.rollouts import DRILL_BAD, Rollouts
 from proxy.controlplane.scales import Scale
 from proxy.controlplane.store import REGISTERED, Change, Store, Stored
@@ -305,7 +306,7 @@ class Controller:
 
     async def past(self, name: str, since: float, until: float) -> list[Json]:
         """Return what the block journal has of a service, as points of a report; empty without a journal."""
-        return [] if self._blocks is None else await asyncio.to_thread(self._blocks.past, name, since, until)
+        return [] if self._blocks is None else await recall(self._blocks.path(name).parent, name, since, until)
 
     # --- orders --------------------------------------------------------------------------------------------------
 

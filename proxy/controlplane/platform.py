@@ -6,7 +6,10 @@ import contextlib
 import os
 import re
 import resource
+import sys
+from pathlib import Path
 
+import proxy
 from proxy.errors import UnsupportedPlatform
 from proxy.ipc import files
 
@@ -19,6 +22,16 @@ _FOR_EACH_WORKER = 4  # channel, process, counters, and those of a generation th
 _WORKER = 37
 _ROOM = 40  # for the admin API, checks, the store, and the next generations
 _FEW_CLIENTS = 16
+
+
+def python_command(module: str) -> tuple[str, ...]:
+    """Return the command that runs a module of this very package in another process.
+
+    `-m` looks into the current directory first, where any project may have a package called `proxy`: that is only
+    wanted where the directory is our own checkout.
+    """
+    ours = Path(proxy.__file__).resolve().parents[1] == Path.cwd()
+    return (sys.executable, *(() if ours else ("-P",)), "-m", module)
 
 
 def check(system: str, release: str) -> None:

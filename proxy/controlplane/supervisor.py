@@ -26,15 +26,12 @@ import logging
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from aiohttp import web
 
-import proxy
 from proxy.aio import every
 from proxy.clock import Clock, SystemClock
 from proxy.config.compile import AdminSettings, Compiled
@@ -136,13 +133,8 @@ def run(
 
 
 def worker_command() -> tuple[str, ...]:
-    """Return the command that starts a worker of this very package.
-
-    `-m` looks into the current directory first, where any project may have a package called `proxy`: that is only
-    wanted where the directory is our own checkout.
-    """
-    ours = Path(proxy.__file__).resolve().parents[1] == Path.cwd()
-    return (sys.executable, *(() if ours else ("-P",)), "-m", "proxy.dataplane.worker")
+    """Return the command that starts a worker."""
+    return platform.python_command("proxy.dataplane.worker")
 
 
 class Supervisor:

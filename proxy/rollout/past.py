@@ -4,7 +4,7 @@ A report is drawn from what the running supervisor has seen. What an earlier one
 blocks are put together to as many points as a plot can show. Counts stay exact, percentiles come from the histograms
 of all blocks of a point. Lines that cannot be read are passed over: a report shows what there is, `replay` is strict.
 
-Cost: 13 to 15 µs of CPU per line, about 11 s for a rollout of 54 hours; whoever asks does so in a thread, and once.
+Cost: 13 to 15 µs of CPU per line, about 11 s for a rollout of 54 hours; it is done once, in another process.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ class FakeOperations:
 
     async def past(self, name, since, until):
         self.past_asked.append((name, since, until))
+        await asyncio.sleep(0)
         return self.past_points
 
     def status(self):

@@ -1,5 +1,6 @@
 """GET …/report: the same report as JSON, Markdown or HTML; and the points for its plots."""
 
+import asyncio
 import copy
 
 import pytest
@@ -41,6 +42,16 @@ async def test_events_of_other_services_and_many_pages_are_no_obstacle():
         await api.ask("POST", "/api/v1/services/web/rollout/pause")
         value, _ = await api.ask("GET", REPORT)
         assert [one["type"] for one in value["decisions"]] == ["RolloutStarted", "RolloutPaused"]
+
+
+@running
+async def test_reports_are_made_one_at_a_time_and_the_past_is_read_once():
+    async with served() as api:
+        await api.ask("POST", "/api/v1/services/web/rollout")
+        api.operations.journal[0]["time"] = 1.0  # a supervisor before this one started it
+        found = await asyncio.gather(*(api.ask("GET", REPORT) for _ in range(3)))
+        assert len(api.operations.past_asked) == 1
+        assert {value["service"] for value, _ in found} == {"web"}
 
 
 @pytest.mark.parametrize(

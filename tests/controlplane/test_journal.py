@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from proxy.controlplane.journal import KEPT, Journal
+from proxy.controlplane.journal import AT_ONCE, KEPT, Journal, Packed
 from proxy.controlplane.store import Change, Store
 from proxy.rollout.effect import Note
 from tests.admin.serving import running
@@ -64,6 +64,22 @@ async def test_the_log_says_it_in_one_line(store, caplog):
     assert caplog.messages == [
         "RolledBack: web was rolled back from 10 % at 1970-01-01 00:00:01Z by ann: bad day revision=1 n=1"
     ]
+
+
+@running
+async def test_many_events_are_unpacked_beside_the_loop(store, monkeypatch):
+    journal = Journal(store)
+    events = [journal.make("web", NOTE, float(number)) for number in range(3 * AT_ONCE)]
+    for event in events:
+        journal.announce(event)
+    threads = set()
+    unpack = Packed.event
+    monkeypatch.setattr(Packed, "event", lambda one: threads.add(threading.current_thread()) or unpack(one))
+    assert await journal.since(0, AT_ONCE) == events[:AT_ONCE]
+    assert threads == {threading.main_thread()}
+    threads.clear()
+    assert await journal.since(0, 1000) == events
+    assert threading.main_thread() not in threads
 
 
 @running
