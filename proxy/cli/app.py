@@ -82,8 +82,18 @@ def _command(name: str, target: Any) -> Any:
         target.command(name)(function)
     command = typer.main.get_command(target)
     command.name = name
+    _speak(command)
     command.short_help = (command.help or "").split("\n")[0]  # whole; without it the list of verbs cuts them short
     return command
+
+
+def _speak(command: Any) -> None:
+    """Let help call an argument by its name alone: what Python type it has (`<str>`) tells nobody anything."""
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda ctx: None  # noqa: ARG005
+    for sub in getattr(command, "commands", {}).values():
+        _speak(sub)
 
 
 def _explain(error: TidegateError) -> None:

@@ -24,7 +24,9 @@ RETRY_S = 1.0
 def explain(
     cookie: Annotated[list[str] | None, typer.Option("--cookie", metavar="NAME=VALUE", help="A cookie.")] = None,
     header: Annotated[list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="A header.")] = None,
-    client_ip: Annotated[str | None, typer.Option("--client-ip", help="The client's address.")] = None,
+    client_ip: Annotated[
+        str | None, typer.Option("--client-ip", metavar="ADDRESS", help="The client's address.")
+    ] = None,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
     ca: Ca = None,
@@ -48,8 +50,10 @@ def explain(
 
 def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
-    since: Annotated[int, typer.Option("--since", min=0, help="Only events after this number.")] = 0,
-    last: Annotated[int | None, typer.Option("--last", "-n", min=1, help="Only so many, the last ones.")] = None,
+    since: Annotated[int, typer.Option("--since", metavar="NUMBER", min=0, help="Only events after this number.")] = 0,
+    last: Annotated[
+        int | None, typer.Option("--last", "-n", metavar="COUNT", min=1, help="Only so many, the last ones.")
+    ] = None,
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
     ca: Ca = None,
@@ -75,7 +79,9 @@ def events(
 def healthcheck(
     admin: Admin = DEFAULT_ADMIN,
     ca: Ca = None,
-    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait for the answer.")] = "3s",
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the answer.")
+    ] = "3s",
     output: Output = Format.TEXT,
 ) -> None:
     """Say whether traffic should come here (exit code 0) or not (1)."""

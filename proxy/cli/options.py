@@ -19,22 +19,33 @@ class Format(StrEnum):
     JSON = "json"
 
 
-Output = Annotated[Format, typer.Option("--output", "-o", help="text, or json: the API's object unchanged.")]
+Output = Annotated[
+    Format, typer.Option("--output", "-o", metavar="text|json", help="text, or json: the API's object unchanged.")
+]
 Admin = Annotated[
     str,
-    typer.Option("--admin", envvar="TIDEGATE_ADMIN", help="The admin API: http[s]://HOST:PORT or unix:/path."),
+    typer.Option(
+        "--admin", metavar="ADDRESS", envvar="TIDEGATE_ADMIN", help="The admin API: http[s]://HOST:PORT or unix:/path."
+    ),
 ]
 TokenFile = Annotated[
     Path | None,
-    typer.Option("--token-file", help="A file with the admin token; or the token itself in TIDEGATE_ADMIN_TOKEN."),
+    typer.Option(
+        "--token-file", metavar="FILE", help="A file with the admin token; or the token itself in TIDEGATE_ADMIN_TOKEN."
+    ),
 ]
 Ca = Annotated[
     Path | None,
     typer.Option(
-        "--ca", envvar="TIDEGATE_ADMIN_CA", help="Who signed the certificate of an https:// admin API: a PEM file."
+        "--ca",
+        metavar="FILE",
+        envvar="TIDEGATE_ADMIN_CA",
+        help="Who signed the certificate of an https:// admin API: a PEM file.",
     ),
 ]
-ServiceName = Annotated[str | None, typer.Option("--service", help="Which service, where there are several.")]
+ServiceName = Annotated[
+    str | None, typer.Option("--service", metavar="NAME", help="Which service, where there are several.")
+]
 DEFAULT_ADMIN = "http://127.0.0.1:9900"
 
 

@@ -27,10 +27,18 @@ def plan(
     ],
     rate: Annotated[
         float | None,
-        typer.Option("--rate", min=0.001, max=10_000_000, help="Requests per second, both versions together."),
+        typer.Option(
+            "--rate",
+            metavar="PER_SECOND",
+            min=0.001,
+            max=10_000_000,
+            help="Requests per second, both versions together.",
+        ),
     ] = None,
-    service: Annotated[str, typer.Option("--service", help="Only the rollouts of this service of a config.")] = "",
-    name: Annotated[str, typer.Option("--plan", help="Only the plan of this name.")] = "",
+    service: Annotated[
+        str, typer.Option("--service", metavar="NAME", help="Only the rollouts of this service of a config.")
+    ] = "",
+    name: Annotated[str, typer.Option("--plan", metavar="NAME", help="Only the plan of this name.")] = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Print a plan's timetable: when its stages begin, how fast it rolls back, which traffic it needs."""

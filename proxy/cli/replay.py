@@ -42,6 +42,7 @@ def replay(
         str | None,
         typer.Option(
             "--limits",
+            metavar="LIMITS",
             help=(
                 "Such as 'error_rate=1%,p99=200ms' or 'error_rate=2% over 5m for 2m', or @FILE with a section limits "
                 "as in a config; without it those that were recorded."

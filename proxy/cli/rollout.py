@@ -20,7 +20,9 @@ HOOKS_S = 60.0  # before an order is answered its hooks may take their time
 DRILL_S = 60.0
 NO_GO = 1
 
-IfMatch = Annotated[int | None, typer.Option("--if-match", help="Only if this is the revision now.")]
+IfMatch = Annotated[
+    int | None, typer.Option("--if-match", metavar="REVISION", help="Only if this is the revision now.")
+]
 
 rollout = typer.Typer(
     add_completion=False,
@@ -34,7 +36,7 @@ rollout = typer.Typer(
 def start(
     plan: Annotated[
         str | None,
-        typer.Argument(metavar="[PLAN]", help="A plan of the config, or a file; by default the one called default."),
+        typer.Argument(metavar="PLAN", help="A plan of the config, or a file; by default the one called default."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at everything before, change nothing.")] = False,
     reason: Reason = "",

@@ -18,20 +18,31 @@ LOG_TIME = "%Y-%m-%d %H:%M:%S"  # UTC, as in `tidegate events`
 
 
 def run(
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="The config file.", show_default=False)] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", help="The config file.", show_default=False)
+    ] = None,
     stable: Annotated[list[str] | None, typer.Option("--stable", metavar="URL", help="An endpoint of stable.")] = None,
     new: Annotated[list[str] | None, typer.Option("--new", metavar="URL", help="An endpoint of new.")] = None,
-    weight: Annotated[str | None, typer.Option("--weight", help="The weight of new [10%].")] = None,
+    weight: Annotated[str | None, typer.Option("--weight", metavar="PERCENT", help="The weight of new [10%].")] = None,
     sticky: Annotated[
-        str | None, typer.Option("--sticky", help="cookie:NAME, header:NAME, client_ip or none [cookie:session].")
+        str | None,
+        typer.Option("--sticky", metavar="KEY", help="cookie:NAME, header:NAME, client_ip or none [cookie:session]."),
     ] = None,
-    p99: Annotated[str | None, typer.Option("--p99", help="The limit on the 99th percentile [200ms].")] = None,
-    error_rate: Annotated[str | None, typer.Option("--error-rate", help="The limit on the error rate [1%].")] = None,
-    listen: Annotated[str | None, typer.Option("--listen", help="Where clients come in [0.0.0.0:8080].")] = None,
+    p99: Annotated[
+        str | None, typer.Option("--p99", metavar="DURATION", help="The limit on the 99th percentile [200ms].")
+    ] = None,
+    error_rate: Annotated[
+        str | None, typer.Option("--error-rate", metavar="SHARE", help="The limit on the error rate [1%].")
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option("--listen", metavar="ADDRESS", help="Where clients come in [0.0.0.0:8080].")
+    ] = None,
     admin_listen: Annotated[
-        str | None, typer.Option("--admin-listen", help="Where the admin API is [127.0.0.1:9900].")
+        str | None, typer.Option("--admin-listen", metavar="ADDRESS", help="Where the admin API is [127.0.0.1:9900].")
     ] = None,
-    state: Annotated[Path | None, typer.Option("--state", help="Where to store; without, in memory only.")] = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", metavar="FILE", help="Where to store; without, in memory only.")
+    ] = None,
 ) -> None:
     """Start the proxy. TERM and INT drain it, HUP reads the config file again."""
     flags: dict[str, Any] = {

@@ -27,25 +27,37 @@ from proxy.rollout.simulate import Outcome, World, prepared, run, summary
 def simulate(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A rollout plan.", show_default=False)],
     rate: Annotated[
-        float, typer.Option("--rate", min=0, max=1_000_000, help="Requests per second, both versions together.")
+        float,
+        typer.Option(
+            "--rate", metavar="PER_SECOND", min=0, max=1_000_000, help="Requests per second, both versions together."
+        ),
     ] = 100.0,
-    new_error_rate: Annotated[str, typer.Option("--new-error-rate", help="Share of bad responses of new.")] = "0%",
-    stable_error_rate: Annotated[str, typer.Option("--stable-error-rate", help="And of stable.")] = "0%",
-    new_slow_rate: Annotated[
-        str, typer.Option("--new-slow-rate", help="Share of new that is slower than every latency limit.")
+    new_error_rate: Annotated[
+        str, typer.Option("--new-error-rate", metavar="SHARE", help="Share of bad responses of new.")
     ] = "0%",
-    stable_slow_rate: Annotated[str, typer.Option("--stable-slow-rate", help="And of stable.")] = "0%",
-    burst: Annotated[float, typer.Option("--burst", min=1, max=1e6, help="Bad responses come in rows so long.")] = 1.0,
+    stable_error_rate: Annotated[
+        str, typer.Option("--stable-error-rate", metavar="SHARE", help="And of stable.")
+    ] = "0%",
+    new_slow_rate: Annotated[
+        str,
+        typer.Option("--new-slow-rate", metavar="SHARE", help="Share of new that is slower than every latency limit."),
+    ] = "0%",
+    stable_slow_rate: Annotated[str, typer.Option("--stable-slow-rate", metavar="SHARE", help="And of stable.")] = "0%",
+    burst: Annotated[
+        float, typer.Option("--burst", metavar="COUNT", min=1, max=1e6, help="Bad responses come in rows so long.")
+    ] = 1.0,
     fault_after: Annotated[
-        str, typer.Option("--fault-after", help="For so long new is as good as stable, such as 1h.")
+        str, typer.Option("--fault-after", metavar="DURATION", help="For so long new is as good as stable, such as 1h.")
     ] = "0s",
     longest: Annotated[
-        str | None, typer.Option("--longest", help="Play only so much of the rollout, such as 6h.")
+        str | None, typer.Option("--longest", metavar="DURATION", help="Play only so much of the rollout, such as 6h.")
     ] = None,
-    name: Annotated[str, typer.Option("--plan", help="Which plan, where the file has several.")] = "",
-    runs: Annotated[int, typer.Option("--runs", min=1, max=1_000_000, help="How often.")] = 20,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same runs.")] = 1,
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Processes; by default one per CPU.")] = None,
+    name: Annotated[str, typer.Option("--plan", metavar="NAME", help="Which plan, where the file has several.")] = "",
+    runs: Annotated[int, typer.Option("--runs", metavar="COUNT", min=1, max=1_000_000, help="How often.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", metavar="NUMBER", help="The same seed gives the same runs.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", metavar="COUNT", min=1, help="Processes; by default one per CPU.")
+    ] = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Say how likely a plan rolls back, how fast it finds a fault, and how long it takes, by playing it many times."""

@@ -33,7 +33,9 @@ def status(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until tidegate answers and no rollout is under way; 3 = rolled back.")
     ] = False,
-    timeout: Annotated[str, typer.Option("--timeout", help="With --wait: how long; then exit code 4.")] = "10m",
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="DURATION", help="With --wait: how long; then exit code 4.")
+    ] = "10m",
 ) -> None:
     """Say what every version gets and does, and what the limits say."""
     client = connect(admin, token_file, ca)

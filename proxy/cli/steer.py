@@ -13,7 +13,7 @@ from proxy.cli.client import connect
 from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile, checked
 from proxy.config.units import parse_duration, parse_weight
 
-Reason = Annotated[str, typer.Option("--reason", help="Why, for the journal.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the journal.")]
 
 weights = typer.Typer(
     add_completion=False,
@@ -45,16 +45,21 @@ def set_(
     new: Annotated[str, typer.Argument(metavar="PERCENT", help="The weight of new, such as 25% or 0.5%.")],
     reason: Reason = "",
     ttl: Annotated[
-        str | None, typer.Option("--ttl", help="Take it back after so long, such as 30m; none: keep it.")
+        str | None,
+        typer.Option("--ttl", metavar="DURATION", help="Take it back after so long, such as 30m; none: keep it."),
     ] = None,
-    if_match: Annotated[int | None, typer.Option("--if-match", help="Only if this is the revision now.")] = None,
+    if_match: Annotated[
+        int | None, typer.Option("--if-match", metavar="REVISION", help="Only if this is the revision now.")
+    ] = None,
     take_over: Annotated[bool, typer.Option("--take-over", help="Pause a rollout that is progressing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say who would move, change nothing.")] = False,
-    admin: Annotated[str | None, typer.Option("--admin", help="The admin API.", show_default=False)] = None,
+    admin: Annotated[
+        str | None, typer.Option("--admin", metavar="ADDRESS", help="The admin API.", show_default=False)
+    ] = None,
     token_file: TokenFile = None,
     ca: Ca = None,
     service: ServiceName = None,
-    output: Annotated[Format | None, typer.Option("--output", "-o", help="text or json.")] = None,
+    output: Annotated[Format | None, typer.Option("--output", "-o", metavar="text|json", help="text or json.")] = None,
 ) -> None:
     """Set the weight of new; stable gets the rest."""
     given = ctx.obj

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from typer.main import get_command
 
 from proxy import __version__
 from proxy.cli import app as module
@@ -20,6 +21,27 @@ def test_help_lists_every_verb_and_each_has_help():
     for verb in module.VERBS:
         assert f"\n  {verb} " in result.output
         assert tidegate(verb, "--help").exit_code == 0
+
+
+def verbs(command, *path):
+    """Every command below this one that can be called, as its words."""
+    for name in command.list_commands(None):
+        found = command.get_command(None, name)
+        yield (*path, name), found
+        if hasattr(found, "list_commands"):
+            yield from verbs(found, *path, name)
+
+
+def test_help_calls_values_by_what_they_are():
+    seen = []
+    for words, _ in verbs(get_command(module.app)):
+        said = tidegate(*words, "--help").output
+        assert "<" not in said.replace("<=", ""), words  # no `<str>`: NAME, FILE, DURATION speak
+        seen.append(words)
+    assert ("weights", "set") in seen
+    assert ("rollout", "promote") in seen
+    assert "[PLAN]" in tidegate("rollout", "start", "--help").output
+    assert "[[PLAN]]" not in tidegate("rollout", "start", "--help").output
 
 
 def test_a_mistyped_verb_is_suggested():

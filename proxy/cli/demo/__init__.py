@@ -18,9 +18,15 @@ def demo(
     headless: Annotated[
         bool, typer.Option("--headless", help="One round, no screen: print JSON, exit 3 (rolled back) or 1 (not).")
     ] = False,
-    seconds: Annotated[float, typer.Option("--seconds", min=4, max=3600, help="Length of a round, in seconds.")] = 20.0,
-    rate: Annotated[int, typer.Option("--rate", min=20, max=5000, help="Requests per second of all users.")] = 500,
-    weight: Annotated[int, typer.Option("--weight", min=1, max=100, help="Share of users on `new`, in percent.")] = 20,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="SECONDS", min=4, max=3600, help="Length of a round, in seconds.")
+    ] = 20.0,
+    rate: Annotated[
+        int, typer.Option("--rate", metavar="PER_SECOND", min=20, max=5000, help="Requests per second of all users.")
+    ] = 500,
+    weight: Annotated[
+        int, typer.Option("--weight", metavar="PERCENT", min=1, max=100, help="Share of users on `new`, in percent.")
+    ] = 20,
 ) -> None:
     """Show it all on this machine: two backends, the proxy, a load; `new` fails and the gate shuts."""
     from proxy.cli.demo.play import play
