@@ -2,6 +2,9 @@
 
 It is either resting in its pool (`exchange` is None), where it must be silent, or it serves one exchange (or
 tunnel), to which it hands everything that arrives. What a response *is* is the exchange's business.
+
+After the answer to a HEAD it stands *aside* for a moment before it rests: endpoints that send a body with it are not
+rare, the body comes right behind the head, and would be the answer to whoever is served next (RFC 9112 §6.3).
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ _TO_LOOK_UP = 0.8  # of the connect timeout, for the very first look-up of a nam
 _READ_BYTES = 256 * 1024
 _LAST_READS = 8
 _FINISH_TICKS = 200  # 10 s
+_ASIDE_TICKS = 2
 
 
 class Upstream(asyncio.Protocol):
@@ -41,6 +45,7 @@ class Upstream(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_aside",
         "_connecting",
         "_limit",
         "_open",
@@ -78,6 +83,7 @@ class Upstream(asyncio.Protocol):
         self.filed = 0
         self.began_ns = monotonic_ns()
         self.address = ""
+        self._aside = False
         self._open = False
         self._reading_paused = False
         self._trust = pool.tls
@@ -246,15 +252,22 @@ class Upstream(asyncio.Protocol):
         self.reused = True
         if self._reading_paused:
             self.resume_reading()
-        pool.idle.append(self)
         wheel = self.worker.wheel
+        if self.last is not None and self.last.bodiless and not self._aside:
+            self._aside = True
+            wheel.arm(self, _ASIDE_TICKS)
+            return
+        pool.idle.append(self)
         self.due = due = wheel.tick + pool.idle_ticks
         if due < self.filed or not self.filed:
             wheel.arm(self, pool.idle_ticks)
 
     def expire(self, _now: int) -> None:
         """Close a connection that rested for `timeouts.pool_idle`, or does not take the last of what was written."""
-        if self.exchange is None:
+        if self._aside and self.reusable:
+            self.rest()
+            self._aside = False
+        elif self.exchange is None:
             self.close()
 
     def close(self) -> None:

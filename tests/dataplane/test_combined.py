@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 
 import pytest
 
+from proxy.ipc import layout
 from proxy.routing.table import Timeouts
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import Ended, answers, ok, request, response
@@ -221,3 +223,30 @@ def test_an_endless_answer_of_heads_ends(gate):
     answer = gate.client().request()
     assert answer.status == 504
     same(lambda: gate.bad(0), {"timeout": 1})
+
+
+def test_a_body_that_comes_behind_the_answer_to_a_head_is_nobodys_answer(gate):
+    def script(peer):
+        while True:
+            got = peer.head()
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 39\r\n\r\n")
+            if got.method == "HEAD":
+                threading.Event().wait(0.02)  # another request would come before it
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n!")
+
+    stable = gate.backend(script)
+    gate.serve(stable)
+    for _ in range(5):
+        assert gate.client().request("HEAD").status == 200
+        assert len(gate.client().request().body) == 39
+
+
+def test_a_connection_is_used_again_a_moment_after_a_head(gate):
+    stable = gate.backend(answers(b"HTTP/1.1 200 OK\r\nContent-Length: 39\r\n\r\n"))
+    gate.serve(stable)
+    client = gate.client()
+    for _ in range(3):
+        assert client.request("HEAD").status == 200
+        gate.sweeps(8)
+        same(lambda: gate.endpoint(0, layout.ENDPOINT_POOL_IDLE), 1)
+    assert len(stable.peers) == 1
