@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import resource
+import threading
+from contextlib import contextmanager
 from dataclasses import replace
 
 from proxy.controlplane.blocks import Blocks, Rules
@@ -42,6 +45,13 @@ def rules(limits=LIMITS, began=1000.0, stage="", weight_bp=1000):
 def add(blocks, found, now, rules=rules(), history=None):  # noqa: B008
     """Add a block of a process whose clock began 1,000,000 s after 1970."""
     blocks.add(found, history or History(), rules, now, 1_000_000.0 + now)
+
+
+def flushed(blocks, now):
+    """Write what was gathered: time that is played does not overtake the disk."""
+    blocks.flush(now)
+    if blocks._writing is not None:
+        blocks._writing.result()
 
 
 def test_lines_are_differences_and_the_header_names_the_limits(tmp_path):
@@ -194,7 +204,7 @@ def test_the_next_supervisor_goes_on_behind_the_last_whole_line(tmp_path):
 def rounds(blocks, count, step_s=1.0, begin=0):
     for index in range(begin, begin + count):
         add(blocks, counts(index), 1000.0 + index * step_s)
-        blocks.flush(float(2 * index))
+        flushed(blocks, float(2 * index))
 
 
 def test_large_and_old_files_are_turned_over_and_the_oldest_go(tmp_path):
@@ -228,7 +238,7 @@ def test_a_service_whose_name_begins_like_another_one_has_its_own_files(tmp_path
         blocks = Blocks(tmp_path, most_bytes=10)
         for index in range(3):
             add(blocks, counts(index, name=name), float(index))
-            blocks.flush(2.0 * index)
+            flushed(blocks, 2.0 * index)
         blocks.close()
         assert blocks.path(name).parent == tmp_path
         assert len(blocks.files(name)) == 2
@@ -248,7 +258,7 @@ def test_the_past_of_a_rollout_is_read_from_all_its_files(tmp_path):
     blocks.begin(counts(0), History())
     for index in range(1, 201):
         add(blocks, counts(10 * index, index), 1000.0 + index, rules(stage="canary" if index <= 100 else "half"))
-        blocks.flush(1000.0 + index)
+        flushed(blocks, 1000.0 + index)
     blocks.close()
     assert len(blocks.files("web")) > 2
     whole = blocks.past("web", 1_001_000.0, 1_001_200.0)
@@ -257,3 +267,85 @@ def test_the_past_of_a_rollout_is_read_from_all_its_files(tmp_path):
     part = blocks.past("web", 1_001_100.0, 1_001_150.0)
     assert sum(point["stable"]["requests"] for point in part) == 500
     assert blocks.past("api", 0.0, 2e9) == []
+
+
+@contextmanager
+def largest_file(size):
+    """Let no file grow beyond `size`: to write fails in the middle of it, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def written(blocks, numbers):
+    """Add blocks of these numbers and wait until they are given to the disk."""
+    for index in numbers:
+        add(blocks, counts(10 * index, index), 1000.0 + index / 4)
+    flushed(blocks, 2000.0 + numbers[-1])
+
+
+def test_a_disk_that_is_full_for_a_moment_leaves_no_half_line(tmp_path, caplog):
+    blocks = Blocks(tmp_path / "blocks")
+    blocks.begin(counts(0), History())
+    written(blocks, range(1, 5))
+    size = blocks.path("web").stat().st_size
+    with largest_file(size + 100):
+        written(blocks, range(5, 9))
+        written(blocks, range(9, 13))
+    assert blocks.path("web").stat().st_size == size
+    written(blocks, range(13, 17))
+    blocks.close()
+    found = [line["t"] for line in lines(blocks.path("web")) if "t" in line]
+    assert found == [1_001_000.0 + index / 4 for index in (1, 2, 3, 4, 13, 14, 15, 16)]
+    assert len(headers(blocks.path("web"))) == 2
+    assert [record.message for record in caplog.records] == [
+        "the block journal cannot be written: [Errno 27] File too large"
+    ]
+
+
+def test_a_file_of_somebody_else_beside_the_journal_is_left_alone(tmp_path):
+    blocks = Blocks(tmp_path / "blocks", most_bytes=1, kept=2)
+    blocks.path("web").parent.mkdir()
+    theirs = [blocks.path("web").with_name(f"web.{name}.jsonl.gz") for name in ("old", "1.old", "²")]
+    for path in theirs:
+        path.write_bytes(b"theirs")
+    blocks.begin(counts(0), History())
+    for index in range(1, 5):
+        written(blocks, [index])
+    blocks.close()
+    assert [path.name for path in blocks.files("web")] == ["web.3.jsonl.gz", "web.jsonl"]
+    assert {path.read_bytes() for path in theirs} == {b"theirs"}
+
+
+def test_what_fails_for_one_service_keeps_no_other_from_being_written(tmp_path, caplog):
+    blocks = Blocks(tmp_path / "blocks")
+    blocks.path("shop").mkdir(parents=True)
+    for name in ("shop", "web"):
+        blocks.begin(counts(0, name=name), History())
+        add(blocks, counts(10, name=name), 1000.25)
+    blocks.close()
+    assert len(lines(blocks.path("web"))) == 2
+    assert ["shop.jsonl" in record.message for record in caplog.records] == [True]
+
+
+def test_a_disk_that_hangs_is_told_once_and_takes_no_memory_without_end(tmp_path, caplog):
+    blocks = Blocks(tmp_path / "blocks")
+    hangs = threading.Event()
+    blocks._writing = blocks._thread.submit(hangs.wait)
+    blocks.begin(counts(0), History())
+    for index in range(1, 1001):
+        add(blocks, counts(10 * index, index), 1000.0 + index / 4)
+        blocks.flush(1000.0 + index / 4)
+    assert not blocks._thread._work_queue.qsize()
+    hangs.set()
+    blocks._writing.result()
+    blocks.flush(1300.0)
+    blocks.close()
+    found = [line["t"] for line in lines(blocks.path("web")) if "t" in line]
+    assert (len(found), found[-1]) == (240, 1_001_250.0)
+    assert [record.message for record in caplog.records] == [
+        "the block journal cannot be written: the disk has not answered for 1000 s"
+    ]
