@@ -4,6 +4,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
+# Empty is unset: without bytecode every process that a test starts would compile the whole product anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -45,7 +47,8 @@ check: $(VENV)/.installed-dev  ## Format, lint, import rule, types, unit and pro
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -m "not e2e and not slow" -n auto --maxprocesses 8 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not e2e and not slow" --hypothesis-profile=check \
+		-n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Every test
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal $(ARGS)

@@ -1,7 +1,7 @@
 """What holds for every test: those that start whole supervisors are marked `e2e` by where they stand.
 
 Hypothesis draws the same examples in every run, and no clock judges it: a run that was green stays green on a busy
-machine. Other examples are searched with `--hypothesis-profile=search`.
+machine. `make check` draws fewer of them (`check`); others are searched with `--hypothesis-profile=search`.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile("same", settings.get_profile("search"), derandomize=True, database=None)
+settings.register_profile("check", settings.get_profile("same"), max_examples=30)
 settings.load_profile("same")
 
 HERE = Path(__file__).parent

@@ -113,7 +113,7 @@ async def live(directory, history):
         world.close()
 
 
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples // 2)
 @given(st.lists(steps, max_size=14))
 def test_laws_that_hold_whatever_happens(history):
     with tempfile.TemporaryDirectory() as directory:

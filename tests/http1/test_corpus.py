@@ -56,7 +56,7 @@ def test_every_cut_in_two_and_every_byte_alone_gives_the_same(case: Case) -> Non
 
 
 @given(data=st.data())
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 def test_random_cuts_give_the_same(data: st.DataObject) -> None:
     case = data.draw(st.sampled_from(ACCEPT + REJECT))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(case.send)), max_size=12)))

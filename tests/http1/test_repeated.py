@@ -54,7 +54,7 @@ def test_the_same_fields_under_any_start_line(case: Case) -> None:
         same(case.send, start + b"\r\n" + rest, case.trusted)
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * settings().max_examples)
 @given(st.sampled_from(REQUESTS), st.sampled_from(REQUESTS), st.booleans())
 def test_any_two_messages(first: Case, second: Case, trusted: bool) -> None:
     same(first.send, second.send, trusted)
@@ -116,7 +116,7 @@ def test_the_same_response_head_again(case: Case) -> None:
         same_response(INTERIM + case.send, case.send, methods, len(INTERIM))
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings().max_examples)
 @given(st.sampled_from(RESPONSES), st.sampled_from(RESPONSES))
 def test_any_two_responses(first: Case, second: Case) -> None:
     same_response(first.send, second.send, (b"GET", b"GET"))

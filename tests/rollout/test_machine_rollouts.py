@@ -353,7 +353,7 @@ others = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 @given(st.lists(st.tuples(persons | others, st.floats(0, 200)), max_size=40))
 def test_laws_of_rollouts_under_any_order_of_events(history):
     state, now = AT_0, 0.0
