@@ -509,19 +509,23 @@ class PercentileJudge(_Judge):
 
 
 class ReadingJudge(_Judge):
-    """Judges the number that a check reads."""
+    """Judges the number that a check reads.
 
-    __slots__ = ("_held_s", "_reading", "_seen")
+    `for` is what was seen: of a time in which nobody judged, two blocks count, as for what is counted.
+    """
+
+    __slots__ = ("_block_s", "_held_s", "_reading", "_seen")
 
     def __init__(self, limit: Limit, court: Court) -> None:
         super().__init__(limit, court, READING)
+        self._block_s = court.plan.block_s
         self._held_s: float | None = None
         self._reading: Reading | None = None
         self._seen = 0
 
     def look(self, sight: Sight, now: float, block: int) -> None:
         """Take in a block."""
-        limit, passed = self.limit, now - self._now
+        limit, passed = self.limit, min(now - self._now, LATE_BLOCKS * self._block_s)
         reading = self._reading = sight.readings.get(limit.metric)
         if reading is None or not reading.number:
             self._say(INCONCLUSIVE, now, block)

@@ -172,6 +172,15 @@ def test_a_check_is_judged_by_its_last_reading_and_unreadable_is_neither():
     assert trial.add().unreadable == 4
 
 
+def test_a_time_in_which_nobody_looked_is_no_time_in_which_a_check_was_wrong():
+    trial = Trial(Limit("rss", max=1e9, source=CHECK, for_s=30.0))
+    trial.readings["rss"] = Reading(1, 2e9)
+    assert trial.add().word == INCONCLUSIVE
+    trial.now += 60.0
+    found = trial.add()
+    assert (found.word, found.held_s, found.due) == (INCONCLUSIVE, 2 * BLOCK, False)
+
+
 def test_signals_and_first_bytes_are_judged_like_everything_else():
     hits = Trial(Limit("hits", min=0.6, source=SIGNAL))
     assert hits.add(matched=15).word == PASS
