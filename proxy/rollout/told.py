@@ -167,7 +167,7 @@ def _what(event: Json) -> str:
         "NewRemoved": "has no new version any more",
         "NoStable": f"stays at {weight} although it should be rolled back: stable has no ready endpoint",
         "StableReady": "has a ready endpoint of stable again",
-        "RollbackVerified": "was seen to be back: nobody is sent to new, and stable is within the limits",
+        "RollbackVerified": f"was seen to be back: nobody is sent to new, and {_stable(evidence)}",
         "RollbackIneffective": "was rolled back without effect",
         "LimitFailed": "broke a limit that moves nothing",
         "LimitWouldFail": "would have broken a limit (dry run)",
@@ -189,6 +189,12 @@ def _what(event: Json) -> str:
         PROGRESS: f"reported its progress in stage {event.get('reason')}",
     }
     return said.get(kind, f"says {kind}")
+
+
+def _stable(evidence: Json) -> str:
+    """Return how stable was seen to do after a rollback: that nobody asked it says nothing."""
+    asked = evidence.get("stable") or {}
+    return "nobody asked stable since" if asked.get("requests") == 0 else "stable is within the limits"
 
 
 def _because(event: Json) -> str:

@@ -326,6 +326,14 @@ def test_a_scale_has_a_few_round_steps_that_reach_to_the_top(highest):
                 "it was decided by P99AboveLimit within 0.75 s, and every worker had it 0.004 s later"
             ),
         ),
+        (
+            event(1, "RollbackVerified", {}, {}, evidence={"stable": {"requests": 7, "bad": 0, "over": []}}),
+            "web was seen to be back: nobody is sent to new, and stable is within the limits at 2026-09-21 14:15:00Z",
+        ),
+        (
+            event(1, "RollbackVerified", {}, {}, evidence={"stable": {"requests": 0, "bad": 0, "over": []}}),
+            "web was seen to be back: nobody is sent to new, and nobody asked stable since at 2026-09-21 14:15:00Z",
+        ),
         (event(1, "SomethingElse", {}, {}), "web says SomethingElse at 2026-09-21 14:15:00Z"),
     ],
 )
