@@ -46,6 +46,27 @@ class Slice(NamedTuple):
     parts: dict[Scale, Packed]
 
 
+class _Running:
+    """The sum of a scale over many slices, brought up to date by those that came and went since it was asked for."""
+
+    __slots__ = ("counts", "slices")
+
+    def __init__(self) -> None:
+        self.counts: Sparse = {}
+        self.slices: dict[int, Slice] = {}
+
+    def over(self, scale: Scale, slices: Iterable[Slice]) -> Sparse:
+        """Return the sum over these slices."""
+        before, self.slices = self.slices, {id(one): one for one in slices}
+        for key in self.slices.keys() - before.keys():
+            if scale in self.slices[key].parts:
+                hdr.add(self.counts, _unpack(self.slices[key].parts[scale]))
+        for key in before.keys() - self.slices.keys():
+            if scale in before[key].parts:
+                hdr.subtract(self.counts, _unpack(before[key].parts[scale]))
+        return dict(self.counts)
+
+
 class History:
     """Filled by the collector, read by the judge, the status and the admin API."""
 
@@ -58,6 +79,7 @@ class History:
         "_latest",
         "_lives",
         "_merged",
+        "_running",
         "_since",
         "_splits",
         "_windows",
@@ -74,6 +96,7 @@ class History:
         self._growing_slices = 0
         self._latest: float | None = None  # end of the newest slice
         self._merged: dict[tuple[Scale, float], tuple[Sparse, float]] = {}
+        self._running: dict[Scale, _Running] = {}  # of scales that were asked for over more than a minute
         self._first_bytes: set[str] = set()  # of these services they are kept by the second
 
     def over(self, service: str, version: int, seconds: float) -> tuple[Judged, float]:
@@ -183,16 +206,19 @@ class History:
 
     def _sum(self, scale: Scale, seconds: float, slices: Iterable[Slice], end_s: float) -> tuple[Sparse, float]:
         """Return what the slices hold, newest first, until they cover so many seconds, and the seconds that they do."""
-        parts: list[Sparse] = []
+        chosen: list[Slice] = []
         reach = end_s
         for one in slices:
             if end_s - reach >= seconds:
                 break
             reach = one.begin_s
-            if scale in one.parts:
-                parts.append(_unpack(one.parts[scale]))
+            chosen.append(one)
         reach = max(reach, self._since.get((scale.service, scale.version), reach))
-        return hdr.merge(parts), max(0.0, end_s - reach)
+        if seconds > FINE_S * FINE_SLICES:
+            counts = self._running.setdefault(scale, _Running()).over(scale, chosen)
+        else:
+            counts = hdr.merge(_unpack(one.parts[scale]) for one in chosen if scale in one.parts)
+        return counts, max(0.0, end_s - reach)
 
     def _from_coarse(self, fine: list[Slice]) -> list[Slice]:
         """Return the fine slices that no coarse one has yet, and all coarse ones, newest first."""
@@ -208,6 +234,7 @@ class History:
                 one.parts.pop(Scale(kind, *key), None)
         for kind in LATELY:
             self._growing.pop(Scale(kind, *key), None)
+            self._running.pop(Scale(kind, *key), None)
         self._merged.clear()
         window = self._windows[key] = Window(columns)
         return window
@@ -217,6 +244,8 @@ class History:
         self._first_bytes.discard(name)
         for version in (STABLE, NEW):
             del self._windows[name, version]
+            for kind in LATELY:
+                self._running.pop(Scale(kind, name, version), None)
 
 
 def _pack(counts: Sparse) -> Packed:

@@ -98,6 +98,16 @@ def add(total: dict[int, int], part: Mapping[int, int]) -> None:
         total[at] = total.get(at, 0) + count
 
 
+def subtract(total: dict[int, int], part: Mapping[int, int]) -> None:
+    """Take a sparse histogram that was added away from `total`; counters that are 0 then are left out."""
+    for at, count in part.items():
+        left = total[at] - count
+        if left:
+            total[at] = left
+        else:
+            del total[at]
+
+
 def sum_us(counts: Mapping[int, int]) -> int:
     """Return the sum of all latencies in µs, each taken at the middle of its counter's range."""
     return sum(count * middle(at) for at, count in counts.items())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from proxy.controlplane.history import FINE_PER_COARSE, History
 from proxy.controlplane.scales import CODES, TOTAL, TTFB, Delta, Scale
+from proxy.metrics import hdr
 from proxy.metrics.snapshot import Judged, ServiceCounts, Snapshot, VersionCounts, nothing
 from proxy.routing.table import NEW, STABLE
 
@@ -111,6 +114,25 @@ def test_every_age_of_history_is_without_gaps() -> None:
             assert min(covered, seconds) >= min(age, seconds)
             assert max(counts) == age
             assert min(counts) == age - covered + 1
+
+
+def test_what_is_kept_running_is_what_the_slices_add_up_to() -> None:
+    """Whoever asks for minutes, as often as they like and for whatever time, gets what adding up anew would give."""
+    chance = random.Random(7)
+    history = sliced(0)
+    seconds_of: dict[int, dict[int, int]] = {}
+    for age in range(1, 800):
+        seconds_of[age] = {chance.randrange(40): chance.randrange(1, 300) for _ in range(chance.randrange(5))}
+        if age == 300:
+            history.add(snapshot(float(age), 1, incarnation=2))  # another version: nothing of the old one is left
+            seconds_of = {age: {} for age in seconds_of}
+        incarnation = 1 if age < 300 else 2
+        history.add_slice(float(age), [Delta(Scale(TOTAL, "web", NEW), incarnation, seconds_of[age])])
+        if chance.random() < 0.5:
+            asked = float(chance.choice([61, 100, 300, 599, 600]))
+            counts, covered = history.histogram("web", NEW, TOTAL, asked)
+            span = range(age - int(covered) + 1, age + 1)
+            assert counts == hdr.merge(seconds_of[one] for one in span if one in seconds_of)
 
 
 def test_phases_are_apart_and_codes_are_no_latency() -> None:
