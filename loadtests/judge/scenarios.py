@@ -161,16 +161,14 @@ def blamed(fault: Fault, runs: int, chance: np.random.Generator) -> Blamed:
     """Return what the judge makes of a fault, for each run."""
     judge, alarmed, rolled_back, bad_seen = Attributions(runs, fault.allowed, AT), *(_Firsts(runs) for _ in range(3))
     usual, per_block = fault.healthy * fault.allowed, fault.rate / 4
-    loads = per_block, per_block * (1 / fault.weight - 1)
+    versions = [_Version(load, fault.burst, runs, chance) for load in (per_block, per_block * (1 / fault.weight - 1))]
     begins = chance.random(runs)
     number = -fault.before
     while not alarmed.all or number < int(alarmed.block.max()) + fault.after:
         hit = 1 - begins if number == 0 else float(number > 0)
         failing = usual + hit * (fault.share - usual)
         shares = failing, failing if fault.shared else usual
-        (n, bad), (stable_n, stable_bad) = (
-            _clumps(load, share, fault.burst, runs, chance) for load, share in zip(loads, shares, strict=True)
-        )
+        (n, bad), (stable_n, stable_bad) = (one.block(share) for one, share in zip(versions, shares, strict=True))
         alarms, shared = judge.look(n, bad, stable_n, stable_bad)
         if number >= 0:
             bad_seen.note(number, bad > 0)
@@ -251,17 +249,23 @@ class _Firsts:
         return bool((self.block != NEVER).all())
 
 
-def _clumps(
-    load: float, share: Numbers | float, burst: float, runs: int, chance: np.random.Generator
-) -> tuple[Numbers, Numbers]:
-    """Return the responses of a block of every run, and the bad ones, which come in clumps of geometric size."""
-    n = chance.poisson(load, runs)
-    clumps = chance.binomial(n, np.minimum(1.0, np.asarray(share) / burst))
-    more = np.zeros_like(clumps)
-    if burst > 1:
-        some = clumps > 0
-        more[some] = chance.negative_binomial(clumps[some], 1 / burst)
-    return n.astype(np.float64), np.minimum(n, clumps + more).astype(np.float64)
+class _Version:
+    """Traffic of one version: `load` responses in a block, bad ones in bursts of geometric length, mean `burst`."""
+
+    def __init__(self, load: float, burst: float, runs: int, chance: np.random.Generator) -> None:
+        self._load, self._burst, self._runs, self._chance = load, burst, runs, chance
+        self._open = np.zeros(runs, dtype=np.int64)  # of bursts that have begun: what is yet to come
+
+    def block(self, share: Numbers | float) -> tuple[Numbers, Numbers]:
+        """Return the responses of the next block of every run, and the bad ones, `share` of all in the mean."""
+        n = self._chance.poisson(self._load, self._runs)
+        begun = self._chance.binomial(n, np.minimum(1.0, np.asarray(share) / self._burst))
+        self._open += begun
+        some = (begun > 0) & (self._burst > 1)
+        self._open[some] += self._chance.negative_binomial(begun[some], 1 / self._burst)
+        bad = np.minimum(n, self._open)
+        self._open -= bad
+        return n.astype(np.float64), bad.astype(np.float64)
 
 
 def _twice(one: Numbers, other: Numbers) -> Numbers:

@@ -282,9 +282,9 @@ def test_the_report_says_whose_fault_it_is(capsys, monkeypatch):
     monkeypatch.setattr("loadtests.judge.__main__.FAULT_RATES", (400,))
     assert main(["--runs", "4", "--parts", "shared"]) == 0
     said = capsys.readouterr().out
-    assert "| both 100 % bad, 400/s, weight 50 %: ≥ 95 % frozen | 4 of 4 (39.8 – 100.0 %) | met |" in said
-    assert "| `new` 20 % bad, 400/s, weight 10 %, stable 0.8 %: ≤ 1 % frozen for > 8 blocks | 0 of 4 " in said
-    assert "| `new` 100 % bad, 400/s, weight 10 %, stable 0.8 %: 5 blocks in ≥ 95 % | 4 of 4 " in said
+    assert "| a fault of both at weight 50 %: ≥ 95 % frozen, in the worst row | 4 of 4 (39.8 – 100.0 %) | met |" in said
+    assert "| `new` alone, weight 10 %, stable 0.8 %: ≤ 1 % frozen for more than 8 blocks, in the worst row |" in said
+    assert "| `new` alone 100 % bad, weight 10 %, stable 0.8 %: 5 blocks in ≥ 95 %, in the worst row | 4 of 4 " in said
     assert "| 20 % in bursts | 80 |" in said
 
 
