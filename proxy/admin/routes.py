@@ -62,7 +62,12 @@ RUNNING_PLAN = Parameter(
     {"enum": ["keep", "restart"]},
 )
 WINDOW = Parameter("window", _window, "the last so long, for example 60s", {"type": "string", "default": "60s"})
-PHASE = Parameter("phase", _one_of("total", "ttfb"), "total or first byte", {"enum": ["total", "ttfb"]})
+PHASE = Parameter(
+    "phase",
+    _one_of("total", "ttfb"),
+    "total or first byte; first bytes that no limit in force is about are kept by ten seconds, not by one",
+    {"enum": ["total", "ttfb"]},
+)
 PARTS = {
     "type": "object",
     "description": "two non-negative numbers, normalised by their sum; the versions' labels work as keys too",
@@ -193,7 +198,8 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         SERVICE + "/histograms/{version:stable|new}",
         observe.get_histogram,
-        "Latencies of a version: HdrHistogram V2, or percentiles as text (.hgrm)",
+        "Latencies of a version: HdrHistogram V2, or percentiles as text (.hgrm); first bytes that no limit is about "
+        "are kept by ten seconds",
         query=(WINDOW, PHASE),
         produces={"application/json": "encoding, payload, seconds", "text/plain": ".hgrm"},
         tag="observe",

@@ -212,8 +212,15 @@ def _endpoints(item: dict[str, Any]) -> list[str]:
     return text.table(rows) if rows else []
 
 
+def _by_proof(item: dict[str, Any]) -> bool:
+    """Tell whether the stage goes on as soon as every limit is proven; the last one is always held to its end."""
+    stage = item.get("stage") or {}
+    last = stage.get("index", 0) + 1 >= stage.get("of", 0)
+    return item.get("phase") == "progressing" and stage.get("advance") == "evidence" and not last
+
+
 def _limits(item: dict[str, Any]) -> list[str]:
-    rows = []
+    rows, by_proof = [], _by_proof(item)
     for limit in item.get("limits", []):
         bound = f"<= {_value(limit, limit['max'])}" if limit.get("max") is not None else ""
         if limit.get("min") is not None:
@@ -227,15 +234,18 @@ def _limits(item: dict[str, Any]) -> list[str]:
                 f"{limit['metric']} of {limit['version']} {bound}{where}",
                 f"is {_value(limit, limit.get('value'))}",
                 f"over {text.number(limit.get('samples'), 0)} requests",
-                _open(limit),
+                _open(limit, by_proof=by_proof),
                 f"-> {limit['action']}" + (" (dry run)" if limit.get("dry_run") else ""),
             ]
         )
     return text.table(rows) if rows else []
 
 
-def _open(limit: dict[str, Any]) -> str:
-    """Return what a limit waits for."""
+def _open(limit: dict[str, Any], *, by_proof: bool) -> str:
+    """Return what a limit waits for; one that is PASS waits for nothing unless the stage goes on by proof."""
+    if limit["verdict"] == "PASS":
+        waits = by_proof and limit.get("needed") and not limit.get("proven")
+        return f"needs {text.number(limit['needed'], 0)} more to be proven" if waits else ""
     if limit.get("needed"):
         return f"needs {text.number(limit['needed'], 0)} more"
     if limit["verdict"] == "INCONCLUSIVE" and limit.get("alarm_at") and limit.get("evidence") is not None:
@@ -265,6 +275,7 @@ def line(event: dict[str, Any]) -> str:
     if event.get("actor"):
         parts.append(f"by {event['actor']}")
     if change := _change(event.get("before"), event.get("after")):
+        parts[-1] += ":"
         parts.append(change)
     if event.get("reason"):
         parts.append(f"({event['reason']})")
@@ -280,9 +291,15 @@ def _change(before: Any, after: Any) -> str:
     for key, value in after.items():
         if isinstance(value, dict | list) or value == before.get(key):
             continue
-        old = before.get(key)
-        parts.append(f"{key} {value}" if old in {None, ""} else f"{key} {old} -> {value}")
+        name = "weight of new" if key == "new" else key
+        old, now = _told(key, before.get(key)), _told(key, value)
+        parts.append(f"{name} {now}" if old in {None, ""} else f"{name} {old} -> {now}")
     return ", ".join(parts)
+
+
+def _told(key: str, value: Any) -> Any:
+    """Return a value of an event as people read it: weights are percent."""
+    return text.number(value, 2, "%") if key == "new" and isinstance(value, int | float) else value
 
 
 def _evidence(evidence: dict[str, Any]) -> str:

@@ -75,7 +75,7 @@ def service_status(
     *,
     drilling: bool = False,
 ) -> Json:
-    """Return the service's object of `status`; "new" is among the versions only when there is one.
+    """Return the service's object of `status`; "new" and its limits are there only when there is one.
 
     `why(service, version, url)` says why an endpoint is not simply ready, "" if it is.
     """
@@ -101,6 +101,7 @@ def service_status(
         "limits": [
             _limit(counts.name, verdict, history, by_proof=by_proof, of_stage=index >= watch.always)
             for index, verdict in enumerate(watch.verdicts)
+            if verdict.limit.version in shown
         ],
         "last_event": last_event,
     }

@@ -21,7 +21,7 @@ def test_status_shows_weights_versions_limits_and_the_last_event(admin):
     assert "web: idle, revision 2; rates and times of the last 10s" in text
     assert "PASS  error_rate of new <= 1%  is 0.2%  over 1,000 requests" in text
     assert "WeightsSet by local" in text
-    assert "new 0.0 -> 25.0" in text
+    assert "WeightsSet by local: stable 100.0 -> 75.0, weight of new 0% -> 25%, revision 1 -> 2 (ramp)" in text
     assert "\x1b" not in text
     rows = [line.split() for line in text.splitlines()]
     row = ["new", "2.3.0", "25%", "12,345", "7", "3", "100", "0.2%", "4.2ms", "31.5ms"]
@@ -45,7 +45,7 @@ def test_a_rollback_is_shown_with_its_numbers():
     event["evidence"] = {"metric": "error_rate", "version": "new", "unit": "ratio", "value": 1.0, "limit": 0.01}
     event["evidence"] |= {"n": 24, "window_s": 0.747, "blocks": [165, 167]}
     assert verb.line(event) == (
-        "2023-11-14 22:13:20.250Z web RolledBack by controller new 50 -> 0, label x (ErrorRateAboveLimit) "
+        "2023-11-14 22:13:20.250Z web RolledBack by controller: weight of new 50% -> 0%, label x (ErrorRateAboveLimit) "
         "error_rate of new is 100%, limit 1%, 24 requests in 0.7 s"
     )
 
@@ -170,6 +170,37 @@ def test_a_limit_that_says_nothing_yet_says_what_it_waits_for(admin, more, said)
     (line,) = verb._limits({"limits": [limit]})
     assert line.startswith("  INCONCLUSIVE  error_rate of new <= 1% in this stage")
     assert said in line
+
+
+def test_a_service_that_came_is_said_with_what_it_began_with():
+    after = {"new": 0, "phase": "idle", "revision": 1}
+    event = {"time": 1_700_000_000.25, "service": "web", "type": "ServiceAdded", "actor": "config", "reason": ""}
+    said = verb.line(event | {"before": {}, "after": after, "evidence": {}})
+    assert said.endswith("web ServiceAdded by config: weight of new 0%, phase idle, revision 1")
+
+
+def test_a_refused_config_is_said_with_its_first_problems():
+    event = {"time": 1_700_000_000.25, "service": "", "type": "ConfigRefused", "actor": "SIGHUP"}
+    evidence = {"what": "1 problem in t.yaml", "problems": ["t.yaml:3:1: stabel: unknown (did you mean stable?)"]}
+    evidence["count"] = 1
+    said = verb.line(event | {"reason": "ConfigInvalid", "before": {}, "after": {}, "evidence": evidence})
+    assert said.endswith("- ConfigRefused by SIGHUP (ConfigInvalid) t.yaml:3:1: stabel: unknown (did you mean stable?)")
+
+
+def test_a_limit_that_is_pass_waits_for_nothing_but_a_proof_that_lets_the_stage_go_on(admin):
+    item = admin.operations.service("web")
+    (limit,) = item["limits"]
+    stage = {"index": 0, "of": 2, "name": "a", "weight": 1, "elapsed_s": 1, "hold_s": 2, "advance": "evidence"}
+
+    def said(phase="progressing", *, at=stage, **more):
+        return "\n".join(verb.of_service("web", item | {"phase": phase, "stage": at, "limits": [limit | more]}))
+
+    assert "needs 50 more to be proven" in said(needed=50)
+    assert "needs" not in said(needed=50, proven=True)
+    assert "needs" not in said(needed=50, at=stage | {"advance": "auto"})
+    assert "needs" not in said(needed=50, at=stage | {"index": 1})  # the bake is held to its end
+    assert "needs" not in said("rolled_back", needed=50)
+    assert "needs 50 more" in said("rolled_back", needed=50, verdict="INCONCLUSIVE")
 
 
 def test_text_from_elsewhere_cannot_command_the_terminal(admin):
