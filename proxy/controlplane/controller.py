@@ -209,7 +209,7 @@ class Controller:
             if breach is not None:
                 self._breach(entry, breach, now)
             self._pass_time(entry, now)
-            self._tell(entry)
+            self._tell(entry, now)
             self._report(entry, now)
             self._verify(entry, counts, now)
         self.commits.store_again(self._entries.values(), now)
@@ -624,8 +624,8 @@ class Controller:
         """Return how stable measures in the present stage, as far as a later one at 100 % compares with it."""
         return entry.watch.record(entry.state, entry.watch.percentile)
 
-    def _tell(self, entry: Entry) -> None:
-        for verdict in entry.watch.told(entry.state):
+    def _tell(self, entry: Entry, now: float) -> None:
+        for verdict in entry.watch.told(entry.state, now):
             numbers = {**evidence(verdict), "action": verdict.limit.action, "dry_run": verdict.limit.dry_run}
             self.commits.say(entry, kind_of(verdict), reason_of(verdict.limit), numbers)
 

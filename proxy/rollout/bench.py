@@ -11,6 +11,7 @@ Rules:
   counted does: what was before is not what is tried now. At weight 0 the last ones stay: what led to a rollback can be
   looked at as long as it is in the window;
 * in every block the breach comes first (`breach`), then time (`tick`), then what only has to be told (`told`);
+* what is only told is told once until it is over, and a limit that flaps is told once a minute: events are kept;
 * a FAIL rolls back when its limit is on `new`, is to roll back, is no dry run, and is not stable's fault as well. A
   stable that cannot be reached fails too: then nobody is moved, and `NoStable` says why;
 * a progressing rollout is paused by a limit whose action that is, by a fault that is shared, and by a check that could
@@ -45,6 +46,8 @@ Measure: TypeAlias = Callable[[Verdict], float | None]
 # Stable's percentile for a limit that compares with it (ms, `None` = not known), and of how many samples.
 Percentile: TypeAlias = Callable[[Limit], tuple[float | None, int]]
 
+TOLD_EVERY_S = 60.0
+
 
 class Bench:
     """The judges of one service, in the order of `limits`.
@@ -61,6 +64,7 @@ class Bench:
         self._block = 0  # the number of the last block that was heard
         self._key: tuple[Hashable, ...] = ()
         self._said: set[int] = set()  # limits in breach that were told and do not roll back
+        self._told: dict[int, float] = {}  # by limit: when a breach of it was told last, in seconds
         self._unread: dict[int, int] = {}  # by limit: how often its check could not be read when the ramp stood still
         self._totals: tuple[Judged, Judged] | None = None
         self._from: tuple[Judged, Judged] | None = None  # what was counted before the judges were made
@@ -97,6 +101,7 @@ class Bench:
             return False
         self._key = key
         self._said.clear()
+        self._told.clear()
         self._unread.clear()
         rollout = state.rollout if since is not None else None
         weight_bp = state.weight_bp if rollout is None else rollout.now_at.weight_bp
@@ -171,16 +176,17 @@ class Bench:
         goes_on = rollout is not None and may_advance(rollout, standing, now)
         return Tick(self.stable_ready, standing, self.record(state, percentile) if goes_on else {})
 
-    def told(self, state: ServiceState) -> list[Verdict]:
-        """Return breaches that only have to be told, each once until it is over."""
+    def told(self, state: ServiceState, now: float) -> list[Verdict]:
+        """Return breaches that only have to be told: each once, and of a limit one a minute. `now` in seconds."""
         fresh: list[Verdict] = []
         for index, judge in enumerate(self.judges):
             if judge.word == PASS:
                 self._said.discard(index)
             elif judge.due and judge.limit.action != HOLD and index not in self._said:
                 acts = self._rolls_back(judge) and not state.watchdog_off
-                if not acts:
+                if not acts and now - self._told.get(index, -TOLD_EVERY_S) >= TOLD_EVERY_S:
                     self._said.add(index)
+                    self._told[index] = now
                     fresh.append(judge.verdict())
         return fresh
 

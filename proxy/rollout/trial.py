@@ -79,7 +79,7 @@ class Trial:
         notes = [] if found is None else self.give(found, now)
         if self.state.phase == PROGRESSING:
             notes += self._pass_time(now)
-        return [*notes, *(self._said(verdict) for verdict in bench.told(self.state))]
+        return [*notes, *(self._said(verdict) for verdict in bench.told(self.state, now))]
 
     def give(self, event: Event, now: float) -> list[Note]:
         """Let something happen; return what was decided. Hooks that are asked say go."""

@@ -72,7 +72,7 @@ def test_a_shared_fault_pauses_and_only_a_progressing_rollout():
     assert (bench(shared).breach(GOING).reason, bench(shared).breach(GOING).action) == ("SharedFault", PAUSE)
     paused = ServiceState(PAUSED, 100, has_new=True, live_since=0.0, rollout=GOING.rollout)
     assert bench(shared).breach(paused) is None
-    assert [kind_of(one) for one in bench(shared).told(paused)] == ["SharedFault"]
+    assert [kind_of(one) for one in bench(shared).told(paused, 1.0)] == ["SharedFault"]
     # When stable cannot be reached it fails too: then it is the rollback that is held back.
     assert bench(shared, stable_ready=False).breach(GOING).action == "rollback"
 
@@ -99,17 +99,21 @@ def test_nothing_is_acted_on_at_weight_0_nor_in_completed():
     done = ServiceState(COMPLETED, FULL, has_new=True, live_since=0.0, rollout=GOING.rollout)
     assert bench(fails()).breach(ServiceState(has_new=True)) is None
     assert bench(fails()).breach(done) is None
-    assert [kind_of(one) for one in bench(fails()).told(done)] == ["LimitFailed"]
+    assert [kind_of(one) for one in bench(fails()).told(done, 1.0)] == ["LimitFailed"]
 
 
-def test_a_breach_is_told_once_until_it_is_over():
+def test_a_breach_is_told_once_until_it_is_over_and_those_of_a_limit_once_a_minute():
     limit = Limit("error_rate", max=0.01, action=ALERT)
     found = bench(fails(limit))
-    assert [len(found.told(GOING)), len(found.told(GOING))] == [1, 0]
+    assert [len(found.told(GOING, 1.0)), len(found.told(GOING, 2.0))] == [1, 0]
+    for now in range(3, 120):
+        say(found, fails(limit) if now % 4 else Verdict(PASS, limit, "evidence"))
+        # One that began within the minute is told at its end, should it last.
+        assert len(found.told(GOING, now)) == (now == 61)
     say(found, Verdict(PASS, limit, "evidence"))
-    assert found.told(GOING) == []
+    assert found.told(GOING, 120.0) == []
     say(found, fails(limit))
-    assert len(found.told(GOING)) == 1
+    assert len(found.told(GOING, 121.0)) == 1
 
 
 def test_judges_are_made_anew_only_when_what_they_judge_changes():
