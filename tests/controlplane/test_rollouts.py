@@ -292,12 +292,15 @@ async def test_v1_to_v2_to_v3_and_v3_gets_nobody_before_its_own_first_stage(star
     assert (done["phase"], done["weights"]["new"], done["stage"]) == ("idle", 0, None)
     assert done["versions"]["stable"]["label"] == "2"
     assert "new" not in done["versions"]
+    assert done["limits"] == []  # those on a new version that has gone
     assert world.state().salt != first_salt
     with pytest.raises(Refused) as refused:
         await world.controller.rollouts.start("web", None, ANN)
     assert refused.value.title == "NoNewVersion"
     world.on_switch = lambda: None
     await world.controller.put_new("web", "3", [C.url], ANN)
+    await world.tick()
+    assert len(world.controller.service_status("web")["limits"]) == 2
     assert [service.new.label for service in world.controller.table.services] == ["3"]
     assert world.word() == 0
     await flow(world, 30)
