@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from proxy.controlplane.scales import LATELY, TOTAL, TTFB, Delta, Scale, Sparse
@@ -200,8 +201,7 @@ class History:
         if scale.kind == TTFB and scale.service not in self._first_bytes:
             return self._sum(scale, seconds, reversed(self._coarse), self._coarse[-1].end_s if self._coarse else 0.0)
         # Coarse slices end where the fine ones that follow them begin: no second is missed or counted twice.
-        fine = list(self._fine)
-        slices = fine[::-1] if seconds <= FINE_S * FINE_SLICES else self._from_coarse(fine)
+        slices = reversed(self._fine) if seconds <= FINE_S * FINE_SLICES else self._from_coarse()
         return self._sum(scale, seconds, slices, self._latest)
 
     def _sum(self, scale: Scale, seconds: float, slices: Iterable[Slice], end_s: float) -> tuple[Sparse, float]:
@@ -220,10 +220,10 @@ class History:
             counts = hdr.merge(_unpack(one.parts[scale]) for one in chosen if scale in one.parts)
         return counts, max(0.0, end_s - reach)
 
-    def _from_coarse(self, fine: list[Slice]) -> list[Slice]:
-        """Return the fine slices that no coarse one has yet, and all coarse ones, newest first."""
-        newest = fine[len(fine) - self._growing_slices :]
-        return [*reversed(newest), *reversed(self._coarse)]
+    def _from_coarse(self) -> Iterator[Slice]:
+        """Yield the fine slices that no coarse one has yet, and all coarse ones, newest first."""
+        yield from islice(reversed(self._fine), self._growing_slices)
+        yield from reversed(self._coarse)
 
     def _begin(self, key: tuple[str, int], incarnation: int, columns: Columns, now_s: float) -> Window:
         if key in self._lives:

@@ -122,6 +122,13 @@ def test_merge_is_associative_commutative_and_keeps_counts(
     assert hdr.sum_us(hdr.merge([a, b])) == hdr.sum_us(a) + hdr.sum_us(b)
 
 
+@given(sparse, sparse)
+def test_what_was_added_can_be_taken_away(a: dict[int, int], b: dict[int, int]) -> None:
+    total = hdr.merge([a, b])
+    hdr.subtract(total, b)
+    assert total == a
+
+
 @pytest.mark.slow
 @given(st.lists(latencies, min_size=1, max_size=60), st.lists(latencies, min_size=1, max_size=60))
 def test_merge_equals_the_librarys_add(a: list[int], b: list[int]) -> None:
