@@ -241,6 +241,9 @@ class EvidenceJudge(_Judge):
     def verdict(self) -> Verdict:
         """Return the verdict as of the last look."""
         found, first = self._evidence.finding(), self._first
+        since = {"blocks": found.span.blocks, "n": found.span.n, "bad": found.span.bad}
+        if self.shared:
+            since |= {"stable_n": found.span.stable_n, "stable_bad": found.span.stable_bad}
         if self.word == FAIL and first is not None:
             first = max(first, self._block - found.span.blocks + 1)
         return self._verdict(
@@ -254,7 +257,7 @@ class EvidenceJudge(_Judge):
                 "interval": [round(found.low, 6), round(found.high, 6)],
                 "evidence": round(found.evidence, 2) if found.n else None,
                 "alarm_at": round(found.alarm_at, 2),
-                "since_breach": {"blocks": found.span.blocks, "n": found.span.n, "bad": found.span.bad},
+                "since_breach": since,
             },
         )
 

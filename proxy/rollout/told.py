@@ -99,7 +99,10 @@ def numbers(evidence: Json) -> str:
     word = next((word for word in ("bad", "slower", "good") if evidence.get(word) is not None), None)
     if isinstance(since, Mapping) and since.get("n"):
         what = "slower" if word == "slower" else "bad"
-        return f"{told}: {since['bad']:,} of the last {since['n']:,} requests {what}, in {since['blocks']:,} blocks"
+        told += f": {since['bad']:,} of the last {since['n']:,} requests {what}, in {since['blocks']:,} blocks"
+        if since.get("stable_n"):
+            told += f"; of stable {since['stable_bad']:,} of {since['stable_n']:,}"
+        return told
     if word is not None and evidence.get("n"):
         told += f": {evidence[word]:,} of {evidence['n']:,} requests {word}"
     if evidence.get("window_s"):
@@ -172,7 +175,7 @@ def _what(event: Json) -> str:
         "LimitFailed": "broke a limit that moves nothing",
         "LimitWouldFail": "would have broken a limit (dry run)",
         "SharedFault": "broke a limit that stable breaks too",
-        "ControllerSilent": "was not judged for longer than the watchdog allows",
+        "ControllerSilent": f"was not judged for {duration(evidence.get('silent_s', 0))}, longer than the watchdog allows",
         "WorkerLost": "lost a worker",
         "CertificatesRenewed": "is shown with a new certificate",
         "CertificateProblem": "has a certificate that needs somebody",

@@ -120,9 +120,12 @@ def test_a_small_fault_of_both_is_shared_where_stable_has_a_ninth_of_the_respons
         if found.word == FAIL:
             break
     assert (found.word, found.shared) == (FAIL, True)
+    since = found.detail["since_breach"]
+    assert (since["stable_n"], since["stable_bad"]) == (10 * since["blocks"], since["blocks"] // 2)
     while found.shared:
         found = both.add(90, 4, 10, 0)
     assert found.word == FAIL
+    assert "stable_n" not in found.detail["since_breach"]
 
 
 def test_new_is_compared_with_stable_by_where_the_bad_ones_come_from():

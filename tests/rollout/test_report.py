@@ -344,6 +344,8 @@ def test_a_sentence_says_who_what_when_and_by_which_numbers(which, said):
 def test_numbers_of_evidence_name_what_is_new_since_the_breach():
     found = FAILED | {"since_breach": {"blocks": 5, "n": 100, "bad": 36}, "also": ["P99AboveLimit"]}
     assert told.numbers(found).endswith("36 of the last 100 requests bad, in 5 blocks")
+    shared = {"since_breach": {"blocks": 5, "n": 100, "bad": 36, "stable_n": 1000, "stable_bad": 350}}
+    assert told.numbers(FAILED | shared).endswith("requests bad, in 5 blocks; of stable 350 of 1,000")
     back = event(1, "RolledBack", RAMP, BACK, reason="X", evidence=found)
     assert told.sentence(back).endswith("; also P99AboveLimit")
     slow = {"metric": "p99", "value": 512.0, "limit": 200.0, "unit": "ms", "n": 300, "slower": 9, "window_s": 10.0}
