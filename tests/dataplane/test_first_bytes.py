@@ -8,6 +8,7 @@ from tests.dataplane.harness import same
 from tests.dataplane.wire import fails, holding, request
 
 THRESHOLDS = (100_000, 200_000)  # µs
+ROOMY = (400_000, 800_000)  # where an answer has to be faster, also on a busy machine
 PART = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
 
 
@@ -22,7 +23,7 @@ def test_a_hung_first_byte_counts_while_it_hangs(gate, release):
     gate.serve(gate.backend(holding(release)), ttfb_thresholds_us=THRESHOLDS)
     client = gate.client()
     client.send(request())
-    same(lambda: first_bytes(gate), ([1, 0], [0, 0, 0]))
+    same(lambda: gate.ttfb_slow(0), 1)
     same(lambda: first_bytes(gate), ([1, 1], [0, 0, 0]))
     assert gate.ended(0) == 0
     release.set()
@@ -34,7 +35,7 @@ def test_a_hung_first_byte_counts_while_it_hangs(gate, release):
 
 
 def test_a_first_byte_within_its_limit_counts_before_a_long_answer_ends(gate, release):
-    gate.serve(gate.backend(holding(release, PART, b"x" * 96)), ttfb_thresholds_us=THRESHOLDS, thresholds_us=THRESHOLDS)
+    gate.serve(gate.backend(holding(release, PART, b"x" * 96)), ttfb_thresholds_us=ROOMY, thresholds_us=THRESHOLDS)
     client = gate.client()
     client.send(request())
     same(lambda: first_bytes(gate), ([0, 0], [1, 0, 0]))
@@ -73,7 +74,7 @@ def test_leaving_before_the_first_byte_takes_nothing_back(gate, release):
 
 def test_a_timeout_before_the_first_byte_is_a_first_byte_at_its_value(gate):
     stable = gate.backend(lambda peer: (peer.request(), peer.drain()))
-    gate.serve(stable, timeouts=Timeouts(first_byte_s=0.15), ttfb_thresholds_us=THRESHOLDS)
+    gate.serve(stable, timeouts=Timeouts(first_byte_s=0.15), ttfb_thresholds_us=(100_000, 2_000_000))
     assert gate.client().request().status == 504
     same(lambda: first_bytes(gate), ([1, 0], [0, 1, 0]))
     (waited,) = gate.latencies(0, layout.VERSION_TTFB_HDR)
@@ -89,7 +90,7 @@ def test_a_failure_without_a_first_byte_is_none(gate):
 
 
 def test_a_rescued_answer_had_a_first_byte_and_the_rescue_its_own(gate):
-    gate.serve(gate.backend(), gate.backend(fails()), weight=10_000, ttfb_thresholds_us=THRESHOLDS)
+    gate.serve(gate.backend(), gate.backend(fails()), weight=10_000, ttfb_thresholds_us=ROOMY)
     assert gate.client().request().status == 200
     same(lambda: gate.ended(0), 1)
     assert [first_bytes(gate, version) for version in (0, 1)] == [([0, 0], [1, 0, 0])] * 2

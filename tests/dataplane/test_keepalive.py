@@ -185,7 +185,7 @@ def test_an_http_1_0_endpoint(gate):
 
 
 def test_an_idle_connection_is_closed_in_silence(gate):
-    gate.serve(gate.backend(), limits=RequestLimits(keepalive_timeout_s=0.1, header_timeout_s=0.1))
+    gate.serve(gate.backend(), limits=RequestLimits(keepalive_timeout_s=0.1, header_timeout_s=0.4))
     fresh = gate.client()
     used = gate.client()
     assert used.request().status == 200
@@ -195,7 +195,7 @@ def test_an_idle_connection_is_closed_in_silence(gate):
 
 
 def test_a_head_that_does_not_come_in_time(gate):
-    gate.serve(gate.backend(), limits=RequestLimits(header_timeout_s=0.1))
+    gate.serve(gate.backend(), limits=RequestLimits(header_timeout_s=0.4))
     client = gate.client()
     client.send(b"GET / HTTP/1.1\r\nHo")
     answer = client.response()
@@ -207,7 +207,7 @@ def test_a_head_that_does_not_come_in_time(gate):
 
 
 def test_dribbling_a_head_does_not_buy_time(gate):
-    gate.serve(gate.backend(), limits=RequestLimits(header_timeout_s=0.2))
+    gate.serve(gate.backend(), limits=RequestLimits(header_timeout_s=0.4))
     client = gate.client()
     client.send(b"GET / HTTP/1.1\r\n")
     client.sock.settimeout(0.02)
@@ -276,7 +276,7 @@ def test_a_client_that_leaves_before_its_head_is_complete_counts_nowhere(gate, h
 def test_a_slow_reader_of_a_last_answer_gets_all_of_it(gate):
     """The worker closes only after everything is out, however long a steady reader takes."""
     size = 6 * 1024 * 1024
-    gate.serve(gate.backend(answers(response(body=b"x" * size))), limits=RequestLimits(body_idle_timeout_s=0.1))
+    gate.serve(gate.backend(answers(response(body=b"x" * size))), limits=RequestLimits(body_idle_timeout_s=0.4))
     client = gate.client(SO_RCVBUF=16 * 1024)
     client.send(request("GET", "/", "Connection: close"))
     client.head()
@@ -286,7 +286,7 @@ def test_a_slow_reader_of_a_last_answer_gets_all_of_it(gate):
         piece = client.sock.recv(24 * 1024)
         assert piece, f"cut {size} bytes before the end"
         size -= len(piece)
-        pause.wait(0.001)
+        pause.wait(0.004)  # in all several times the limit
 
 
 @pytest.mark.slow

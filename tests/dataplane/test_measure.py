@@ -14,6 +14,7 @@ from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import answers, fails, holding, request, response
 
 THRESHOLDS = (100_000, 200_000)  # µs
+ROOMY = (400_000, 800_000)  # where an answer has to be faster, also on a busy machine
 NEVER = Failover("never")
 PART = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
 
@@ -63,13 +64,13 @@ def test_the_first_byte_and_the_last_are_told_apart(gate):
         peer.send(b"x" * 96)
         peer.drain()
 
-    gate.serve(gate.backend(script), thresholds_us=THRESHOLDS)
+    gate.serve(gate.backend(script), thresholds_us=ROOMY)
     gate.client().request()
     same(lambda: gate.ended(0), 1)
     (total,) = gate.latencies(0)
     (first,) = gate.latencies(0, layout.VERSION_TTFB_HDR)
-    assert total >= THRESHOLDS[0]
-    assert first < THRESHOLDS[0]
+    assert total >= ROOMY[0]
+    assert first < ROOMY[0]
     same(lambda: (gate.slow(0), gate.fast(0), gate.fast(0, 2)), (1, 0, 1))
 
 
@@ -78,15 +79,15 @@ def test_what_the_user_waited_has_the_rescue_in_it(gate):
         gate.backend(),
         gate.backend(lambda peer: (peer.request(), peer.drain())),
         weight=10_000,
-        timeouts=Timeouts(first_byte_s=0.15),
+        timeouts=Timeouts(first_byte_s=0.4),
     )
     assert gate.client().request().status == 200
     table, _, counters = gate.worker.segments[gate.worker.generation]
     at = layout.counters_layout(table).services[0] + layout.SERVICE_USER_HDR
-    same(lambda: sum(counters.words[at : at + hdr.index(140_000)]), 0)
+    same(lambda: sum(counters.words[at : at + hdr.index(390_000)]), 0)
     same(lambda: sum(counters.words[at : at + layout.HDR_WORDS]), 1)
     same(lambda: gate.ended(0), 1)
-    assert gate.latencies(0)[0] < 140_000
+    assert gate.latencies(0)[0] < 390_000
 
 
 def test_overrides_are_counted_apart(gate):
@@ -178,7 +179,7 @@ def test_a_hung_request_counts_while_much_waits_behind_it(gate, release):
     gate.serve(gate.backend(holding(release)), thresholds_us=THRESHOLDS)
     client = gate.client()
     client.send(request() + request("POST", "/", body=b"x" * 300_000))
-    same(lambda: gate.slow(0, 1), 1, within_s=0.45)
+    same(lambda: gate.slow(0, 1), 1)
     release.set()
     assert [client.response().status for _ in range(2)] == [200, 200]
 
@@ -432,18 +433,18 @@ def _send_all(client, data):
 
 @pytest.mark.slow
 def test_a_slow_reader_is_never_charged(gate):
-    size = 24 * 1024 * 1024
-    gate.serve(gate.backend(answers(response(body=b"x" * size))), thresholds_us=THRESHOLDS)
+    size = 12 * 1024 * 1024
+    gate.serve(gate.backend(answers(response(body=b"x" * size))), thresholds_us=(1_000_000, 2_000_000))
     client = gate.client(SO_RCVBUF=64 * 1024)
     client.send(request())
     client.head()
-    gate.sweeps(12)
+    gate.sweeps(24)
     same(lambda: gate.in_flight(0), 1)
     same(lambda: gate.slow(0), 0)
     client.exactly(size)
     same(lambda: gate.judged(0), (1, {}))
     same(lambda: [gate.slow(0), gate.fast(0)], [0, 1])
-    assert gate.latencies(0)[0] < THRESHOLDS[0]
+    assert gate.latencies(0)[0] < 1_000_000
 
 
 @pytest.mark.slow
@@ -461,7 +462,7 @@ def test_a_client_that_stops_reading_is_let_go_and_nobody_charged(gate):
 @pytest.mark.slow
 def test_a_steady_slow_reader_is_not_let_go(gate):
     size = 12 * 1024 * 1024
-    gate.serve(gate.backend(answers(response(body=b"x" * size))), timeouts=Timeouts(idle_s=0.2))
+    gate.serve(gate.backend(answers(response(body=b"x" * size))), timeouts=Timeouts(idle_s=0.6))
     client = gate.client(SO_RCVBUF=16 * 1024)
     client.send(request())
     client.head()
@@ -477,7 +478,7 @@ def test_a_steady_slow_reader_is_not_let_go(gate):
 
 @pytest.mark.slow
 def test_a_slow_uploader_is_never_charged(gate):
-    gate.serve(gate.backend(), thresholds_us=THRESHOLDS, timeouts=Timeouts(first_byte_s=0.15, idle_s=0.15))
+    gate.serve(gate.backend(), thresholds_us=ROOMY, timeouts=Timeouts(first_byte_s=0.4, idle_s=0.4))
     client = gate.client()
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n")
     for byte in b"hello, world":
@@ -562,7 +563,7 @@ def test_answers_to_pipelined_requests_do_not_pile_up(gate):
     gate.alone()
     size, count = 100_000, 400
     stable = gate.backend(answers(response(body=b"x" * size)))
-    gate.serve(stable, thresholds_us=THRESHOLDS)
+    gate.serve(stable, thresholds_us=ROOMY)
     before = gate.rss()
     client = gate.client(SO_RCVBUF=16 * 1024)
     client.send(request() * count)

@@ -403,7 +403,7 @@ def test_every_end_makes_room(gate, stage):
         peer.until(b"bye")
 
     backend = gate.backend(close, half, junk, silent, switch, answers(response()))
-    gate.serve(backend, in_flight=ONE, timeouts=Timeouts(first_byte_s=0.2), failover=Failover("never"))
+    gate.serve(backend, in_flight=ONE, timeouts=Timeouts(first_byte_s=0.5), failover=Failover("never"))
     assert gate.client().request().status == 502
     with pytest.raises(Ended):
         gate.client().request()

@@ -251,8 +251,9 @@ def test_a_client_that_leaves_within_the_handshake_is_forgotten(tls):
     tls.alone()
 
 
+@pytest.mark.slow
 def test_a_handshake_has_the_time_of_a_head(tls):
-    tls.serve(tls.backend(), limits=RequestLimits(header_timeout_s=0.2))
+    tls.serve(tls.backend(), limits=RequestLimits(header_timeout_s=0.5))
     silent, begun = tls.plain(), tls.plain()
     begun.send(b"\x16\x03\x01\x02\x00")
     assert silent.end() == begun.end() == "eof"

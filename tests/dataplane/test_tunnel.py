@@ -239,9 +239,9 @@ def test_a_silent_tunnel_is_closed(gate):
 
 
 def test_a_tunnel_outlives_all_other_timeouts(gate):
-    fields = {"timeouts": Timeouts(first_byte_s=0.1, idle_s=0.1, total_s=0.2)}
+    fields = {"timeouts": Timeouts(first_byte_s=0.4, idle_s=0.4, total_s=0.4)}
     _, client = open_tunnel(gate, echo, **fields)
-    gate.sweeps(8)
+    gate.sweeps(12)
     client.send(b"still here")
     assert client.exactly(10) == b"still here"
 

@@ -274,10 +274,11 @@ def test_no_other_endpoint_takes_over_when_it_must_not_be_used(gate):
     assert stable.peers == []
 
 
+@pytest.mark.slow
 def test_another_endpoint_of_new_is_not_tried_after_the_gate_was_shut(gate):
     """The connect took its time: what was decided before it no longer holds."""
     new = gate.backend(name="new")
-    gate.serve(gate.backend(), [gate.deaf(), new], weight=10_000, timeouts=Timeouts(connect_s=0.3), failover=NEVER)
+    gate.serve(gate.backend(), [gate.deaf(), new], weight=10_000, timeouts=Timeouts(connect_s=1.0), failover=NEVER)
     client = gate.client()
     gate.set_state(1, layout.ENDPOINT_DRAIN, 0)
     assert client.request().body == b"new"
@@ -326,7 +327,7 @@ def test_stable_answers_for_new(gate, cause, method):
     kind, script = CAUSES[cause]
     stable = gate.backend()
     new = gate.backend(script) if script else gate.refused()
-    gate.serve(stable, new, weight=10_000, timeouts=Timeouts(first_byte_s=0.1))
+    gate.serve(stable, new, weight=10_000, timeouts=Timeouts(first_byte_s=0.4))
     client = gate.client()
     answer = client.request(method, "/x")
     rescued = method in {"GET", "HEAD", "OPTIONS"}
