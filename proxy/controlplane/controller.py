@@ -119,6 +119,7 @@ class Controller:
         ] = []  # by what it is known which checks are read
         self._ticked = asyncio.Event()
         self._last_tick: float | None = None
+        self._silent: dict[str, float] = {}  # by service: of the silence that lasts, how long it was when it was told
         self._counts: Mapping[str, ServiceCounts] | None = None  # of the table in force, `None` until they were read
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -215,6 +216,7 @@ class Controller:
         self.commits.store_again(self._entries.values(), now)
         self._collector.keep()
         self._keep_blocks(judged, snapshot)
+        self._end_silence(now)
         self._last_tick = now
         self._ticked.set()
         self._ticked = asyncio.Event()
@@ -702,9 +704,19 @@ class Controller:
         if self._last_tick is None:
             return
         silent_s = now - self._last_tick
-        for entry in self._entries.values():
-            if entry.state.weight_bp and silent_s > entry.plan.watchdog_s:
+        for name, entry in self._entries.items():
+            if entry.state.weight_bp and silent_s > entry.plan.watchdog_s and name not in self._silent:
+                self._silent[name] = silent_s
                 self.commits.say(entry, "ControllerSilent", "ControllerSilent", {"silent_s": round(silent_s, 3)})
+
+    def _end_silence(self, now: float) -> None:
+        """Tell how long it was where it went on after it was told: ticks have failed, one after the other."""
+        silent_s = 0.0 if self._last_tick is None else now - self._last_tick
+        for name, told_s in self._silent.items():
+            if silent_s > told_s and name in self._entries:
+                numbers: Json = {"silent_s": round(silent_s, 3), "over": True}
+                self.commits.say(self._entries[name], "ControllerSilent", "ControllerSilent", numbers)
+        self._silent.clear()
 
     # --- small things --------------------------------------------------------------------------------------------
 

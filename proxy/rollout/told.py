@@ -38,6 +38,7 @@ _REASONS = {
     "Proven": "every limit is proven before the hold is over",
     "OperatorRollback": "a person wanted it",
     "OperatorPause": "a person wanted it",
+    "ControllerSilent": "the ticks that judge came late or failed",
     "NoHealthyEndpoint": "no endpoint of new could be reached",
     "MaxHoldOver": "the stage waited longer than max_hold",
     "SharedFault": "stable is over the same limit, so that it is not the fault of new alone",
@@ -153,6 +154,7 @@ def _what(event: Json) -> str:
     pauses = after.get("phase") == PAUSED != before.get("phase")
     paused = f"which paused its rollout in stage {after.get('stage')}" if pauses else ""
     endpoint = f"{evidence.get('url')} of {evidence.get('version')}"
+    silent = duration(evidence.get("silent_s", 0))
     said = {
         "RolledBack": f"was rolled back from {was}",
         "DrillShut": f"was shut from {was} by a drill",
@@ -175,7 +177,7 @@ def _what(event: Json) -> str:
         "LimitFailed": "broke a limit that moves nothing",
         "LimitWouldFail": "would have broken a limit (dry run)",
         "SharedFault": "broke a limit that stable breaks too",
-        "ControllerSilent": f"was not judged for {duration(evidence.get('silent_s', 0))}, longer than the watchdog allows",
+        "ControllerSilent": f"was not judged for {silent}, longer than the watchdog allows",
         "WorkerLost": "lost a worker",
         "CertificatesRenewed": "is shown with a new certificate",
         "CertificateProblem": "has a certificate that needs somebody",

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from proxy.controlplane.operations import Order
+from proxy.controlplane.watch import Watch
 from proxy.errors import CounterWentBack, Refused, StateError
 from proxy.ipc import layout
 from proxy.rollout.plan import Limit, ServicePlan
@@ -833,6 +834,26 @@ async def test_a_controller_that_was_silent_says_so(start):
     assert world.types()[-1] == "ControllerSilent"
     assert (await world.controller.events(0, 10))[-1]["evidence"]["silent_s"] == pytest.approx(5.0)
     assert world.word() == 1000
+
+
+@running
+async def test_ticks_that_fail_one_after_the_other_are_one_silence(start):
+    world = await start()
+    await world.tick()
+
+    def fails(*_args):
+        raise CounterWentBack("the counters went back")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "breach", fails)
+        for _ in range(400):
+            with pytest.raises(CounterWentBack):
+                await world.tick()
+    await world.tick(times=2)
+    await world.tick(5.0)
+    await world.settle()
+    told = [one["evidence"] for one in world.store.last_events(10) if one["type"] == "ControllerSilent"]
+    assert told == [{"silent_s": 2.0}, {"silent_s": 100.25, "over": True}, {"silent_s": 5.0}]
 
 
 @running

@@ -334,6 +334,13 @@ def test_a_scale_has_a_few_round_steps_that_reach_to_the_top(highest):
             event(1, "RollbackVerified", {}, {}, evidence={"stable": {"requests": 0, "bad": 0, "over": []}}),
             "web was seen to be back: nobody is sent to new, and nobody asked stable since at 2026-09-21 14:15:00Z",
         ),
+        (
+            event(1, "ControllerSilent", {}, {}, reason="ControllerSilent", evidence={"silent_s": 5.0}),
+            (
+                "web was not judged for 5 s, longer than the watchdog allows at 2026-09-21 14:15:00Z: "
+                "the ticks that judge came late or failed"
+            ),
+        ),
         (event(1, "SomethingElse", {}, {}), "web says SomethingElse at 2026-09-21 14:15:00Z"),
     ],
 )
