@@ -48,10 +48,10 @@ from proxy.ipc.layout import FLAG_WATCHDOG_OFF
 from proxy.metrics.expose import ServiceStanding
 from proxy.metrics.snapshot import ServiceCounts, Snapshot
 from proxy.rollout.analysis import Reading, evidence, reason_of, value
-from proxy.rollout.bench import kind_of
+from proxy.rollout.bench import action_of, kind_of
 from proxy.rollout.effect import Note
 from proxy.rollout.event import Breach, Event, NewChanged, NewRemoved, Rollback, SetWeight, Tick, WorkerLost
-from proxy.rollout.machine import STABLE_NOT_READY
+from proxy.rollout.machine import STABLE_NOT_READY, handed_over
 from proxy.rollout.plan import ROLLBACK, Plan, ServicePlan
 from proxy.rollout.state import PROGRESSING, ROLLED_BACK, Record, ServiceState
 from proxy.rollout.told import PROBLEMS
@@ -628,7 +628,8 @@ class Controller:
 
     def _tell(self, entry: Entry, now: float) -> None:
         for verdict in entry.watch.told(entry.state, now):
-            numbers = {**evidence(verdict), "action": verdict.limit.action, "dry_run": verdict.limit.dry_run}
+            limit = verdict.limit
+            numbers = {**evidence(verdict), "action": action_of(limit, entry.state), "dry_run": limit.dry_run}
             self.commits.say(entry, kind_of(verdict), reason_of(verdict.limit), numbers)
 
     def _report(self, entry: Entry, now: float) -> None:
@@ -700,7 +701,7 @@ class Controller:
         self.commits.say_of("", Note("ConfigRefused", order.actor, error.title, {}, {}, numbers))
 
     def _say_silence(self, now: float) -> None:
-        """Tell that workers had reason to send everything to stable: nobody judged for longer than the watchdog."""
+        """Tell once that workers had reason to send all to stable: nobody judged for longer than the watchdog."""
         if self._last_tick is None:
             return
         silent_s = now - self._last_tick

@@ -16,6 +16,7 @@ from proxy.metrics import hdr
 from proxy.metrics.expose import LimitStanding, ServiceStanding
 from proxy.metrics.snapshot import EndpointCounts, ServiceCounts, VersionCounts
 from proxy.rollout.analysis import Verdict, unit_of, value
+from proxy.rollout.bench import action_of
 from proxy.rollout.plan import PROVEN, Stage
 from proxy.rollout.reach import Reach
 from proxy.rollout.state import COMPLETED, PAUSED, PROGRESSING, ServiceState, percent
@@ -99,7 +100,7 @@ def service_status(
             for version in shown
         },
         "limits": [
-            _limit(counts.name, verdict, history, by_proof=by_proof, of_stage=index >= watch.always)
+            _limit(counts.name, verdict, state, history, by_proof=by_proof, of_stage=index >= watch.always)
             for index, verdict in enumerate(watch.verdicts)
             if verdict.limit.version in shown
         ],
@@ -179,7 +180,9 @@ def unit(verdict: Verdict) -> str:
     return unit_of(verdict.limit)
 
 
-def _limit(service: str, verdict: Verdict, history: History, *, by_proof: bool, of_stage: bool) -> Json:
+def _limit(
+    service: str, verdict: Verdict, state: ServiceState, history: History, *, by_proof: bool, of_stage: bool
+) -> Json:
     limit = verdict.limit
     shown: Json = {
         "metric": limit.metric,
@@ -194,7 +197,7 @@ def _limit(service: str, verdict: Verdict, history: History, *, by_proof: bool, 
         "needed_to_prove": verdict.needed_to_prove,
         "judge": verdict.judge,
         "scope": "stage" if of_stage else "service",
-        "action": limit.action,
+        "action": action_of(limit, state),
         "window_s": limit.window_s,
         "for_s": limit.for_s,
         "held_s": round(verdict.held_s, 3),

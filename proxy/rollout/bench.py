@@ -29,7 +29,7 @@ from proxy.rollout.analysis import FAIL, PASS, Counter, Judge, Sight, Verdict, e
 from proxy.rollout.event import Breach, Standing, Tick
 from proxy.rollout.judges import LATE_BLOCKS, LEAST_SAMPLES, UNREADABLE, Court, budget, judge_for
 from proxy.rollout.machine import may_advance
-from proxy.rollout.plan import HOLD, PAUSE, ROLLBACK, Limit, ServicePlan
+from proxy.rollout.plan import ALERT, HOLD, PAUSE, ROLLBACK, Limit, ServicePlan
 from proxy.rollout.reach import UNREACHABLE_S, Reach
 from proxy.rollout.state import (
     CHECK_UNREADABLE,
@@ -241,6 +241,11 @@ def compared_later(plan: ServicePlan, state: ServiceState) -> tuple[Limit, ...]:
     later = state.rollout.plan.stages[state.rollout.stage + 1 :]
     there = [limit for stage in later if stage.weight_bp == FULL for limit in (*stage.limits, *stage.require)]
     return tuple(limit for limit in (*plan.limits, *there) if limit.max_ratio is not None and limit.version == NEW)
+
+
+def action_of(limit: Limit, state: ServiceState) -> str:
+    """Return what a breach of a limit does: in completed nothing automatic moves users, and it only alerts."""
+    return ALERT if state.watchdog_off and limit.action in (ROLLBACK, PAUSE) else limit.action
 
 
 def kind_of(verdict: Verdict) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from proxy.metrics.snapshot import Columns, Judged, nothing
 from proxy.metrics.window import Window
 from proxy.rollout.analysis import Sight, Verdict, evidence, reason_of
-from proxy.rollout.bench import Bench, Measure, kind_of
+from proxy.rollout.bench import Bench, Measure, action_of, kind_of
 from proxy.rollout.effect import BEFORE_STAGE, Announce, CallHook, Note
 from proxy.rollout.event import Event, HookAnswered, Promote
 from proxy.rollout.machine import step
@@ -92,7 +92,11 @@ class Trial:
 
     def _said(self, verdict: Verdict) -> Note:
         kind, limit = kind_of(verdict), verdict.limit
-        numbers = {**evidence(verdict, self._measure(verdict)), "action": limit.action, "dry_run": limit.dry_run}
+        numbers = {
+            **evidence(verdict, self._measure(verdict)),
+            "action": action_of(limit, self.state),
+            "dry_run": limit.dry_run,
+        }
         return Note(kind, "controller", kind if kind == SHARED_FAULT else reason_of(limit), {}, {}, numbers)
 
     def _pass_time(self, now: float) -> list[Note]:

@@ -79,6 +79,20 @@ async def test_a_rollout_opens_stage_after_stage_and_completes(start):
 
 
 @running
+async def test_a_limit_says_that_it_only_alerts_once_a_rollout_is_completed(start):
+    world = await start(PLANS)
+    actions = []
+    await world.controller.rollouts.start("web", None, ANN)
+    for seconds in (5, 50):
+        await flow(world, seconds)
+        actions.append([limit["action"] for limit in world.controller.service_status("web")["limits"]])
+    assert actions == [["rollback"] * 2, ["alert"] * 2]
+    await flow(world, 5, bad=20)
+    assert (world.state().phase, world.word()) == (COMPLETED, 10_000)
+    assert last(world, "LimitFailed")["evidence"]["action"] == "alert"
+
+
+@running
 async def test_a_failing_version_is_rolled_back_by_evidence_and_the_rollback_is_verified(start):
     world = await start(PLANS)
     await world.controller.rollouts.start("web", "default", ANN)
