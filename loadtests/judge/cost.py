@@ -4,7 +4,7 @@ The real `Controller` with shared memory, SQLite, latch and block journal, and t
 between the ticks. Every service runs a rollout: two limits of the service and two of the stage (two by evidence, one
 `max_ratio`, one by window), and both its versions have traffic. Time is made up, so that a tick follows the last one
 at once; beside the ticks only the writing is left out of the count. What SQLite and the journal do in threads of their
-own counts.
+own counts; now and then they are given time to follow. What this printed last is in `loadtests/judge/COST.md`.
 
 At a rate of 0 the services are idle: no rollout, no weight, no traffic. `--parts` shows which part of a tick costs
 what; reading the CPU clock for it costs 1 µs for each part and service.
@@ -44,6 +44,7 @@ from proxy.metrics import hdr
 from proxy.routing.table import NEW, STABLE, RoutingTable
 
 BLOCK_S = 0.25
+REST_TICKS, REST_S = 20, 0.05  # after so many ticks so much real time passes
 WARM_UP = 20  # ticks before anything is measured
 WEIGHT = 0.1  # of the stage, and of what is written
 # The parts of a tick, by the class and the method that does them.
@@ -209,7 +210,7 @@ async def measure(services: int, workers: int, ticks: int, rate: float, *, parts
 async def _ticks(world: World, ticks: int, rate: float) -> int:
     """Let time pass; return the CPU time (ns) that writing took."""
     written = 0
-    for _ in range(ticks):
+    for tick in range(ticks):
         before = time.thread_time_ns()
         if rate:
             for writer in world.writers:
@@ -217,7 +218,7 @@ async def _ticks(world: World, ticks: int, rate: float) -> int:
         world.clock.ns += int(BLOCK_S * 1e9)
         written += time.thread_time_ns() - before
         await world.controller.tick()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0 if tick % REST_TICKS else REST_S)
     return written
 
 

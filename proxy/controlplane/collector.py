@@ -4,7 +4,7 @@
 the tick has decided: it takes the histograms into the history, a quarter of them each time, so that no tick is late
 for what is only shown. `deep` reads what is large, for /metrics. All only read shared memory: workers do not notice.
 
-Cost: `python -m loadtests.judge.cost --parts`; what it printed last is in `loadtests/judge/RESULTS.md`. A service in
+Cost: `python -m loadtests.judge.cost --parts`; what it printed last is in `loadtests/judge/COST.md`. A service in
 which not a word has changed costs its reading and one comparison.
 """
 
