@@ -177,7 +177,7 @@ def _create(path: Path) -> None:
     # Under another name first: whoever opens the latch finds a whole one or none.
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
-    fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         _initialise(fd)
         os.fsync(fd)

@@ -9,8 +9,9 @@ stored in the order in which they are given.
 Rules: durations are stored as what is left or has passed, never as an instant: monotonic clocks begin anew with the
 machine and wall clocks jump. A file that is not ours, damaged, empty, or of a newer schema is refused with
 `StateError` and left as it is; a fresh one is built under another name and renamed, so that a crash leaves a whole
-store or none. Only the newest events are kept, so that neither file nor memory grows for ever: a report of progress
-with eight limits takes 4 kB; a file of 20,000 such has 80 MiB and opens in 0.2 s.
+store or none. Only its owner reads it (mode 0600): plans are in it, with the secrets that were expanded in the URLs of
+their hooks. Only the newest events are kept, so that neither file nor memory grows for ever: a report of progress with
+eight limits takes 4 kB; a file of 20,000 such has 80 MiB and opens in 0.2 s.
 
 Source: https://www.sqlite.org/pragma.html (application_id, journal_mode, synchronous, quick_check).
 """
@@ -18,6 +19,7 @@ Source: https://www.sqlite.org/pragma.html (application_id, journal_mode, synchr
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -83,7 +85,10 @@ MIGRATIONS = {
 EVENT_KEYS = ("seq", "time", "service", "type", "actor", "reason", "before", "after", "evidence")
 EVENT_OBJECTS = ("before", "after", "evidence")
 LET_GO = "DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?"
+MODE = 0o600  # plans are stored, and what is expanded in the URLs of their hooks may be secret
 AWAY = "move the file away to start with an empty state, or bring back a good copy"
+
+log = logging.getLogger("tidegate.store")
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -278,6 +283,7 @@ class Store:
         if not self.path.exists():
             _create(self.path)
         _check_magic(self.path)
+        _tighten(self.path)
         connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
         try:
             _check(connection, self.path)
@@ -371,6 +377,7 @@ def _create(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE))
     connection = sqlite3.connect(draft, isolation_level=None)
     try:
         _build(connection)
@@ -382,6 +389,19 @@ def _create(path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _tighten(path: Path) -> None:
+    """Let nobody else read a file that an older release made; SQLite makes the files beside it with its mode."""
+    for name in (path.name, path.name + "-wal", path.name + "-shm"):
+        one = path.with_name(name)
+        if one.exists() and one.stat().st_mode & 0o077:
+            try:
+                one.chmod(MODE)
+            except PermissionError:  # somebody else's file that we may write: it is theirs to say who reads it
+                log.warning(
+                    "%s can be read by others and holds the URLs of hooks: its owner should chmod it to 600", one
+                )
 
 
 def _build(connection: sqlite3.Connection) -> None:

@@ -1,5 +1,6 @@
 """The latch: survives SIGKILL right after the store, refuses what is not a latch, never replaces it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -126,3 +127,12 @@ def test_no_descriptor_is_left_open_by_a_refusal(tmp_path):
     with pytest.raises(StateError):
         Latch.open(path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_only_its_owner_reads_it(tmp_path):
+    before = os.umask(0)
+    try:
+        Latch.open(tmp_path / "state.db.latch").close()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state.db.latch").stat().st_mode & 0o777 == 0o600

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -65,6 +67,58 @@ def test_events_come_in_pages_oldest_first(store):
     assert [item["seq"] for item in store.events(2, 3).result()] == [3, 4, 5]
     assert [item["seq"] for item in store.last_events(2)] == [6, 7]
     assert store.events(6, 10).result() == [event(7)]
+
+
+def modes(path):
+    """Return the modes of the state file and of those that SQLite keeps beside it."""
+    return {one.name: oct(one.stat().st_mode & 0o777) for one in path.parent.glob(path.name + "*")}
+
+
+def test_only_its_owner_reads_the_state_also_one_of_an_older_release(tmp_path):
+    path = tmp_path / "state.db"
+    ours = dict.fromkeys(("state.db", "state.db-wal", "state.db-shm"), "0o600")
+    before = os.umask(0)
+    try:
+        store = Store.open(path)
+        store.save(Change(rows={"web": ROW})).result()
+        assert modes(path) == ours
+        # Killed: the files beside it stay. Made by a release that left their modes to the umask.
+        copied = tmp_path / "old" / "state.db"
+        copied.parent.mkdir()
+        for name in ours:
+            shutil.copy(path.with_name(name), copied.with_name(name))
+            copied.with_name(name).chmod(0o644)
+        store.close()
+        again = Store.open(copied)
+        assert modes(copied) == ours
+        assert again.load().rows == {"web": ROW}
+        again.close()
+    finally:
+        os.umask(before)
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Let no file grow beyond `size`, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_probe_finds_a_full_disk_and_changes_nothing(tmp_path):
+    path = tmp_path / "state.db"
+    store = Store.open(path)
+    store.save(Change(rows={"web": ROW}, events=(event(1),))).result()
+    before = store.load()
+    store.probe().result()
+    with largest_file(4096), pytest.raises(StateError, match="the state store fails"):
+        store.probe().result()
+    store.probe().result()
+    assert store.load() == before
+    store.close()
 
 
 @pytest.mark.parametrize("in_file", [True, False])
