@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from proxy.controlplane.entry import Entry
 from proxy.controlplane.history import History
 from proxy.controlplane.operations import Json
-from proxy.controlplane.store import Change, Store
+from proxy.controlplane.store import Store
 from proxy.errors import Refused, StateError
 from proxy.metrics.snapshot import ServiceCounts
 from proxy.rollout.analysis import Counter, Reading
@@ -155,7 +155,7 @@ async def _unreachable(hook: Hook) -> str:
 
 async def _state(store: Store) -> Json:
     try:
-        await asyncio.wrap_future(store.save(Change()))
+        await asyncio.wrap_future(store.probe())
     except StateError as error:
         return _found("state", NO_GO, str(error))
     what = "can be written" if store.path else "is in memory: a rollout does not survive the process"

@@ -249,6 +249,10 @@ class Store:
         """Store `change` as a whole, after those before it; the future raises `StateError` when it was not."""
         return self._run(lambda: self._save(change))
 
+    def probe(self) -> Future[None]:
+        """Write something that nobody reads; the future raises `StateError` when it cannot be, as on a full disk."""
+        return self._run(self._probe)
+
     def events(self, since: int, limit: int) -> Future[list[Json]]:
         """Find up to `limit` events with seq > `since`, oldest first, after what is being stored."""
         return self._run(lambda: self._events("WHERE seq > ? ORDER BY seq LIMIT ?", (since, limit)))
@@ -348,6 +352,10 @@ class Store:
             if self._connection.in_transaction:
                 write("ROLLBACK")
             raise
+
+    def _probe(self) -> None:
+        # A transaction that changes nothing is never written.
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('probed', datetime('now'))")
 
     def _events(self, clause: str, arguments: tuple[int, ...]) -> list[Json]:
         cursor = self._connection.execute(f"SELECT {', '.join(EVENT_KEYS)} FROM events {clause}", arguments)  # noqa: S608

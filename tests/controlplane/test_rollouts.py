@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -430,6 +431,21 @@ async def test_a_check_that_cannot_be_read_pauses_after_three_readings(start):
     checks.last["memory_bytes"] = Reading(5, 2e9)
     await flow(world, 1)
     assert (world.state().phase, world.state().reason) == (ROLLED_BACK, "MemoryBytesAboveLimit")
+
+
+@running
+async def test_a_preflight_finds_a_disk_that_is_full(start):
+    world = await start(PLANS)
+    await flow(world, 3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        found = await world.controller.rollouts.start("web", None, Order("ann", dry_run=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (state,) = [finding for finding in found["findings"] if finding["check"] == "state"]
+    assert (found["go"], state["finding"]) == (False, "no-go")
+    assert "the state store fails" in state["what"]
 
 
 @running
