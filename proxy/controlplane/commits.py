@@ -8,7 +8,8 @@ Rules:
 * what acts first (towards safety) is done and in force before anything is given to the store. If storing fails it
   stays in force, and is tried again every second;
 * what does not is in force only once it is stored, when somebody ordered it (`risky`). If storing fails, nothing
-  has changed. If something else is decided for the service meanwhile, that stands, and this is *overtaken*;
+  has changed. What acts first meanwhile stands, and this is *overtaken*; all else waits until it is in force, so that
+  state, words, seed and flags of a service are one whenever nothing is being stored;
 * the instant of a decision (`decided_ns`) is read right after the store of the weight;
 * a trial begins at the instant in which the gate is opened: what ended before that is read right then (`opened`), and
   is in no block of the new trial;
@@ -111,14 +112,20 @@ class Commits:
     ) -> Commit:
         """Act where safety acts first, and give everything to the store. `more` adds to the evidence afterwards."""
         decided: dict[str, Json] = {}
+        back: Versions = {}
         for one in moves:
             entry = entries[one.service]
             for effect in one.acts:
                 decided[one.service] = {"decided_ns": self._act(one.service, effect)}
+            if one.acts and entry.pending is not None:
+                back = {**back, **entry.back}
+                if not one.after.weight_bp:
+                    # The salt that was being stored is that of the state now; at 0 users may be dealt anew.
+                    self.deal(one.service, one.after.salt)
             if one.acts or not risky:
-                entry.state, entry.pending = one.after, None
+                entry.enter(one.after)
             else:
-                entry.pending = one.after
+                entry.store_first(one.after)
             if one.rolls_back:
                 entry.rolled_back(one.after.reason, self._now())
         wall = self._clock.wall()
@@ -128,7 +135,8 @@ class Commits:
             for note in one.notes
         ]
         now = self._now()
-        rows = {one.service: to_row(entries[one.service].latest, now) for one in moves if one.persists}
+        versions = {**back, **versions}
+        rows = {one.service: to_row(one.after, now) for one in moves if one.persists}
         owed = tuple(found for one in moves for hook in one.hooks if (found := self.owes(one, hook)) is not None)
         future = self._store.save(Change(rows, versions, owed={one.key: one for one in owed}, events=tuple(events)))
         return Commit(tuple(moves), tuple(events), versions, owed, entries, future, risky)
@@ -141,7 +149,7 @@ class Commits:
             log.error("%s", error)  # noqa: TRY400  # the sentence says it all
             if commit.risky and not commit.shuts:
                 for one in commit.moves:
-                    _forget(commit.entries[one.service], one)
+                    self._forget(commit.entries[one.service], one)
                 for event in commit.events:
                     self._journal.drop(event)
                 raise not_stored(error) from error
@@ -167,7 +175,7 @@ class Commits:
                 continue
             entry = commit.entries[one.service]
             if entry.pending is one.after:
-                entry.state, entry.pending = one.after, None
+                entry.enter(one.after)
             if stored:
                 for effect in one.risks:
                     self._act(one.service, effect)
@@ -214,7 +222,7 @@ class Commits:
         """Do it; return the instant (CLOCK_MONOTONIC ns) right after the store of the weight."""
         if isinstance(effect, ClearLatch):
             self._latch.clear(service)
-        elif any(service in generation.service_index for generation in self._generations.live):
+        elif self._is_served(service):
             if isinstance(effect, StoreWeight):
                 flags = FLAG_WATCHDOG_OFF if effect.watchdog_off else 0
                 self._generations.store_weight(service, effect.weight_bp, flags)
@@ -233,6 +241,21 @@ class Commits:
             # After the words: a store into a mapped file may have to wait for the disk, users must not.
             self._latch.shut(service, effect.reason, self._clock.wall())
         return stored_ns
+
+    def _forget(self, entry: Entry, refused: Move) -> None:
+        if entry.pending is refused.after:
+            entry.give_up()
+        elif entry.pending is None and entry.state.revision > refused.before.revision:
+            # Something was decided upon a state that never came to be: what `new` is has not changed.
+            entry.state = replace(entry.state, has_new=refused.before.has_new)
+
+    def deal(self, service: str, salt: str) -> None:
+        """Deal the users of a service by this salt; the weight is 0 then."""
+        if self._is_served(service):
+            self._generations.store_seed(service, seed_of(salt))
+
+    def _is_served(self, service: str) -> bool:
+        return any(service in generation.service_index for generation in self._generations.live)
 
     def verify_again(self, entries: Iterable[Entry]) -> None:
         """Begin anew to verify the rollbacks of which a supervisor before has not told whether they worked."""
@@ -342,14 +365,6 @@ class Commits:
 
     def _now(self) -> float:
         return self._clock.monotonic_ns() / 1e9
-
-
-def _forget(entry: Entry, refused: Move) -> None:
-    if entry.pending is refused.after:
-        entry.pending = None
-    elif entry.pending is None and entry.state.revision > refused.before.revision:
-        # Something was decided upon a state that never came to be: what `new` is has not changed.
-        entry.state = replace(entry.state, has_new=refused.before.has_new, salt=refused.before.salt)
 
 
 def not_stored(error: StateError) -> Refused:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from secrets import token_hex
@@ -433,14 +433,34 @@ class Controller:
         return await self.commits.run(self._reload(tuple(plans), table, order))
 
     async def _set_weight(self, entry: Entry, event: SetWeight) -> bool:
-        if event.weight_bp <= entry.state.weight_bp:
-            entry.asking = entry.asking and event.weight_bp > 0
+        if event.weight_bp == 0:
+            entry.asking = False
             return await self.carry_out(entry, event)
-        async with self.changing:
+        if event.weight_bp <= entry.state.weight_bp and event.weight_bp < entry.latest.weight_bp:
+            return await self.carry_out(entry, event)
+        async with self.change(entry):
             return await self.carry_out(entry, event)
 
+    @contextlib.asynccontextmanager
+    async def change(self, entry: Entry) -> AsyncIterator[None]:
+        """Let nothing else be ordered that raises or changes tables, and wait for what is being stored of the service.
+
+        What is ordered meets the state in force then: what it does and what it refuses is by that.
+        """
+        async with self.changing:
+            await self.quiet((entry,))
+            yield
+
+    async def quiet(self, entries: Collection[Entry]) -> None:
+        """Wait until nothing is being stored that comes into force after that."""
+        while waiting := [entry for entry in entries if entry.pending is not None]:
+            await waiting[0].quiet.wait()
+
     async def carry_out(self, entry: Entry, event: Event) -> bool:
-        """Return whether it was stored; raise `Refused` when nothing has changed."""
+        """Return whether it was stored; raise `Refused` when nothing has changed.
+
+        What acts first may be carried out at any time, all else only inside `change`.
+        """
         made = move(entry.plan, entry.latest, event, self._now())
         if not made.effects:
             return True
@@ -457,7 +477,7 @@ class Controller:
 
     async def _replace_new(self, entry: Entry, new: Version, order: Order) -> bool:
         name = entry.plan.name
-        async with self.changing:
+        async with self.change(entry):
             was = self.service(name).new
             if not was.endpoints and not new.endpoints:
                 return True
@@ -486,6 +506,7 @@ class Controller:
     async def _reload(self, plans: tuple[ServicePlan, ...], table: RoutingTable, order: Order) -> tuple[str, ...]:
         async with self.changing:
             stored = await asyncio.to_thread(self._store.load)
+            await self.quiet(self._entries.values())
             taken = self._take_in(plans, table, replace(stored, versions=self.commits.versions), order)
             if order.dry_run:
                 return tuple(taken.notes)
@@ -567,22 +588,31 @@ class Controller:
             self._checks.watch([replace(plan, checks=registry.read_of(plan, state)) for plan, state in states])
 
     def _undo(self, commit: Commit, back: Versions) -> None:
-        """Take back what the workers refused: what `new` was is `new` again, with the weight at 0."""
+        """Take back what the workers refused: what `new` was is `new` again.
+
+        Where nothing was shut everybody stays where they are; else the weight is 0 until a person sets another one.
+        """
         undone: dict[str, Entry] = {}
-        for one in reversed(commit.moves):
+        lowered = {one.service for one in commit.moves if one.acts}
+        for one in commit.moves:
             entry = self._entries.get(one.service)
-            if entry is not None:
-                revision = entry.state.revision + (one.service not in undone)
-                # Nothing was shut by what only waited for the table (`finish`): there everybody stays where they are.
-                entry.state = (
-                    replace(one.before, revision=revision)
-                    if one.before.watchdog_off and not one.acts
-                    else replace(one.before, revision=revision, weight_bp=0, expiry=None, live_since=None)
-                )
-                undone[one.service] = entry
+            if entry is None or one.service in undone:
+                continue
+            undone[one.service] = entry
+            state, before = entry.state, replace(one.before, revision=entry.state.revision + 1)
+            if state.phase == ROLLED_BACK:
+                before = replace(state, revision=before.revision, has_new=before.has_new, rollout=before.rollout)
+            elif one.service in lowered:
+                at_0 = handed_over(before, self._now())
+                before = replace(at_0, weight_bp=0, expiry=None, live_since=None)
+            entry.enter(before)
         for name, entry in undone.items():
-            if entry.state.phase == ROLLED_BACK:
-                self._latch.shut(name, entry.state.reason, self._clock.wall())
+            state = entry.state
+            self._generations.store_weight(name, state.weight_bp, FLAG_WATCHDOG_OFF if state.watchdog_off else 0)
+            if not state.weight_bp:
+                self.commits.deal(name, state.salt)
+            if state.phase == ROLLED_BACK:
+                self._latch.shut(name, state.reason, self._clock.wall())
             self.commits.say(entry, "NewRefused", "TableRefused", {})
         self.commits.remember(back)
         self.commits.save(undone.values(), back)

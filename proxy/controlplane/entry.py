@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+
 from proxy.controlplane.verify import Verification
 from proxy.controlplane.watch import Watch
 from proxy.rollout.analysis import reason_of
 from proxy.rollout.bench import limits_of
 from proxy.rollout.plan import ROLLBACK, ServicePlan
 from proxy.rollout.state import NO_HEALTHY_ENDPOINT, OPERATOR_ROLLBACK, PAUSED, PROGRESSING, ServiceState
-from proxy.routing.table import NEW
+from proxy.routing.table import NEW, Version
 
 
 class Entry:
-    """One service. `pending`: the state that is being stored before it comes into force.
+    """One service. `pending`: the state that is being stored before it comes into force; `quiet` is set without one.
 
+    `back`: what is stored again of versions if something that acts at once comes before a `finish` that is pending.
     `held_until`: nothing that gives `new` more is tried before, because storing it failed. `verification`: of the last
     rollback, while it lasts. `reported`: when progress was last told. `drilling`: synthetic failures are being added;
     `drilled_ns`, `drilled_by`, `drilled_from`: the instant (CLOCK_MONOTONIC) and reason of the decision that they led
@@ -22,6 +27,7 @@ class Entry:
 
     __slots__ = (
         "asking",
+        "back",
         "dirty",
         "drilled_by",
         "drilled_from",
@@ -30,6 +36,7 @@ class Entry:
         "held_until",
         "pending",
         "plan",
+        "quiet",
         "reported",
         "rollbacks",
         "state",
@@ -40,6 +47,9 @@ class Entry:
     def __init__(self, plan: ServicePlan, state: ServiceState) -> None:
         self.state = state
         self.pending: ServiceState | None = None
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+        self.back: Mapping[tuple[str, str], Version | None] = {}
         self.dirty = False  # the state in force is not the stored one
         self.asking = False
         self.drilling = False
@@ -77,8 +87,31 @@ class Entry:
 
     @property
     def latest(self) -> ServiceState:
-        """The state that the next event meets."""
-        return self.state if self.pending is None else self.pending
+        """The state that the next event meets.
+
+        It is what is being stored, but for a `finish`: users are on `new` until the table is another one, so that what
+        comes before that meets the state in force.
+        """
+        if self.pending is None:
+            return self.state
+        if self.state.weight_bp and not self.pending.has_new:
+            return replace(self.state, revision=self.pending.revision)
+        return self.pending
+
+    def store_first(self, state: ServiceState) -> None:
+        """Take a state that comes into force once it is stored."""
+        self.pending = state
+        self.quiet.clear()
+
+    def enter(self, state: ServiceState) -> None:
+        """Bring a state into force; what was being stored first does not come into force any more."""
+        self.state = state
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Forget what was being stored first."""
+        self.pending, self.back = None, {}
+        self.quiet.set()
 
 
 def keeps_time(entry: Entry) -> bool:

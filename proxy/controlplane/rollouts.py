@@ -117,7 +117,7 @@ class Rollouts:
         return self._host.answer(entry, self._host.service_status(name), durable=durable)
 
     async def _changed(self, entry: Entry, event: Pause | Resume) -> bool:
-        async with self._host.changing:
+        async with self._host.change(entry):
             return await self._host.carry_out(entry, event)
 
     async def _start(self, entry: Entry, plan: Plan, order: Order) -> bool:
@@ -130,11 +130,17 @@ class Rollouts:
             table = registry.counting(host.table, entry.plan, plan)
             if table == host.table:
                 return await host.carry_out(entry, event)
-            made = move(entry.plan, entry.latest, event, host.now())
             # What the workers have to count first: a table at weight 0, and then the start.
-            await host.bring_table(table)
-            commit = host.commits.begin((made,), {}, host.entries, risky=True)
-            return await host.settle(entry, commit)
+            move(entry.plan, entry.state, event, host.now())
+            entry.asking, revision = True, entry.state.revision
+            try:
+                await host.bring_table(table)
+            finally:
+                wanted, entry.asking = entry.asking, False
+            if not wanted or entry.state.revision != revision:
+                what = "something else was decided while the workers got their table: that stands"
+                raise overtaken(entry.state, what)
+            return await host.carry_out(entry, event)
 
     async def _promote(self, entry: Entry, order: Order, *, full: bool) -> bool:
         host = self._host
@@ -149,24 +155,22 @@ class Rollouts:
     async def _finish(self, entry: Entry, order: Order) -> bool:
         host = self._host
         name = entry.plan.name
-        async with host.changing:
+        async with host.change(entry):
             new = host.service(name).new
             event = Finish(new.label, host.fresh_salt(entry), order.actor, order.reason, order.if_match)
             made = move(entry.plan, entry.latest, event, host.now())
             if order.dry_run:
                 return True
             versions = {(name, REGISTERED): Version(), (name, STABLE_REGISTERED): new}
-            before = entry.state
             back = {key: host.commits.versions.get(key) for key in versions}
             commit = host.commits.begin((made,), versions, host.entries, risky=True)
+            # What comes before it is in force stores what is stable again together with itself.
+            entry.back = back
             stored = await host.commits.stored(commit)
             if entry.pending is not made.after:
-                # Rolled back while it was being stored: that stands, and what is stable stays what it was.
-                entry.state = replace(entry.state, has_new=True, salt=before.salt, rollout=before.rollout)
                 host.commits.announce(commit)
                 host.commits.say(entry, "FinishUndone", "Overtaken", {})
-                host.commits.save((entry,), back)
-                raise overtaken(entry.state, "the rollout was rolled back while this was being stored", cure="")
+                raise overtaken(entry.state, "something else changed the weight while this was being stored", cure="")
             durable = await host.bring(commit, registry.finished(host.table, name), stored=stored)
             entry.watch.forget()
             return durable
@@ -180,7 +184,7 @@ class Rollouts:
         """Call hooks, and then let what was ordered be done as the only change; gives what they said by their names."""
         there = [name for name in names if getattr(plan.hooks, name) is not None]
         if not there:
-            async with self._host.changing:
+            async with self._host.change(entry):
                 yield {}
             return
         extra: dict[str, object] = {"phase": entry.state.phase, "allowed": allowed(entry.state)}
@@ -192,7 +196,7 @@ class Rollouts:
             answers: dict[str, Any] = {}
             for name in there:
                 answers[name] = await self._ask(entry, plan, name, stage)
-            async with self._host.changing:
+            async with self._host.change(entry):
                 if not entry.asking or entry.latest.revision != revision:
                     what = "something else was decided while the hooks were asked: that stands"
                     raise overtaken(entry.state, what)
@@ -240,11 +244,10 @@ class Rollouts:
     async def _answered(self, entry: Entry, plan: Plan, hook: Hook, effect: CallHook) -> None:
         host = self._host
         answer = await self._call(hook, effect.name, self._about(entry, plan, plan.stages[effect.stage].name))
+        # What is being stored is decided first; this only lets a stage go on.
+        await host.quiet((entry,))
         if host.entries.get(entry.plan.name) is not entry:
             return
-        while entry.pending is not None:
-            # What is being stored is decided first; this only lets a stage go on.
-            await host.next_tick(DRILL_MOST_S)
         made = move(entry.plan, entry.state, HookAnswered(effect.stage, answer.ok, shown_hook(answer)), host.now())
         host.commits.decide(made, host.entries)
 
@@ -349,7 +352,7 @@ class Rollouts:
         return None
 
     async def _restore(self, entry: Entry, before: ServiceState, order: Order, took: Json) -> bool:
-        async with self._host.changing:
+        async with self._host.change(entry):
             try:
                 return await self._host.carry_out(entry, Restored(before, order.actor, took))
             except Refused:

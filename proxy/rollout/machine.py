@@ -237,7 +237,7 @@ def _set_weight(plan: ServicePlan, state: ServiceState, event: SetWeight, now: f
     if event.weight_bp == 0:
         return _rollback(plan, state, Rollback(event.actor, event.reason, event.stable_ready), now)
     after = replace(
-        _handed_over(state, now),
+        handed_over(state, now),
         weight_bp=event.weight_bp,
         revision=state.revision + 1,
         expiry=_expiry(state, event, now),
@@ -253,7 +253,7 @@ def _raise(state: ServiceState, event: SetWeight, now: float) -> Step:
         raise _no_new(state)
     _match(state, event.if_match)
     _may_take_over(state, event)
-    handed = state if state.phase == COMPLETED else _handed_over(state, now)
+    handed = state if state.phase == COMPLETED else handed_over(state, now)
     after = replace(
         handed,
         weight_bp=event.weight_bp,
@@ -274,13 +274,13 @@ def _keep_weight(state: ServiceState, event: SetWeight, now: float) -> Step:
         return state, ()
     _match(state, event.if_match)
     _may_take_over(state, event)
-    handed = _handed_over(state, now) if state.phase == PROGRESSING else state
+    handed = handed_over(state, now) if state.phase == PROGRESSING else state
     after = replace(handed, revision=state.revision + 1, expiry=expiry)
     note = Note("WeightsSet", event.actor, event.reason, shown(state), shown(after))
     return after, _moved(state, after, note)
 
 
-def _handed_over(state: ServiceState, now: float) -> ServiceState:
+def handed_over(state: ServiceState, now: float) -> ServiceState:
     """Return the state in which a person decides about the weight, and no longer a rollout."""
     if state.phase == ROLLED_BACK:
         return replace(state, phase=IDLE, reason="", rollout=None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -79,6 +81,11 @@ class World:
         one = self.generations.current
         return one.control.words[one.control_layout.services[one.service_index[service]] + layout.CONTROL_SEED]
 
+    def watchdog_off(self, service: str = "web") -> bool:
+        one = self.generations.current
+        word = one.control.words[one.control_layout.services[one.service_index[service]]]
+        return bool(word & layout.FLAG_WATCHDOG_OFF)
+
     def state(self, service: str = "web"):
         return self.controller.state(service)
 
@@ -116,6 +123,16 @@ class World:
 
     def mend_store(self) -> None:
         self.store._run(lambda: self.store._connection.execute("PRAGMA query_only = 0").fetchall()).result()
+
+    @contextmanager
+    def slow_store(self) -> Iterator[None]:
+        """What is given to the store inside is not answered before the end, as on a disk that hangs."""
+        go_on = threading.Event()
+        self.store._thread.submit(go_on.wait)
+        try:
+            yield
+        finally:
+            go_on.set()
 
     def close(self) -> None:
         for hand in self.hands:

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.controlplane.operations import Order
+from proxy.controlplane.supervisor import _words_of as words_of
 from proxy.errors import Refused
 from proxy.rollout.plan import Limit, Plan, ServicePlan, Stage
 from proxy.rollout.state import PROGRESSING, ROLLED_BACK
@@ -118,6 +121,155 @@ async def live(directory, history):
 def test_laws_that_hold_whatever_happens(history):
     with tempfile.TemporaryDirectory() as directory:
         asyncio.run(live(directory, history))
+
+
+TAKE = Order("ann", take_over=True)
+AT_0 = replace(PLANS[0], initial_weight=0)
+OTHER = replace(AT_0, rollouts=(Plan("default", (Stage("other", 2000, 2.0), *STAGES[1:])),))
+orders = {
+    "start": lambda host: host.rollouts.start("web", None, ANN),
+    "pause": lambda host: host.rollouts.pause("web", ANN),
+    "resume": lambda host: host.rollouts.resume("web", ANN),
+    "promote": lambda host: host.rollouts.promote("web", ANN),
+    "full": lambda host: host.rollouts.promote("web", ANN, full=True),
+    "finish": lambda host: host.rollouts.finish("web", ANN),
+    "rollback": lambda host: host.rollback("web", ANN),
+    "weight 0": lambda host: host.set_weights("web", 0, TAKE),
+    "weight 1": lambda host: host.set_weights("web", 100, TAKE),
+    "weight 50": lambda host: host.set_weights("web", 5000, TAKE),
+    "weight 100": lambda host: host.set_weights("web", 10_000, TAKE, ttl_s=30),
+    "new": lambda host: host.put_new("web", "3", ["http://127.0.0.1:9002"], ANN),
+    "no new": lambda host: host.delete_new("web", ANN),
+    "plan kept": lambda host: host.reload((OTHER,), TABLE, replace(ANN, running_plan="keep")),
+    "plan anew": lambda host: host.reload((OTHER,), TABLE, replace(ANN, running_plan="restart")),
+}
+# What comes before leads to where something is to be seen: a rollout, everybody on new, a rollback.
+befores = st.sampled_from(
+    [(), ("start",), ("start", "promote"), ("start", "full"), ("start", "full", "promote"), ("rollback",)]
+)
+meanwhile = st.one_of(
+    st.tuples(st.just("order"), st.sampled_from(sorted(orders))),
+    st.tuples(st.just("block"), st.sampled_from(["good", "bad", "good"])),
+    st.tuples(st.sampled_from(["store", "switch"]), st.booleans()),
+    st.tuples(st.just("disk"), st.booleans()),
+    st.tuples(st.just("refuse")),
+)
+
+
+class Slow:
+    """A world whose store and workers answer when they are let, and refuse when they are told."""
+
+    def __init__(self, world):
+        self.world = world
+        self.store = ExitStack()
+        self.workers = asyncio.Event()
+        self.workers.set()
+        self.refuses = False
+        self.given = {}
+        self.saved = set()
+        self.held = False
+        world.controller._switch = self.switch
+        save = world.store._save
+        world.store._save = lambda change: (
+            save(change),
+            self.saved.update(row.revision for row in change.rows.values()),
+        )
+
+    async def switch(self, made, words):
+        """Bring a table as the supervisor does."""
+        world = self.world
+        before = world.generations.current
+        await world.switch(made, words)
+        await self.workers.wait()
+        if self.refuses:
+            self.refuses = False
+            await world.switch(before.table, words_of(before))
+            raise Refused(500, "TableRefused", "no")
+
+    def hold_store(self, held):
+        if held != self.held:
+            self.held = held
+            if held:
+                self.store.enter_context(self.world.slow_store())
+            else:
+                self.store.close()
+
+    async def turn(self):
+        """Let everything come as far as it does."""
+        for _ in range(3):
+            if not self.held:
+                await asyncio.to_thread(lambda: self.world.store._run(int).result())
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+    async def let_go(self):
+        self.hold_store(False)
+        self.workers.set()
+        await self.world.settle()
+
+
+def words_are_the_state(slow):
+    world = slow.world
+    state, entry = world.state(), world.controller.entry("web")
+    if entry.pending is not None or world.controller.changing.locked():
+        return
+    check(world, state)
+    assert world.watchdog_off() == state.watchdog_off
+    assert (world.latch.read("web") is not None) == (state.phase == ROLLED_BACK)
+
+
+async def interleave(directory, before, history):
+    world = await begun(Path(directory) / "state.db", (AT_0,), TABLE)
+    slow = Slow(world)
+    try:
+        for name in before:
+            await orders[name](world.controller)
+        for number, (what, *values) in enumerate(history):
+            word = world.word()
+            if what == "order":
+                slow.given[number, values[0]] = asyncio.create_task(orders[values[0]](world.controller))
+            elif what == "block":
+                if world.hand.generation.table.services[0].new.endpoints:
+                    {"good": world.good, "bad": world.bad}[values[0]]()
+                await world.tick(1.0)
+            elif what == "store":
+                slow.hold_store(values[0])
+            elif what == "switch":
+                slow.workers.clear() if values[0] else slow.workers.set()
+            elif what == "disk" and not slow.held:
+                world.mend_store() if values[0] else world.break_store()
+            elif what == "refuse":
+                slow.refuses = True
+            await slow.turn()
+            words_are_the_state(slow)
+            # Towards risk: stored before it is done.
+            assert world.word() <= word or world.state().revision in slow.saved
+        await slow.let_go()
+        world.mend_store()
+        for (_, name), done in slow.given.items():
+            error = done.exception()
+            assert error is None or (isinstance(error, Refused) and name not in ("rollback", "weight 0")), error
+        await world.tick(1.0, times=2)
+        await world.settle()
+        assert world.controller.entry("web").pending is None
+        words_are_the_state(slow)
+        state, row = world.state(), world.store.load().rows["web"]
+        assert (row.phase, row.weight_bp, row.revision, row.salt) == (
+            state.phase,
+            state.weight_bp,
+            state.revision,
+            state.salt,
+        )
+    finally:
+        await slow.let_go()
+        world.close()
+
+
+@settings(max_examples=settings().max_examples // 2)
+@given(befores, st.lists(meanwhile, max_size=10))
+def test_state_words_seed_flags_and_latch_are_one_whatever_is_ordered_while_something_is_stored(before, history):
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(interleave(directory, before, history))
 
 
 KILLED = """
