@@ -14,16 +14,21 @@ Rules:
 * a trial begins at the instant in which the gate is opened: what ended before that is read right then (`opened`), and
   is in no block of the new trial;
 * the store answers in the order in which it was asked, so that the last decision is what a restart finds;
+* a store that hangs is one that fails: after `PATIENCE_S` an order is answered, a shut gate as not durable, all else as
+  refused. What such a store stores late is stored once more as it is in force (`ChangeUndone`);
+* of events that cannot be stored the newest `MOST_EVENTS` wait, and it is told how many are lost (`EventsLost`);
 * a hook that a decision owes is stored with it and forgotten with its answer: a restart calls it again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
 from proxy.clock import Clock
@@ -45,6 +50,9 @@ from proxy.routing.split import seed_of
 from proxy.routing.table import Version
 
 RETRY_S = 1.0  # so often is tried to store what could not be stored
+PATIENCE_S = 3.0  # so long is waited for the disk before an order is answered without it
+MOST_EVENTS = 1000  # that wait to be stored
+MOST_SAVING = 8  # that the store is given before it has answered, beside what is decided
 KEEP_S = 1.0  # so often what is left of a `ttl` and what has passed of a stage or an `after` is stored
 
 ROLLED_BACK_EVENT = "RolledBack"
@@ -95,8 +103,10 @@ class Commits:
         self._unstored_events: list[Json] = []
         self._unstored_versions: dict[tuple[str, str], Version | None] = {}
         self._unstored_owed: dict[tuple[str, str, int], Owed | None] = {}
+        self._lost_events = 0
+        self._saving = 0
         self._tried = self._kept = 0.0
-        self.on_hook: Callable[[str, CallHook], None] = lambda _service, _hook: None
+        self.on_hook: Callable[[str, CallHook, int], None] = lambda _service, _hook, _revision: None
         self.on_owed: Callable[[Owed], None] = lambda _owed: None
         self.owes: Callable[[Move, CallHook], Owed | None] = lambda _made, _hook: None
         self.opened: Callable[[str], float] = lambda _service: self._now()
@@ -144,23 +154,68 @@ class Commits:
     async def stored(self, commit: Commit) -> bool:
         """Wait for the store; return False when what was done could not be stored, raise `Refused` if nothing was."""
         try:
-            await asyncio.wrap_future(commit.future)
+            await self.in_time(commit.future, keep=commit.shuts or not commit.risky)
         except StateError as error:
+            hangs = not commit.future.done()
             log.error("%s", error)  # noqa: TRY400  # the sentence says it all
             if commit.risky and not commit.shuts:
                 for one in commit.moves:
                     self._forget(commit.entries[one.service], one)
                 for event in commit.events:
                     self._journal.drop(event)
+                if hangs:
+                    self.spawn(self._undone(commit))
                 raise not_stored(error) from error
-            for one in commit.moves:
-                commit.entries[one.service].dirty = True
-            self._unstored_events += commit.events
-            self._unstored_versions.update(commit.versions)
-            self._unstored_owed.update({one.key: one for one in commit.owed})
-            self._tried = self._now()
+            if hangs:
+                self.spawn(self._late(commit))
+            else:
+                self._not_stored(commit)
             return False
         return True
+
+    async def in_time(self, future: Future[T], *, keep: bool = False) -> T:
+        """Wait for the store; raise `StateError` when it fails, or does not answer within `PATIENCE_S`.
+
+        Then it is not done any more, should it not have begun, but for what is to `keep`.
+        """
+        waiting = asyncio.wrap_future(future)
+        if not (await asyncio.wait((waiting,), timeout=PATIENCE_S))[0]:
+            waiting.add_done_callback(lambda one: one.cancelled() or one.exception())  # nobody else looks at it
+            if not keep:
+                future.cancel()
+            raise self._store.silent(PATIENCE_S)
+        return waiting.result()
+
+    async def _late(self, commit: Commit) -> None:
+        """Wait for the store to say whether it has what was done without it."""
+        try:
+            await asyncio.wrap_future(commit.future)
+        except StateError as error:
+            log.error("%s", error)  # noqa: TRY400  # the sentence says it all
+            self._not_stored(commit)
+
+    async def _undone(self, commit: Commit) -> None:
+        """Store what is in force once more when a change is stored after it was refused."""
+        with contextlib.suppress(StateError):
+            await asyncio.wrap_future(commit.future)
+            entries = {one.service: commit.entries[one.service] for one in commit.moves}
+            self._unstored_owed.update({one.key: None for one in commit.owed})
+            self.save(entries.values(), {key: self.versions.get(key) for key in commit.versions})
+            for entry in entries.values():
+                self.say(entry, "ChangeUndone", "NotStored", {})
+
+    def _not_stored(self, commit: Commit) -> None:
+        for one in commit.moves:
+            commit.entries[one.service].dirty = True
+        self._wait_to_be_stored(commit.events)
+        self._unstored_versions.update(commit.versions)
+        self._unstored_owed.update({one.key: one for one in commit.owed})
+        self._tried = self._now()
+
+    def _wait_to_be_stored(self, events: Sequence[Json]) -> None:
+        waiting = sorted([*events, *self._unstored_events], key=itemgetter("seq"))
+        self._unstored_events = waiting[-MOST_EVENTS:]
+        self._lost_events += len(waiting) - len(self._unstored_events)
 
     def come_into_force(self, commit: Commit, *, stored: bool) -> bool:
         """Do what waits for the store; return whether something else was decided meanwhile, which stands."""
@@ -288,12 +343,15 @@ class Commits:
     def say_of(self, service: str, note: Note) -> None:
         """Tell something of a service, or ("") of the whole."""
         event = self._journal.make(service, note, self._clock.wall())
-        self._unstored_events.append(event)
-        self.save(())
+        self._wait_to_be_stored((event,))
+        if self._saving < MOST_SAVING:
+            self.save(())
         self._journal.announce(event)
 
     def store_again(self, entries: Iterable[Entry], now: float) -> None:
         """Store what could not be stored, and what time has changed: both every second."""
+        if self._saving >= MOST_SAVING:
+            return
         every = list(entries)
         dirty = [entry for entry in every if entry.dirty]
         unstored = self._unstored_events or self._unstored_versions or self._unstored_owed
@@ -319,18 +377,28 @@ class Commits:
         for entry in chosen:
             entry.dirty = False
         change = Change(rows, kept, owed=owed, events=tuple(events))
+        self._saving += 1
         self.spawn(self._saved(chosen, change, self._store.save(change)))
 
     async def _saved(self, entries: Sequence[Entry], change: Change, future: Future[None]) -> None:
+        failed: StateError | None = None
         try:
             await asyncio.wrap_future(future)
         except StateError as error:
-            log.error("%s", error)  # noqa: TRY400  # the sentence says it all
+            failed = error
+        self._saving -= 1
+        if failed is not None:
+            log.error("%s", failed)
             for entry in entries:
                 entry.dirty = True
-            self._unstored_events = [*change.events, *self._unstored_events]
+            self._wait_to_be_stored(change.events)
             self._unstored_versions = {**change.versions, **self._unstored_versions}
             self._unstored_owed = {**change.owed, **self._unstored_owed}
+        elif self._lost_events:
+            lost, self._lost_events = self._lost_events, 0
+            self.say_of("", Note("EventsLost", CONTROLLER, "NotStored", {}, {}, {"lost": lost}))
+        elif self._unstored_events:
+            self.save(())
 
     def remember(self, versions: Versions) -> None:
         """Take note of what is stored of versions."""
@@ -360,7 +428,8 @@ class Commits:
     async def close(self, entries: Iterable[Entry]) -> None:
         """Store what is to be kept and wait for all that is being stored."""
         self.save([entry for entry in entries if entry.dirty or keeps_time(entry)])
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        while self.tasks:
+            await asyncio.gather(*self.tasks, return_exceptions=True)
         self.orphaned.close()
 
     def _now(self) -> float:

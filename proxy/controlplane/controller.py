@@ -392,8 +392,9 @@ class Controller:
             event = self._journal.make(entry.plan.name, note, self._clock.wall())
             try:
                 stored = self._endpoints.stored(key, code)
-                await asyncio.wrap_future(self._store.save(Change(endpoints={key: stored}, events=(event,))))
+                await self.commits.in_time(self._store.save(Change(endpoints={key: stored}, events=(event,))))
             except StateError as error:
+                self._endpoints.not_stored((key,))  # should it be stored late: what is in force is stored after it
                 self._journal.drop(event)
                 raise not_stored(error) from error
             self._endpoints.say(key, code, self._now())
@@ -505,7 +506,10 @@ class Controller:
 
     async def _reload(self, plans: tuple[ServicePlan, ...], table: RoutingTable, order: Order) -> tuple[str, ...]:
         async with self.changing:
-            stored = await asyncio.to_thread(self._store.load)
+            try:
+                stored = await self.commits.in_time(self._store.loading())
+            except StateError as error:
+                raise not_stored(error) from error
             await self.quiet(self._entries.values())
             taken = self._take_in(plans, table, replace(stored, versions=self.commits.versions), order)
             if order.dry_run:

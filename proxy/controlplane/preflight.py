@@ -155,8 +155,10 @@ async def _unreachable(hook: Hook) -> str:
 
 async def _state(store: Store) -> Json:
     try:
-        await asyncio.wrap_future(store.probe())
+        await asyncio.wait_for(asyncio.wrap_future(store.probe()), CONNECT_S)
     except StateError as error:
         return _found("state", NO_GO, str(error))
+    except TimeoutError:
+        return _found("state", NO_GO, str(store.silent(CONNECT_S)))
     what = "can be written" if store.path else "is in memory: a rollout does not survive the process"
     return _found("state", OK if store.path else WARNING, what)

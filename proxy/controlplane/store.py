@@ -243,7 +243,11 @@ class Store:
 
     def load(self) -> Stored:
         """Return what is stored; raise `StateError` when it cannot be read."""
-        return self._run(self._load).result()
+        return self.loading().result()
+
+    def loading(self) -> Future[Stored]:
+        """Find what is stored, after what is being stored."""
+        return self._run(self._load)
 
     def save(self, change: Change) -> Future[None]:
         """Store `change` as a whole, after those before it; the future raises `StateError` when it was not."""
@@ -265,6 +269,11 @@ class Store:
         """Finish what was given and close the file."""
         self._thread.submit(self._connection.close).result()
         self._thread.shutdown()
+
+    def silent(self, seconds: float) -> StateError:
+        """Return the error of a store that has not answered for so long."""
+        what = f"the state store has not answered for {seconds:g} s"
+        return StateError(what, where=self._where, cure="look whether the disk hangs")
 
     def _run(self, work: Callable[[], T]) -> Future[T]:
         def guarded() -> T:
