@@ -42,7 +42,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 run: $(VENV)/.installed  ## Install and start the demo
 	@$(BIN)/tidegate demo $(ARGS)
 
-check: $(VENV)/.installed-dev  ## Format, lint, import rule, types, unit and property tests (under a minute)
+check: $(VENV)/.installed-dev  ## Format, lint, import rule, types, unit and property tests (about a minute on two quiet cores)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
