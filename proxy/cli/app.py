@@ -7,6 +7,7 @@ exit code of INTERFACE §3; a traceback is shown only with TIDEGATE_DEBUG=1.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from importlib import import_module
@@ -16,6 +17,8 @@ import typer
 from typer.core import TyperGroup
 
 from proxy import __version__
+from proxy.cli.options import OUTPUT
+from proxy.cli.text import printable
 from proxy.errors import ConfigError, TidegateError
 
 VERBS = {
@@ -67,7 +70,7 @@ class LazyGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except TidegateError as error:
-            _explain(error)
+            _explain(error, json_wanted=ctx.meta.get(OUTPUT) == "json")
             raise typer.Exit(error.exit_code) from None
         except BrokenPipeError:  # whoever read our output is gone, as in `tidegate events | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,13 +99,18 @@ def _speak(command: Any) -> None:
         _speak(sub)
 
 
-def _explain(error: TidegateError) -> None:
+def _explain(error: TidegateError, *, json_wanted: bool = False) -> None:
+    problem = getattr(error, "problem", None)
+    if json_wanted and problem:
+        typer.echo(json.dumps(problem))
     if isinstance(error, ConfigError):
         count = len(error.problems)
         typer.echo(str(error), err=True)
         typer.echo(f"tidegate: {count} problem{'' if count == 1 else 's'}; nothing was started", err=True)
     else:
         typer.echo(f"tidegate: {error}", err=True)
+        for line in getattr(error, "said", ()):
+            typer.echo(f"  {printable(line)}", err=True)
 
 
 def _version(wanted: bool) -> None:

@@ -43,7 +43,10 @@ class NoToken(TidegateError):
 
 
 class ApiError(TidegateError):
-    """The admin API refused. `status` is the HTTP status, `title` its stable word."""
+    """The admin API refused.
+
+    `status` is the HTTP status, `title` its stable word, `problem` the API's object, `said` what a hook said, in lines.
+    """
 
     def __init__(self, status: int, problem: Mapping[str, Any], where: str) -> None:
         errors = problem.get("errors") or []
@@ -52,6 +55,8 @@ class ApiError(TidegateError):
         super().__init__(f"{what}: {fields}" if fields else what, where=where if status in {502, 503, 504} else "")
         self.status = status
         self.title = problem.get("title", "")
+        self.problem = dict(problem)
+        self.said = _said(problem)
         self.exit_code = 2 if status in {400, 404, 413, 415} else 1
 
 
@@ -224,6 +229,16 @@ def _token(token_file: Path | None) -> str:
     if len(token.split()) > 1 or (token_file is not None and not token):
         raise UsageError("there is not one token in it", where=where)
     return token
+
+
+def _said(problem: Mapping[str, Any]) -> list[str]:
+    """Return what a hook said that did not say go: why it failed, and its words."""
+    if problem.get("title") != "HookFailed":
+        return []
+    forms = {"why": "{}", "exit": "it ended with exit code {}", "answered": "it answered {}"}
+    why = next((form.format(problem[key]) for key, form in forms.items() if problem.get(key) is not None), "it said:")
+    words = str(problem.get("output") or problem.get("body") or "")
+    return [why, *words.splitlines()]
 
 
 def _field(error: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 
 Value = TypeVar("Value")
+OUTPUT = "proxy.output"  # where a context remembers how to print
 
 
 class Format(StrEnum):
@@ -19,8 +20,20 @@ class Format(StrEnum):
     JSON = "json"
 
 
+def _remember(ctx: typer.Context, value: Format) -> Format:
+    ctx.meta[OUTPUT] = value.value
+    return value
+
+
 Output = Annotated[
-    Format, typer.Option("--output", "-o", metavar="text|json", help="text, or json: the API's object unchanged.")
+    Format,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="text|json",
+        help="text, or json: the API's object unchanged.",
+        callback=_remember,
+    ),
 ]
 Admin = Annotated[
     str,

@@ -226,15 +226,18 @@ class Rollouts:
         answer = await self._call(hook, name, self._about(entry, plan, stage))
         if answer.ok:
             return shown_hook(answer)
+        said = shown_hook(answer)
+        if "status" in said:
+            said["answered"] = said.pop("status")  # `status` of a problem is its own
         raise Refused(
             409,
             "HookFailed",
             f"the hook {name} did not say go; nothing was changed",
             cure="look at what it said, mend it, and repeat the request",
-            extra={"phase": entry.state.phase, "allowed": allowed(entry.state), **shown_hook(answer)},
+            extra={"phase": entry.state.phase, "allowed": allowed(entry.state), **said},
         )
 
-    def _asked(self, service: str, effect: CallHook) -> None:
+    def _asked(self, service: str, effect: CallHook, revision: int) -> None:
         entry = self._host.entries.get(service)
         rollout = None if entry is None else entry.state.rollout
         hook = None if rollout is None else rollout.plan.hooks.before_stage

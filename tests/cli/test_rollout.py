@@ -3,6 +3,7 @@ import json
 import pytest
 
 from proxy.cli import status as view
+from proxy.errors import Refused
 from tests.cli.conftest import tidegate
 
 STAGE = {"index": 1, "of": 3, "name": "ramp", "weight": 10, "elapsed_s": 3600.0, "hold_s": 14400.0, "requests": 812}
@@ -13,6 +14,47 @@ STAGE["stages"] = [
     {"name": "ramp", "weight": 10, "hold_s": 14400.0},
     {"name": "full", "weight": 100, "hold_s": 172800.0},
 ]
+
+
+FAILED = {"hook": "before_start", "exit": 3, "output": "not on\x1b[31m fridays\nask ann\n"}
+
+
+def failing(admin, said):
+    """Let the API refuse a start as it does when a hook has said no."""
+
+    async def start_rollout(_name, _plan, _order):
+        raise Refused(409, "HookFailed", "the hook before_start did not say go", cure="look at it", extra=said)
+
+    admin.operations.start_rollout = start_rollout
+
+
+@pytest.mark.parametrize(
+    "said, lines",
+    [
+        (FAILED, ["it ended with exit code 3", "not on\\x1b[31m fridays", "ask ann"]),
+        ({"answered": 503, "body": "frozen"}, ["it answered 503", "frozen"]),
+        ({"why": "no answer within 10 s"}, ["no answer within 10 s"]),
+    ],
+)
+def test_a_hook_that_fails_is_shown_with_what_it_said(admin, said, lines):
+    failing(admin, said)
+    result = tidegate("rollout", "start", "--admin", admin.url)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "tidegate: the hook before_start did not say go (look at it)",
+        *[f"  {line}" for line in lines],
+    ]
+
+
+def test_a_refusal_is_an_object_too(admin):
+    failing(admin, FAILED)
+    result = tidegate("rollout", "start", "-o", "json", "--admin", admin.url)
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["title"], found["status"], found["exit"]) == (1, "HookFailed", 409, 3)
+    assert result.stderr.startswith("tidegate: the hook before_start did not say go")
+    missing = tidegate("weights", "--service", "none", "-o", "json", "--admin", admin.url)
+    assert (missing.exit_code, json.loads(missing.stdout)["title"]) == (2, "NoSuchService")
 
 
 def test_the_verbs_of_a_rollout(admin):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy.controlplane import hooks
 from proxy.controlplane.checks import Checks
+from proxy.controlplane.hooks import Answer
 from proxy.controlplane.operations import Order
 from proxy.controlplane.scales import TTFB, Scale
 from proxy.controlplane.store import Change, Owed
@@ -457,6 +459,21 @@ async def test_a_hook_that_says_no_refuses_a_start_and_shows_what_it_said(start)
     assert (refused.value.status, refused.value.title) == (409, "HookFailed")
     assert (refused.value.extra["exit"], refused.value.extra["output"]) == (3, "not on fridays\n")
     assert (world.word(), world.state().phase, world.state().revision) == (0, IDLE, 1)
+
+
+@running
+async def test_the_status_of_a_hook_is_told_beside_that_of_the_refusal(start):
+    async def frozen(_hook, name, _about):
+        return Answer(ok=False, said={"hook": name, "url": "http://gate", "status": 503, "body": "frozen"})
+
+    world = await start(planned(hooks=Hooks(before_start=Hook(url="http://gate"))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hooks, "call", frozen)
+        with pytest.raises(Refused) as refused:
+            await world.controller.rollouts.start("web", None, ANN)
+    extra = refused.value.extra
+    assert (refused.value.status, extra["answered"], extra["body"]) == (409, 503, "frozen")
+    assert not extra.keys() & {"url", "status"}
 
 
 def waiting(folder):
