@@ -43,6 +43,12 @@ def _endpoints(urls: list[str]) -> list[str]:
     return urls
 
 
+def _quoted(value: Any) -> Any:
+    if not isinstance(value, str | None):
+        raise ValueError('must be a text in quotes: a duration such as "30m", or "none"')  # noqa: TRY004 -- pydantic's
+    return value
+
+
 def _ttl(text: str) -> float:
     if text == "none":
         return inf
@@ -80,7 +86,12 @@ Planned = Annotated[
     AfterValidator(_planned),
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "object"}]}),
 ]
-Ttl = Annotated[str, AfterValidator(_ttl), WithJsonSchema({"type": "string", "examples": ["30m", "2h", "none"]})]
+Ttl = Annotated[
+    str,
+    BeforeValidator(_quoted),
+    AfterValidator(_ttl),
+    WithJsonSchema({"type": "string", "examples": ["30m", "2h", "none"]}),
+]
 
 
 class Strict(BaseModel):

@@ -17,6 +17,7 @@ from math import isfinite
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from proxy.errors import Problem, Refused
 
@@ -24,6 +25,19 @@ FULL_PERCENT = 100
 BUCKETS_PER_PERCENT = 100
 BUCKET = Decimal("0.01")  # percent
 UNMATCHED = -1  # a revision that no service ever has
+
+# What pydantic says of these names its own types and no way out.
+_SENTENCES = {
+    "missing": "is missing",
+    "model_type": "must be a JSON object",
+    "string_type": "must be a text in quotes",
+    "bool_type": "must be true or false, without quotes",
+    "list_type": "must be a list in square brackets",
+    "literal_error": "must be {expected}",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} of them",
+    "too_long": "must have at most {max_length} of them",
+}
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -46,7 +60,7 @@ class Body:
             return kind.model_validate(self.json() if self.raw.strip() else {})
         except ValidationError as error:
             known = list(kind.model_fields)
-            refuse(_problem(item["type"], item["loc"], item["msg"], known) for item in error.errors())
+            refuse(_problem(item, known) for item in error.errors())
 
     def json(self) -> Any:
         """Return the body's JSON; numbers with a point or an exponent come as `Decimal`."""
@@ -172,15 +186,14 @@ def unknown(key: str, known: Iterable[str]) -> str:
     return f"is not known here: known are {', '.join(names)}" if names else "is not known here: nothing is"
 
 
-def _problem(kind: str, location: tuple[int | str, ...], message: str, known: list[str]) -> Problem:
-    key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
-    if kind == "extra_forbidden":
+def _problem(item: ErrorDetails, known: list[str]) -> Problem:
+    key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in item["loc"]).lstrip(".")
+    if item["type"] == "extra_forbidden":
         return Problem(key, unknown(key, known))
-    if kind == "missing":
-        return Problem(key, "is missing")
-    if kind == "model_type":
-        return Problem(key, "must be a JSON object")
-    return Problem(key, message.removeprefix("Value error, "))
+    sentence = _SENTENCES.get(item["type"])
+    if sentence is not None:
+        return Problem(key, sentence.format(**item.get("ctx", {})))
+    return Problem(key, item["msg"].removeprefix("Value error, "))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:

@@ -85,3 +85,45 @@ async def test_a_body_that_never_comes_is_408(monkeypatch):
         assert await asyncio.wait_for(reader.readline(), 5) == b"HTTP/1.1 408 Request Timeout\r\n"
         writer.close()
         await writer.wait_closed()
+
+
+REGISTERED = "/api/v1/services/web/versions/new"
+
+
+@pytest.mark.parametrize(
+    "method, path, body, key, sentence",
+    [
+        ("PUT", WEIGHTS, {"new": 5, "ttl": 30}, "ttl", 'must be a text in quotes: a duration such as "30m", or "none"'),
+        ("PUT", WEIGHTS, {"new": 5, "reason": 5}, "reason", "must be a text in quotes"),
+        ("PUT", WEIGHTS, {"new": 5, "reason": None}, "reason", "must be a text in quotes"),
+        ("PUT", WEIGHTS, [], "", "must be a JSON object"),
+        ("PUT", REGISTERED, {"endpoints": "http://a:1"}, "endpoints", "must be a list in square brackets"),
+        ("PUT", REGISTERED, {"endpoints": []}, "endpoints", "must have at least 1 of them"),
+        (
+            "PUT",
+            REGISTERED,
+            {"label": "x" * 101, "endpoints": ["http://a:1"]},
+            "label",
+            "must have at most 100 characters",
+        ),
+        (
+            "PATCH",
+            "/api/v1/services/web/endpoints",
+            {"version": "old", "url": "http://a:1", "state": "ready"},
+            "version",
+            "must be 'stable' or 'new'",
+        ),
+        (
+            "POST",
+            "/api/v1/services/web/rollout/promote",
+            {"full": "yes"},
+            "full",
+            "must be true or false, without quotes",
+        ),
+    ],
+)
+@running
+async def test_a_value_of_another_type_is_told_what_it_should_be(method, path, body, key, sentence):
+    async with served() as api:
+        value, _ = await api.ask(method, path, status=400, json=body)
+        assert value["errors"] == [{"key": key, "message": sentence}]
