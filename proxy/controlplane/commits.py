@@ -85,10 +85,10 @@ class Commits:
     """Acts on words and latch, and gives to the store.
 
     `versions`: what is stored of them, by (service, source); `orphaned`: what workers of a supervisor before read;
-    `tasks`: what is under way. After a move that is in force
-    `on_hook(service, hook)` is told which hooks are to be asked, and `on_owed(owed)` which are to be called and paid;
-    `owes(move, hook)` says which those are (`None`: it is asked). `opened(service)` is called when `new` has got weight
-    after it had none, and gives the instant (s) from which it is judged.
+    `tasks`: what is under way. After a move that is in force `on_hook(service, hook, revision)` is told which hooks are
+    to be asked by which state, and `on_owed(owed)` which are to be called and paid; `owes(move, hook)` says which those
+    are (`None`: it is asked). `opened(service)` is called when `new` has got weight after it had none, and gives the
+    instant (s) from which it is judged.
     """
 
     def __init__(self, generations: Generations, store: Store, latch: Latch, journal: Journal, clock: Clock) -> None:
@@ -253,14 +253,14 @@ class Commits:
                 self.pay(debt)
             elif came:
                 for hook in one.hooks:
-                    self.on_hook(one.service, hook)
+                    self.on_hook(one.service, hook, one.after.revision)
 
     def decide(self, made: Move, entries: Mapping[str, Entry], more: Callable[[], Json] = dict) -> None:
         """Carry out what nobody asked for: act now, and let a task do what has to wait for the store.
 
         What gives `new` more is in force only once it is stored; it is asked for again when that fails.
         """
-        if made.effects:
+        if made.effects or made.after is not made.before:
             self.spawn(self._settle(self.begin((made,), {}, entries, risky=made.gives_more, more=more)))
 
     async def _settle(self, commit: Commit) -> None:

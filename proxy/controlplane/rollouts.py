@@ -241,17 +241,17 @@ class Rollouts:
         entry = self._host.entries.get(service)
         rollout = None if entry is None else entry.state.rollout
         hook = None if rollout is None else rollout.plan.hooks.before_stage
-        if entry is not None and rollout is not None and hook is not None:
-            self._host.commits.spawn(self._answered(entry, rollout.plan, hook, effect))
+        if entry is not None and rollout is not None and hook is not None and entry.state.revision == revision:
+            self._host.commits.spawn(self._answered(entry, rollout.plan, hook, effect, revision))
 
-    async def _answered(self, entry: Entry, plan: Plan, hook: Hook, effect: CallHook) -> None:
+    async def _answered(self, entry: Entry, plan: Plan, hook: Hook, effect: CallHook, revision: int) -> None:
         host = self._host
         answer = await self._call(hook, effect.name, self._about(entry, plan, plan.stages[effect.stage].name))
         # What is being stored is decided first; this only lets a stage go on.
         await host.quiet((entry,))
         if host.entries.get(entry.plan.name) is not entry:
             return
-        made = move(entry.plan, entry.state, HookAnswered(effect.stage, answer.ok, shown_hook(answer)), host.now())
+        made = move(entry.plan, entry.state, HookAnswered(revision, answer.ok, shown_hook(answer)), host.now())
         host.commits.decide(made, host.entries)
 
     def _owes(self, made: Move, effect: CallHook) -> Owed | None:

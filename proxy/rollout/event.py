@@ -140,9 +140,12 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class HookAnswered:
-    """The hook before stage number `stage` has answered. `said`: what it said, for people."""
+    """The hook before the next stage has answered. `said`: what it said, for people.
 
-    stage: int
+    `revision`: of the state that asked; an answer to a question before is none.
+    """
+
+    revision: int
     ok: bool
     said: Mapping[str, object] = field(default_factory=dict)
 

@@ -233,7 +233,7 @@ def _set_weight(plan: ServicePlan, state: ServiceState, event: SetWeight, now: f
     if event.weight_bp > state.weight_bp:
         return _raise(state, event, now)
     if event.weight_bp == state.weight_bp:
-        return _keep_weight(state, event, now)
+        return _keep_weight(plan, state, event, now)
     if event.weight_bp == 0:
         return _rollback(plan, state, Rollback(event.actor, event.reason, event.stable_ready), now)
     after = replace(
@@ -265,9 +265,9 @@ def _raise(state: ServiceState, event: SetWeight, now: float) -> Step:
     return after, (Persist(note), ClearLatch(), StoreWeight(event.weight_bp, after.watchdog_off), Announce(note))
 
 
-def _keep_weight(state: ServiceState, event: SetWeight, now: float) -> Step:
+def _keep_weight(plan: ServicePlan, state: ServiceState, event: SetWeight, now: float) -> Step:
     if state.phase == ROLLED_BACK:
-        return state, (Shut(state.reason), Persist())
+        return _repeated(plan, state, Rollback(event.actor, event.reason, event.stable_ready), now)
     takes_over = event.take_over and state.phase == PROGRESSING
     expiry = _expiry(state, event, now)
     if not state.weight_bp or (expiry == state.expiry and not takes_over):
@@ -414,12 +414,13 @@ def _finish(_plan: ServicePlan, state: ServiceState, event: Finish, _now: float)
 
 def _hook_answered(_plan: ServicePlan, state: ServiceState, event: HookAnswered, now: float) -> Step:
     rollout = running(state)
-    if not rollout.asking or event.stage != rollout.stage + 1:
+    if not rollout.asking or event.revision != state.revision:
         return state, ()
     if not event.ok:
-        said = {**event.said, "stage": rollout.plan.stages[event.stage].name}
+        said = {**event.said, "stage": rollout.plan.stages[rollout.stage + 1].name}
         return _pause_for(state, HOOK_FAILED, CONTROLLER, HOOK_FAILED, now, said)
-    return _advance(state, event.stage, rollout.record, CONTROLLER, "HoldOver", {"hook": dict(event.said)}, now)
+    # What was shown when it was asked may be so no more: the next tick lets the stage go on, or not.
+    return replace(state, rollout=replace(rollout, asking=False, go=event.said)), ()
 
 
 def _hook_too_late(_plan: ServicePlan, state: ServiceState, _event: HookAnswered, _now: float) -> Step:
@@ -506,13 +507,18 @@ def _go_on(state: ServiceState, rollout: Rollout, standing: Standing, record: Re
     elapsed_s = rollout.elapsed_s(now)
     early = elapsed_s < rollout.now_at.hold_s
     reason = "Proven" if early else "HoldOver"
-    evidence = {"requests": standing.requests, "elapsed_s": round(elapsed_s, 3), "proven": standing.proven}
+    evidence: dict[str, object] = {
+        "requests": standing.requests,
+        "elapsed_s": round(elapsed_s, 3),
+        "proven": standing.proven,
+    }
     target = rollout.stage + 1
     if rollout.next_stage is None:
         return _complete(state, CONTROLLER, reason, evidence, now)
     if rollout.plan.hooks.before_stage is not None:
-        kept = replace(rollout, asking=True, record=record or rollout.record, record_of=rollout.now_at.name)
-        return replace(state, rollout=kept), (CallHook(BEFORE_STAGE, target),)
+        if rollout.go is None:
+            return replace(state, rollout=replace(rollout, asking=True)), (CallHook(BEFORE_STAGE, target),)
+        evidence["hook"] = dict(rollout.go)
     return _advance(state, target, record, CONTROLLER, reason, evidence, now)
 
 
@@ -555,7 +561,7 @@ def _restarted(_plan: ServicePlan, state: ServiceState, event: Restarted, now: f
 
 def _entered(rollout: Rollout, stage: int, now: float) -> Rollout:
     hold_s = rollout.plan.stages[stage].hold_s
-    return replace(rollout, stage=stage, ran_s=0.0, since=now, entered=now, waits_s=hold_s, asking=False)
+    return replace(rollout, stage=stage, ran_s=0.0, since=now, entered=now, waits_s=hold_s, asking=False, go=None)
 
 
 def _at_stage(state: ServiceState, phase: str, rollout: Rollout, now: float) -> ServiceState:

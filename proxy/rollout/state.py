@@ -56,7 +56,8 @@ class Rollout:
 
     `ran_s`: what had passed of the stage's hold at the instant `since`, from which the hold clock runs (`None`: it
     stands still). `entered`: when the stage began, pauses included. `waits_s`: the hold time from which `max_hold`
-    is counted. `asking`: the hook before the next stage is being asked; it is asked again after a restart.
+    is counted. `asking`: the hook before the next stage is being asked; `go`: what it said when it said go, which
+    counts until the rollout is paused. It is asked again after a restart.
     `record`: how stable measured in the last stage below 100 %, from the stage called `record_of`.
     """
 
@@ -67,6 +68,7 @@ class Rollout:
     entered: float = 0.0
     waits_s: float = 0.0
     asking: bool = False
+    go: Mapping[str, object] | None = None
     record: Record = field(default_factory=dict)
     record_of: str = ""
 
@@ -86,7 +88,7 @@ class Rollout:
 
     def stopped(self, now: float) -> Rollout:
         """Return it with the hold clock standing still."""
-        return replace(self, ran_s=self.elapsed_s(now), since=None, asking=False)
+        return replace(self, ran_s=self.elapsed_s(now), since=None, asking=False, go=None)
 
 
 @dataclass(frozen=True, slots=True)

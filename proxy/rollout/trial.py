@@ -87,7 +87,7 @@ class Trial:
         notes = [effect.note for effect in effects if isinstance(effect, Announce)]
         for effect in effects:
             if isinstance(effect, CallHook) and effect.name == BEFORE_STAGE:
-                notes += self.give(HookAnswered(effect.stage, ok=True), now)
+                notes += self.give(HookAnswered(self.state.revision, ok=True), now)
         return notes
 
     def _said(self, verdict: Verdict) -> Note:

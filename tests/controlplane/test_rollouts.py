@@ -544,6 +544,86 @@ async def test_a_hook_between_stages_is_asked_and_a_hanging_one_pauses(start):
     assert last(world, "HookCalled")["reason"] == "after_rollback"
 
 
+@contextmanager
+def asked_by_hand(monkeypatch):
+    """Hooks are asked, and the test says what they answer: gives the futures, oldest first."""
+    asked = []
+
+    async def ask(_hook, name, _about):
+        asked.append(asyncio.get_running_loop().create_future())
+        return Answer(await asked[-1], {"hook": name, "number": len(asked)})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hooks, "call", ask)
+        try:
+            yield asked
+        finally:
+            for one in asked:
+                one.cancel()
+
+
+def test_what_a_hook_said_moves_no_stage_whose_limits_are_no_longer_good(monkeypatch, tmp_path):
+    @running
+    async def test(start):
+        world = await start(planned(hooks=Hooks(before_stage=Hook(run=("true",)))))
+        with asked_by_hand(monkeypatch) as asked:
+            begun = asyncio.create_task(world.controller.rollouts.start("web", None, ANN))
+            await until(lambda: asked)
+            asked[0].set_result(True)
+            await begun
+            while len(asked) < 2:
+                world.good(10, version=STABLE)
+                world.good(10)
+                await world.tick()
+                await asyncio.sleep(0)
+            for _ in range(20):
+                if not world.controller.service_status("web")["stage"]["open"]:
+                    world.good(10, version=STABLE)
+                    world.good(8)
+                    world.bad(2)
+                    await world.tick()
+            assert world.state().phase == PROGRESSING
+            assert world.controller.service_status("web")["stage"]["open"] == ["error_rate INCONCLUSIVE"]
+            asked[1].set_result(True)
+            await world.settle()
+            await world.tick()
+            await world.settle()
+            assert (world.state().phase, world.word(), len(asked)) == (PROGRESSING, 100, 2)
+
+    test(tmp_path)
+
+
+def test_an_answer_to_a_question_before_a_pause_is_none(monkeypatch, tmp_path):
+    @running
+    async def test(start):
+        world = await start(planned(hooks=Hooks(before_stage=Hook(run=("true",)))))
+
+        async def until_asked(times):
+            while len(asked) < times:
+                world.good(10, version=STABLE)
+                world.good(10)
+                await world.tick()
+                await asyncio.sleep(0)
+
+        with asked_by_hand(monkeypatch) as asked:
+            begun = asyncio.create_task(world.controller.rollouts.start("web", None, ANN))
+            await until(lambda: asked)
+            asked[0].set_result(True)
+            await begun
+            await until_asked(2)
+            await world.controller.rollouts.pause("web", ANN)
+            await world.controller.rollouts.resume("web", ANN)
+            await until_asked(3)
+            asked[1].set_result(False)
+            await until(lambda: len(world.controller.commits.tasks) == 1)
+            assert (world.state().phase, world.word()) == (PROGRESSING, 100)
+            asked[2].set_result(True)
+            await flow(world, 1)
+            assert (world.word(), last(world, "StageEntered")["evidence"]["hook"]["number"]) == (5000, 3)
+
+    test(tmp_path)
+
+
 def called(log):
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -1015,6 +1095,29 @@ async def test_a_drill_holds_nobody_up_and_what_is_ordered_after_its_decision_st
     found = await drill
     assert (found["drill"], found["restored"], found["why"]) == ("failed", False, "not restored")
     assert (world.state().phase, world.word()) == (IDLE, 900)
+
+
+@running
+async def test_0_percent_that_is_ordered_while_a_drill_has_shut_the_gate_stays(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 12)
+    held = [True]
+    world.controller._reached = lambda _service, _ns: not held[0]
+    drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
+    while world.word():
+        world.good(10)
+        await world.tick()
+        await asyncio.sleep(0)
+    answer = await world.controller.set_weights("web", 0, Order("ann", "get it out"))
+    assert answer["new"] == 0
+    held[0] = False
+    while not drill.done():
+        await world.tick()
+        await asyncio.sleep(0)
+    assert (await drill)["restored"] is False
+    assert (world.state().phase, world.state().reason, world.word()) == (ROLLED_BACK, "OperatorRollback", 0)
+    assert last(world, "RolledBack")["reason"] == "get it out"
 
 
 @running

@@ -230,14 +230,50 @@ def test_a_hook_before_a_stage_is_asked_and_its_no_pauses():
     asked, effects = tick(state, 60.0)
     assert (asked.weight_bp, asked.rollout.asking, effects) == (100, True, (CallHook("before_stage", 1),))
     assert tick(asked, 61.0) == (asked, ())
-    on, _ = step(SERVICE, asked, HookAnswered(1, ok=True), 62.0)
-    assert (on.weight_bp, on.rollout.stage, on.rollout.asking) == (5000, 1, False)
-    held, effects = step(SERVICE, asked, HookAnswered(1, ok=False, said={"body": "not now"}), 62.0)
+    number = asked.revision
+    go, effects = step(SERVICE, asked, HookAnswered(number, ok=True, said={"body": "go"}), 62.0)
+    assert (go.weight_bp, go.rollout.stage, go.rollout.asking, effects) == (100, 0, False, ())
+    on, effects = tick(go, 62.25)
+    assert (on.weight_bp, on.rollout.stage, on.rollout.asking, on.rollout.go) == (5000, 1, False, None)
+    assert effects[-1].note.evidence["hook"] == {"body": "go"}
+    held, effects = step(SERVICE, asked, HookAnswered(number, ok=False, said={"body": "not now"}), 62.0)
     assert (held.phase, held.reason, held.weight_bp) == (PAUSED, "HookFailed", 100)
     assert effects[-1].note.evidence == {"body": "not now", "stage": "half"}
     # An answer that comes when nobody waits for it changes nothing.
-    assert step(SERVICE, held, HookAnswered(1, ok=True), 63.0) == (held, ())
-    assert step(SERVICE, on, HookAnswered(1, ok=True), 63.0) == (on, ())
+    assert step(SERVICE, held, HookAnswered(number, ok=True), 63.0) == (held, ())
+    assert step(SERVICE, on, HookAnswered(number, ok=True), 63.0) == (on, ())
+
+
+def test_what_a_hook_said_moves_only_a_stage_that_still_shows_enough():
+    asked, _ = tick(started(HOOKED), 60.0)
+    go, _ = step(SERVICE, asked, HookAnswered(asked.revision, ok=True), 62.0)
+    failing = replace(GOOD, passed=False)
+    assert tick(go, 63.0, failing) == (go, ())
+    assert tick(go, 64.0)[0].rollout.stage == 1
+    # After a pause it is asked anew.
+    paused, _ = step(SERVICE, go, Pause("ann"), 65.0)
+    resumed, _ = step(SERVICE, paused, Resume("ann"), 66.0)
+    assert tick(resumed, 67.0)[0].rollout.asking
+
+
+def test_an_answer_counts_only_for_the_question_that_was_asked():
+    asked, _ = tick(started(HOOKED), 60.0)
+    paused, _ = step(SERVICE, asked, Pause("ann"), 61.0)
+    resumed, _ = step(SERVICE, paused, Resume("ann"), 62.0)
+    again, effects = tick(resumed, 63.0)
+    assert effects == (CallHook("before_stage", 1),)
+    for ok in (True, False):
+        assert step(SERVICE, again, HookAnswered(asked.revision, ok=ok), 64.0) == (again, ())
+    assert step(SERVICE, again, HookAnswered(again.revision, ok=False), 65.0)[0].phase == PAUSED
+
+
+def test_0_percent_while_a_drill_has_shut_the_gate_is_a_rollback_as_at_any_other_time():
+    before = started()
+    drilled, _ = step(SERVICE, before, Breach("P99AboveLimit", drill=True), 5.0)
+    after, effects = step(SERVICE, drilled, SetWeight(0, "ann"), 6.0)
+    assert (after.phase, after.reason, after.revision) == (ROLLED_BACK, "OperatorRollback", drilled.revision + 1)
+    assert kinds(effects) == [Shut, Persist, Announce]
+    assert refused(after, Restored(before, "ann")).title == "Overtaken"
 
 
 def test_hooks_after_a_rollback_and_after_completion_come_last():
@@ -334,7 +370,7 @@ persons = st.one_of(
     st.builds(Promote, st.just("ann"), full=st.booleans()),
     st.builds(Resume, st.just("ann")),
 )
-MORE = (SetWeight, Start, Promote, Resume, Restored, Tick, HookAnswered)
+MORE = (SetWeight, Start, Promote, Resume, Restored, Tick)
 others = st.one_of(
     st.builds(
         Breach, st.just("P99AboveLimit"), stable_ready=st.booleans(), action=st.sampled_from(["rollback", "pause"])
@@ -343,7 +379,7 @@ others = st.one_of(
     st.builds(Tick, st.booleans(), standings | st.none()),
     st.builds(Tick, st.just(True), st.just(PROVEN)),
     st.builds(Pause, st.just("ann")),
-    st.builds(HookAnswered, st.integers(0, 3), st.booleans()),
+    st.builds(HookAnswered, st.integers(3, 20), st.booleans()),
     st.builds(WorkerLost, st.just(0), st.just("killed")),
     st.builds(PlanChanged, plans | st.none(), st.sampled_from(["", "keep", "restart"]), st.just("ann")),
     st.builds(Finish, st.just("2"), st.just("z"), st.just("ann")),
