@@ -16,11 +16,9 @@ from proxy.admin.route import Call
 from proxy.admin.track import TRACKS
 from proxy.controlplane.operations import Json
 from proxy.errors import Refused
-from proxy.rollout import report
+from proxy.rollout import report, told
 
 REPORTING: web.AppKey[asyncio.Lock] = web.AppKey("reporting", asyncio.Lock)
-PAGE = 1000
-PAGES = 20  # so many events are looked through at most, the newest first
 JSON, MARKDOWN, HTML = "application/json", "text/markdown", "text/html"
 # What a media range means here; a plain text is Markdown.
 _RANGES = {
@@ -84,10 +82,8 @@ async def _events(call: Call, name: str) -> list[Json]:
     if last is None:
         return []
     found: list[Json] = []
-    since = max(0, last["seq"] - PAGE * PAGES)
-    while page := await call.operations.events(since, PAGE):
-        found += [event for event in page if event["service"] == name]
-        since = page[-1]["seq"]
+    for since, until in told.pages_back(last["seq"]):
+        found = [*told.of_page(await call.operations.events(since, told.PAGE), name, until), *found]
     return found
 
 

@@ -13,8 +13,6 @@ from proxy.cli.client import Client, UsageError, connect
 from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile
 from proxy.rollout import told
 
-PAGE = 1000
-PAGES = 20
 PATIENCE_S = 60.0  # a long rollout is read from its journal when its supervisor was restarted
 
 
@@ -78,12 +76,10 @@ def _events(client: Client, path: str) -> list[dict[str, Any]]:
     last = item.get("last_event")
     if last is None:
         return []
-    name, until, found = last["service"], last["seq"] + 1, list[dict[str, Any]]()
-    for _ in range(PAGES):
-        since = max(0, until - 1 - PAGE)
-        page = client.get("/api/v1/events", {"since": since, "limit": PAGE})["events"]
-        mine = [event for event in page if event["service"] == name and event["seq"] < until]
-        found, until = [*mine, *found], since + 1
-        if told.last_move(found) is not None or not since:
+    found: list[dict[str, Any]] = []
+    for since, until in told.pages_back(last["seq"]):
+        page = client.get("/api/v1/events", {"since": since, "limit": told.PAGE})["events"]
+        found = [*told.of_page(page, last["service"], until), *found]
+        if told.last_move(found) is not None:
             break
     return found

@@ -6,7 +6,7 @@ looked up, so that an old event says the same for ever. What is not known here i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +14,9 @@ from proxy.rollout.event import CONTROLLER
 from proxy.rollout.state import PAUSED
 
 Json = Mapping[str, Any]
+
+PAGE = 1000  # events that are asked for at a time
+PAGES = 20  # so often at most, from the newest ones on
 
 PROGRESS = "ProgressReport"
 STARTED = "RolloutStarted"
@@ -58,6 +61,17 @@ _REASONS = {
     "CertificateOutOfDate": "clients will refuse it",
     "TtlOver": "the time that it was given for is over",
 }
+
+
+def pages_back(last: int) -> Iterator[tuple[int, int]]:
+    """Yield (since, until) of the pages in which events up to the number `last` are looked for, the newest first."""
+    for until in range(last, max(0, last - PAGE * PAGES), -PAGE):
+        yield max(0, until - PAGE), until
+
+
+def of_page(page: Iterable[dict[str, Any]], service: str, until: int) -> list[dict[str, Any]]:
+    """Return the events of a service in a page; one that has gaps reaches into the page after it."""
+    return [event for event in page if event["service"] == service and event["seq"] <= until]
 
 
 def moves(event: Json) -> bool:

@@ -410,3 +410,13 @@ def test_the_weight_is_drawn_as_it_was_decided():
 def test_where_nobody_measured_a_line_has_a_gap():
     points = [{"t": t, "seconds": 5.0, "new": {"rate": 7.0}} for t in (5.0, 10.0, 30.0)]
     assert list(_measured(points, "new", "rate")) == [(2.5, 7.0), (7.5, 7.0), (17.5, None), (27.5, 7.0)]
+
+
+@pytest.mark.parametrize("last", [1, 999, 1000, 1001, 2500, 20_000, 30_000])
+def test_pages_back_have_every_event_once_and_the_newest_first(last):
+    found = []
+    for since, until in told.pages_back(last):
+        page = [{"seq": seq, "service": "web"} for seq in range(since + 1, since + 1 + told.PAGE)]
+        found = [*told.of_page(page, "web", until), *found]
+    assert [event["seq"] for event in found] == list(range(max(0, last - 20_000) + 1, last + 1))
+    assert told.of_page([{"seq": 1, "service": "shop"}], "web", 5) == []
