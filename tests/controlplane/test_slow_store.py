@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from proxy.controlplane.operations import Order
+from proxy.controlplane.store import Change
 from proxy.errors import Refused
 from proxy.rollout.state import COMPLETED, PAUSED, ROLLED_BACK, TAKEN_OVER
 from proxy.routing.split import seed_of
@@ -217,3 +218,48 @@ async def test_a_rollback_while_the_workers_get_a_table_for_a_start_ends_the_sta
     # Also one that changes nothing, because the gate was shut before.
     assert await start_overtaken(world, "130ms") == ("Overtaken", ROLLED_BACK, 0)
     assert agreed(world)
+
+
+@running
+async def test_a_finish_that_was_overtaken_is_undone_in_the_store_by_what_overtook_it(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 60)
+    stable = world.controller.service("web").stable
+    saved = []
+    save = world.store.save
+    with world.slow_store():
+        finish = await given(world.controller.rollouts.finish("web", ANN))
+        back = await given(world.controller.rollback("web", ANN))
+        # Killed right after the answer: nothing else comes to the file.
+        world.store.save = lambda change: saved.append(change) or save(Change())
+    answer = await back
+    assert (answer["phase"], answer.get("durable", True)) == (ROLLED_BACK, True)
+    await world.settle()
+    assert finish.done()
+    assert saved
+    world.close()
+    again = await start(PLANS)
+    assert again.controller.service("web").stable == stable
+    assert (again.state().phase, again.state().has_new, again.word()) == (ROLLED_BACK, True, 0)
+    with pytest.raises(Refused):
+        await finish
+
+
+@running
+async def test_what_lowers_new_overtakes_a_finish_that_is_being_stored(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 60)
+    with world.slow_store():
+        finish = await given(world.controller.rollouts.finish("web", ANN))
+        order = await given(world.controller.set_weights("web", 5000, ANN))
+        assert world.word() == 5000
+    assert (await order)["new"] == 50
+    with pytest.raises(Refused):
+        await finish
+    await world.settle()
+    assert (world.state().phase, agreed(world)) == (PAUSED, True)
+    world.close()
+    again = await start(PLANS)
+    assert (again.word(), again.controller.service("web").new.label) == (5000, "2")
