@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -22,6 +23,9 @@ from proxy.cli.plan import described
 from proxy.config.units import parse_duration, parse_share
 from proxy.rollout.plan import Plan, ServicePlan
 from proxy.rollout.simulate import Outcome, World, prepared, run, summary
+
+SAID_EVERY_S = 10.0  # how far it is, where nobody sits at a terminal
+CLEAR = "\x1b[K"  # to the end of the line
 
 
 def simulate(
@@ -117,10 +121,20 @@ def _one(plan: Plan, around: ServicePlan, world: World, seed: str) -> Outcome:
 
 
 def _counted(outcomes: Iterator[Outcome], runs: int) -> Iterator[Outcome]:
-    """Pass the outcomes on; show a person that something happens."""
+    """Pass the outcomes on; say how far it is: in place to a person at a terminal, else now and then in a line."""
+    at_terminal = sys.stderr.isatty()
+    began = said = time.monotonic()
+    if at_terminal:
+        typer.echo(f"0 of {runs} runs", err=True, nl=False)
     for number, outcome in enumerate(outcomes, 1):
-        if sys.stderr.isatty():
-            typer.echo(f"\r{number} of {runs}" + ("\n" if number == runs else ""), err=True, nl=False)
+        now = time.monotonic()
+        left = text.duration(round((now - began) / number * (runs - number)))
+        done = f"{number} of {runs} runs" + (f", about {left} left" if number < runs else "")
+        if at_terminal:
+            typer.echo(f"\r{done}{CLEAR}" + ("\n" if number == runs else ""), err=True, nl=False)
+        elif now - said >= SAID_EVERY_S:
+            said = now
+            typer.echo(done, err=True)
         yield outcome
 
 

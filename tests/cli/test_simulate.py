@@ -1,7 +1,9 @@
 import json
+from itertools import count
 
 import pytest
 
+from proxy.cli import simulate
 from tests.cli.conftest import tidegate
 
 PLAN = """
@@ -59,3 +61,23 @@ def test_mistakes_of_options_and_plans_are_usage_errors(tmp_path):
     assert tidegate("simulate", path, "--longest", "3").exit_code == 2
     result = tidegate("simulate", write(tmp_path, "stages: []"))
     assert result.exit_code == 2
+
+
+def told(monkeypatch, capsys, *, at_terminal):
+    """Return what is said of four runs that take 8 s each."""
+    clock = count(0.0, 8.0)
+    monkeypatch.setattr(simulate.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(simulate.sys.stderr, "isatty", lambda: at_terminal, raising=False)
+    assert list(simulate._counted(iter("abcd"), 4)) == list("abcd")
+    return capsys.readouterr().err
+
+
+def test_how_far_it_is_is_said(monkeypatch, capsys):
+    assert told(monkeypatch, capsys, at_terminal=False) == "2 of 4 runs, about 16s left\n4 of 4 runs\n"
+    assert told(monkeypatch, capsys, at_terminal=True).split("\x1b[K") == [
+        "0 of 4 runs\r1 of 4 runs, about 24s left",
+        "\r2 of 4 runs, about 16s left",
+        "\r3 of 4 runs, about 8s left",
+        "\r4 of 4 runs",
+        "\n",
+    ]
