@@ -508,6 +508,8 @@ class Controller:
         async with self.changing:
             try:
                 stored = await self.commits.in_time(self._store.loading())
+                if not order.dry_run:
+                    await asyncio.to_thread(self._latch.prepare, [plan.name for plan in plans])
             except StateError as error:
                 raise not_stored(error) from error
             await self.quiet(self._entries.values())

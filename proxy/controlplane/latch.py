@@ -83,6 +83,7 @@ class Latch:
         self.path = path
         self._fd = fd
         self._index = {name: index for index, name in enumerate(names)}
+        self._prepared: list[str] = []  # whose records are written, and not counted yet
         self._map: mmap.mmap | None = None
         self._words = memoryview(b"")
         self._remap()
@@ -110,9 +111,12 @@ class Latch:
             os.close(fd)
             raise
 
-    def register(self, services: Iterable[str]) -> None:
-        """Make a record for each service that has none; raise `StateError` when the disk is full."""
-        fresh = [name for name in dict.fromkeys(services) if name not in self._index]
+    def prepare(self, services: Iterable[str]) -> None:
+        """Write the records that `register` will need; raise `StateError` when the disk is full.
+
+        It waits for the disk, so that a running supervisor does it in a thread: meanwhile latches are shut and cleared.
+        """
+        self._prepared = fresh = [name for name in dict.fromkeys(services) if name not in self._index]
         if not fresh:
             return
         count = len(self._index)
@@ -120,7 +124,6 @@ class Latch:
             size = HEADER + RECORD * max(LEAST_RECORDS, count + len(fresh))
             if os.fstat(self._fd).st_size < size:
                 os.posix_fallocate(self._fd, 0, size)
-                self._remap()
             for offset, name in enumerate(fresh):
                 raw = _raw(name, self.path)
                 record = bytes(WORD) + len(raw).to_bytes(WORD, "little") + raw.ljust(NAME_BYTES, b"\0")
@@ -130,6 +133,17 @@ class Latch:
             raise StateError(
                 f"the latch file cannot grow: {error.strerror}", where=str(self.path), cure="make room on the disk"
             ) from error
+
+    def register(self, services: Iterable[str]) -> None:
+        """Make a record for each service that has none, at once if it is prepared; raise `StateError` as `prepare`."""
+        fresh = [name for name in dict.fromkeys(services) if name not in self._index]
+        if not fresh:
+            return
+        if fresh != self._prepared:
+            self.prepare(fresh)
+        count = len(self._index)
+        if len(self._words) * WORD < HEADER + RECORD * (count + len(fresh)):
+            self._remap()
         # The number comes last: a record that is not counted does not exist.
         self._words[2] = count + len(fresh)
         for offset, name in enumerate(fresh):

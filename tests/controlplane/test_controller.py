@@ -1,6 +1,8 @@
 """The controller, block by block: real shared memory, SQLite and latch files; time and one worker's hand are played."""
 
 import asyncio
+import os
+import threading
 from dataclasses import replace
 from itertools import pairwise
 
@@ -206,6 +208,23 @@ async def test_no_healthy_endpoint_of_new(start):
     event = (await world.controller.events(0, 10))[-1]
     assert event["reason"] == "NoHealthyEndpoint"
     assert event["evidence"]["seconds"] == 10.0
+
+
+@running
+async def test_a_rollback_is_stored_and_told_also_without_the_value_that_led_to_it(start):
+    world = await start()
+
+    def fail(*_):
+        raise ValueError("no histogram")
+
+    world.controller._measured = fail
+    world.bad(50)
+    await world.tick()
+    assert world.word() == 0
+    await world.settle()
+    event = (await world.controller.events(0, 10))[-1]
+    assert (event["type"], event["evidence"]["bad"]) == ("RolledBack", 50)
+    assert world.store.load().rows["web"].phase == ROLLED_BACK
 
 
 # --- no stable --------------------------------------------------------------------------------------------------------
@@ -824,6 +843,24 @@ async def test_events_are_followed_as_they_come_and_end_with_the_controller(star
     assert [event["type"] for event in seen] == ["ServiceAdded", "WeightsSet", "RolledBack"]
     assert all(later["seq"] == earlier["seq"] + 1 for earlier, later in pairwise(seen))
     assert seen == (await world.controller.events(0, 10)) == world.store.last_events(10)
+
+
+@running
+async def test_a_reload_with_another_service_does_not_wait_for_the_latch_in_the_loop(start):
+    world = await start()
+    threads, fsync = [], os.fsync
+
+    def synced(descriptor):
+        threads.append(threading.current_thread())
+        fsync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("proxy.controlplane.latch.os.fsync", synced)
+        await world.controller.reload((PLAN, replace(PLAN, name="shop")), table(service(), service("shop")), ANN)
+    assert threads
+    assert threading.main_thread() not in threads
+    await world.controller.rollback("shop", ANN)
+    assert world.latch.read("shop").reason == "OperatorRollback"
 
 
 @running

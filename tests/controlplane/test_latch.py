@@ -129,6 +129,29 @@ def test_no_descriptor_is_left_open_by_a_refusal(tmp_path):
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+def test_records_that_are_prepared_do_not_exist_before_they_are_registered(tmp_path):
+    path = tmp_path / "state.db.latch"
+    latch = Latch.open(path)
+    latch.register(["web"])
+    many = [f"service-{number}" for number in range(40)]  # more than the file has room for
+    latch.prepare(["web", *many])
+    latch.shut("web", REASONS[1], 17)
+    there = Latch.open(path)
+    assert (there.read("web"), there._index) == (Shut(REASONS[1], 17), {"web": 0})
+    there.close()
+    latch.prepare(["web", "shop"])  # another reload, because that one was refused
+    latch.register(["shop"])
+    latch.prepare(many)
+    latch.register(many)
+    latch.shut("shop", REASONS[1], 18)
+    latch.shut(many[-1], REASONS[1], 19)
+    latch.close()
+    there = Latch.open(path)
+    assert there._index == {"web": 0, "shop": 1, **{name: place for place, name in enumerate(many, 2)}}
+    assert [there.read(name).at for name in ("web", "shop", many[-1])] == [17, 18, 19]
+    there.close()
+
+
 def test_only_its_owner_reads_it(tmp_path):
     before = os.umask(0)
     try:
