@@ -138,16 +138,16 @@ class Commits:
                 entry.store_first(one.after)
             if one.rolls_back:
                 entry.rolled_back(one.after.reason, self._now())
-        wall = self._clock.wall()
+        wall, found = self._clock.wall(), _found(more)
         events = [
-            self._journal.make(one.service, note, wall, {**more(), **decided.get(one.service, {})})
+            self._journal.make(one.service, note, wall, {**found, **decided.get(one.service, {})})
             for one in moves
             for note in one.notes
         ]
         now = self._now()
         versions = {**back, **versions}
         rows = {one.service: to_row(one.after, now) for one in moves if one.persists}
-        owed = tuple(found for one in moves for hook in one.hooks if (found := self.owes(one, hook)) is not None)
+        owed = tuple(debt for one in moves for hook in one.hooks if (debt := self.owes(one, hook)) is not None)
         future = self._store.save(Change(rows, versions, owed={one.key: one for one in owed}, events=tuple(events)))
         return Commit(tuple(moves), tuple(events), versions, owed, entries, future, risky)
 
@@ -202,6 +202,7 @@ class Commits:
             self._unstored_owed.update({one.key: None for one in commit.owed})
             self.save(entries.values(), {key: self.versions.get(key) for key in commit.versions})
             for entry in entries.values():
+                entry.dirty = entry.pending is not None
                 self.say(entry, "ChangeUndone", "NotStored", {})
 
     def _not_stored(self, commit: Commit) -> None:
@@ -434,6 +435,15 @@ class Commits:
 
     def _now(self) -> float:
         return self._clock.monotonic_ns() / 1e9
+
+
+def _found(more: Callable[[], Json]) -> Json:
+    """Return what is said beside; what was done is stored and told also where that cannot be found."""
+    try:
+        return more()
+    except Exception:
+        log.exception("the numbers of an event could not be found")
+        return {}
 
 
 def not_stored(error: StateError) -> Refused:

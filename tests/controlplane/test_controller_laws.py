@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.controlplane import commits
+from proxy.controlplane.commits import PATIENCE_S
 from proxy.controlplane.operations import Order
 from proxy.controlplane.supervisor import _words_of as words_of
 from proxy.errors import Refused
@@ -152,6 +154,7 @@ meanwhile = st.one_of(
     st.tuples(st.just("block"), st.sampled_from(["good", "bad", "good"])),
     st.tuples(st.sampled_from(["store", "switch"]), st.booleans()),
     st.tuples(st.just("disk"), st.booleans()),
+    st.tuples(st.just("patience"), st.booleans()),
     st.tuples(st.just("refuse")),
 )
 
@@ -238,6 +241,8 @@ async def interleave(directory, before, history):
                 slow.workers.clear() if values[0] else slow.workers.set()
             elif what == "disk" and not slow.held:
                 world.mend_store() if values[0] else world.break_store()
+            elif what == "patience":
+                commits.PATIENCE_S = PATIENCE_S if values[0] else 0.0
             elif what == "refuse":
                 slow.refuses = True
             await slow.turn()
@@ -261,6 +266,7 @@ async def interleave(directory, before, history):
             state.salt,
         )
     finally:
+        commits.PATIENCE_S = PATIENCE_S
         await slow.let_go()
         world.close()
 
