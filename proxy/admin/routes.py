@@ -112,7 +112,7 @@ ROUTES: tuple[Route, ...] = (
         steer.put_new,
         "Register the new version (stored; weight 0, fresh salt)",
         role="operator",
-        query=(DRY_RUN, TAKE_OVER),
+        query=(DRY_RUN,),
         body=bodies.NewVersion,
     ),
     Route(
@@ -121,7 +121,7 @@ ROUTES: tuple[Route, ...] = (
         steer.delete_new,
         "Remove the new version",
         role="operator",
-        query=(DRY_RUN, TAKE_OVER),
+        query=(DRY_RUN,),
         body=bodies.Why,
     ),
     Route(

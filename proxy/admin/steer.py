@@ -2,7 +2,7 @@
 
 A request that lowers `new` is the way out of an incident, so it is never refused for its form: a stale ETag is the
 operations' matter (they ignore it there), and the wrong Content-Type that every plain `curl -d` sends is ignored
-here. The same request upwards is refused.
+here. The same request upwards is refused. Another version, or none, lowers `new` while it has users.
 """
 
 from __future__ import annotations
@@ -57,8 +57,12 @@ async def post_rollback(call: Call) -> web.StreamResponse:
 async def put_new(call: Call) -> web.StreamResponse:
     """PUT …/versions/new."""
     name = call.service
-    wanted = (await call.typed_body()).read(bodies.NewVersion)
-    order = call.order(wanted.reason, revision=_revision(call, name))
+    body = await call.body()
+    wanted = _read_or_type(body, bodies.NewVersion)
+    weights = call.operations.weights(name)
+    if not body.typed and not weights["new"]:
+        raise wrong_type(JSON_TYPES)
+    order = call.order(wanted.reason, revision=weights["revision"])
     return reply(await call.operations.put_new(name, wanted.label, wanted.endpoints, order))
 
 
@@ -98,7 +102,7 @@ async def _set(
     return reply(weights, headers=None if order.dry_run else _etag(weights))
 
 
-def _read_or_type(body: parse.Body, kind: type[bodies.Weights]) -> bodies.Weights:
+def _read_or_type(body: parse.Body, kind: type[parse.Model]) -> parse.Model:
     try:
         return body.read(kind)
     except Refused:

@@ -102,8 +102,9 @@ class Rollouts:
     async def promote(self, name: str, order: Order, *, full: bool = False) -> Json:
         """Go to the next stage now, or to the last one (`full`); from the last one: completed."""
         entry = self._host.entry(name)
+        before = entry.state
         durable = await self._host.commits.run(self._promote(entry, order, full=full))
-        return self._host.answer(entry, self._host.service_status(name), durable=durable)
+        return self._moved(entry, before, durable=durable)
 
     async def finish(self, name: str, order: Order) -> Json:
         """Make the new version the stable one, in one generation. Return the service's object."""
@@ -113,8 +114,13 @@ class Rollouts:
 
     async def _order(self, name: str, event: Pause | Resume) -> Json:
         entry = self._host.entry(name)
+        before = entry.state
         durable = await self._host.commits.run(self._changed(entry, event))
-        return self._host.answer(entry, self._host.service_status(name), durable=durable)
+        return self._moved(entry, before, durable=durable)
+
+    def _moved(self, entry: Entry, before: ServiceState, *, durable: bool) -> Json:
+        lowers = entry.state.weight_bp < before.weight_bp
+        return self._host.answer(entry, self._host.service_status(entry.plan.name), durable=durable, lowers=lowers)
 
     async def _changed(self, entry: Entry, event: Pause | Resume) -> bool:
         async with self._host.change(entry):

@@ -361,10 +361,12 @@ def _promote(_plan: ServicePlan, state: ServiceState, event: Promote, now: float
     _match(state, event.if_match)
     rollout = running(state)
     last = len(rollout.plan.stages) - 1
+    target = last if event.full else min(last, rollout.stage + 1)
+    lowers = rollout.plan.stages[target].weight_bp < state.weight_bp
+    warning = _warning(state, event.stable_ready) if lowers else {}
     if rollout.stage == last:
-        return _complete(state, event.actor, event.reason, {}, now)
-    target = last if event.full else rollout.stage + 1
-    return _advance(state, target, event.record, event.actor, event.reason, {}, now)
+        return _complete(state, event.actor, event.reason, warning, now)
+    return _advance(state, target, event.record, event.actor, event.reason, warning, now)
 
 
 def _advance(
@@ -526,7 +528,7 @@ def _go_on(state: ServiceState, rollout: Rollout, standing: Standing, record: Re
 
 
 def _new_changed(_plan: ServicePlan, state: ServiceState, event: NewChanged, _now: float) -> Step:
-    _match(state, event.if_match)
+    _may_replace(state, event.if_match)
     fresh = event.fresh or state.phase == ROLLED_BACK
     after = ServiceState(revision=state.revision + 1, salt=event.salt if fresh else state.salt, has_new=True)
     note = Note(
@@ -540,7 +542,7 @@ def _new_changed(_plan: ServicePlan, state: ServiceState, event: NewChanged, _no
 
 
 def _new_removed(_plan: ServicePlan, state: ServiceState, event: NewRemoved, _now: float) -> Step:
-    _match(state, event.if_match)
+    _may_replace(state, event.if_match)
     after = ServiceState(revision=state.revision + 1, salt=state.salt)
     note = Note("NewRemoved", event.actor, event.reason, {**shown(state), "label": event.was}, shown(after))
     return after, _replaced(state, note)
@@ -599,6 +601,12 @@ def _replaced(state: ServiceState, note: Note) -> tuple[Effect, ...]:
     act = (StoreWeight(0),) if state.weight_bp else ()
     opened = (ClearLatch(),) if state.phase == ROLLED_BACK else ()
     return (*act, Persist(note), *opened, Announce(note))
+
+
+def _may_replace(state: ServiceState, if_match: int | None) -> None:
+    # It takes `new` out, whatever comes instead: the way out of an incident is open to everybody.
+    if not state.weight_bp:
+        _match(state, if_match)
 
 
 def _match(state: ServiceState, if_match: int | None) -> None:

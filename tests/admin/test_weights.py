@@ -242,6 +242,25 @@ async def test_new_version_is_registered_and_removed():
         assert api.operations.orders[-1].reason == "abandoned"
 
 
+@running
+async def test_another_version_takes_the_wrong_content_type_only_while_new_has_users():
+    path = "/api/v1/services/web/versions/new"
+    body = '{"label": "2.4.0", "endpoints": ["http://10.0.0.1:80"]}'
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    async with served() as api:
+        api.operations.weight_bp["web"] = 2500
+        await api.ask("PUT", path, data=body, headers=form)
+        assert api.operations.labels["web"]["new"] == "2.4.0"
+        await api.ask("PUT", path, status=415, data=body, headers=form)
+        await api.ask("PUT", path, status=415, data="label=2", headers=form)
+
+
+@running
+async def test_a_version_takes_nothing_over():
+    async with served() as api:
+        await api.ask("DELETE", "/api/v1/services/web/versions/new?take_over=true", status=400)
+
+
 @pytest.mark.parametrize(
     "body, key",
     [

@@ -457,3 +457,22 @@ def test_weights_of_stages_are_only_ever_those_of_the_plan():
         weights.append(state.weight_bp)
     assert weights == [100, 5000, 10_000, 10_000]
     assert all(before <= after for before, after in pairwise(weights))
+
+
+def test_another_version_or_none_is_never_refused_for_its_revision_while_new_has_users():
+    state = started()
+    for event in (NewChanged("2", "3", "s", True, "ann", if_match=1), NewRemoved("2", "ann", if_match=1)):
+        after, effects = step(SERVICE, state, event, 5.0)
+        assert (after.weight_bp, effects[0]) == (0, StoreWeight(0))
+        assert refused(AT_0, event).title == "RevisionStale"
+
+
+def test_a_promotion_that_lowers_new_warns_when_stable_is_not_ready():
+    plan = replace(PLAN, stages=(Stage("many", 5000, 60.0), Stage("few", 100, 60.0)))
+    state = started(plan)
+    for ready, warned in ((True, False), (False, True)):
+        after, effects = step(SERVICE, state, Promote("ann", stable_ready=ready), 5.0)
+        assert after.weight_bp == 100
+        assert ("warning" in effects[-1].note.evidence) == warned
+    up = step(SERVICE, started(), Promote("ann", stable_ready=False), 5.0)[1]
+    assert "warning" not in up[-1].note.evidence
