@@ -11,7 +11,7 @@ from proxy.controlplane.watch import Watch
 from proxy.rollout.analysis import reason_of
 from proxy.rollout.bench import limits_of
 from proxy.rollout.plan import ROLLBACK, ServicePlan
-from proxy.rollout.state import NO_HEALTHY_ENDPOINT, OPERATOR_ROLLBACK, PAUSED, PROGRESSING, ServiceState
+from proxy.rollout.state import MAX_HOLD_OVER, NO_HEALTHY_ENDPOINT, OPERATOR_ROLLBACK, PAUSED, PROGRESSING, ServiceState
 from proxy.routing.table import NEW, Version
 
 
@@ -69,6 +69,8 @@ class Entry:
         reasons = [
             reason_of(limit) for limit in plan.every_limit() if limit.version == NEW and limit.action == ROLLBACK
         ]
+        if any(rollout.on_max_hold == ROLLBACK for rollout in plan.rollouts):
+            reasons.append(MAX_HOLD_OVER)
         for reason in (OPERATOR_ROLLBACK, NO_HEALTHY_ENDPOINT, *reasons):
             self.rollbacks.setdefault(reason, 0)
 

@@ -96,6 +96,13 @@ async def test_a_limit_says_that_it_only_alerts_once_a_rollout_is_completed(star
 
 
 @running
+async def test_every_reason_by_which_the_config_can_roll_back_is_counted_from_the_start(start):
+    world = await start(planned(max_hold_s=5.0, on_max_hold="rollback"))
+    reasons = {"OperatorRollback", "NoHealthyEndpoint", "ErrorRateAboveLimit", "P99AboveLimit", "MaxHoldOver"}
+    assert world.controller.standings()["web"].rollbacks == dict.fromkeys(reasons, 0)
+
+
+@running
 async def test_a_failing_version_is_rolled_back_by_evidence_and_the_rollback_is_verified(start):
     world = await start(PLANS)
     await world.controller.rollouts.start("web", "default", ANN)
