@@ -183,7 +183,7 @@ class Controller:
         return min([TICK_S, *(plan.block_s for plan in self._plans)])
 
     async def tick(self) -> None:
-        """Collect, judge, step, act. Anything raised means that not every service was judged."""
+        """Collect, judge, step, act. Anything raised means that not every service was judged: the others were."""
         snapshot = self._collector.collect()
         self._counts = snapshot.services
         now = snapshot.time_s
@@ -191,35 +191,47 @@ class Controller:
         self._say_silence(now)
         self._watch_checks()
         self._look_at_endpoints(snapshot, now)
-        judged = [(entry, entry.state) for entry in self._entries.values()]
+        judged: list[tuple[Entry, ServiceState]] = []
+        errors: list[Exception] = []
         for name, entry in self._entries.items():
-            watch, counts = entry.watch, snapshot.services[name]
-            if entry.drilling:
-                watch.inject(DRILL_BAD)
-            watch.look(
-                entry.plan,
-                entry.state,
-                counts,
-                self._collector.history,
-                now,
-                tick_s,
-                self.readings(name),
-                partial(self._total, name),
-            )
-            breach = watch.breach(entry.state, watch.reach[NEW])
-            if breach is not None:
-                self._breach(entry, breach, now)
-            self._pass_time(entry, now)
-            self._tell(entry, now)
-            self._report(entry, now)
-            self._verify(entry, counts, now)
+            state = entry.state
+            try:
+                self._judge(entry, snapshot.services[name], now, tick_s)
+            except Exception as error:  # noqa: BLE001  # the first is raised when all have been judged
+                errors.append(error)
+            else:
+                judged.append((entry, state))
         self.commits.store_again(self._entries.values(), now)
         self._collector.keep()
         self._keep_blocks(judged, snapshot)
+        if errors:
+            raise errors[0]
         self._end_silence(now)
         self._last_tick = now
         self._ticked.set()
         self._ticked = asyncio.Event()
+
+    def _judge(self, entry: Entry, counts: ServiceCounts, now: float, tick_s: float) -> None:
+        watch = entry.watch
+        if entry.drilling:
+            watch.inject(DRILL_BAD)
+        watch.look(
+            entry.plan,
+            entry.state,
+            counts,
+            self._collector.history,
+            now,
+            tick_s,
+            self.readings(entry.plan.name),
+            partial(self._total, entry.plan.name),
+        )
+        breach = watch.breach(entry.state, watch.reach[NEW])
+        if breach is not None:
+            self._breach(entry, breach, now)
+        self._pass_time(entry, now)
+        self._tell(entry, now)
+        self._report(entry, now)
+        self._verify(entry, counts, now)
 
     # --- what is asked -------------------------------------------------------------------------------------------
 

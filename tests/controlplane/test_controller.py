@@ -227,6 +227,23 @@ async def test_a_rollback_is_stored_and_told_also_without_the_value_that_led_to_
     assert world.store.load().rows["web"].phase == ROLLED_BACK
 
 
+@running
+async def test_a_service_that_cannot_be_judged_keeps_no_other_from_being_judged(start):
+    shop = replace(PLAN, name="shop")
+    world = await start((PLAN, shop), table(service(), service("shop")))
+
+    def fail(*_):
+        raise ValueError("a judge that cannot count")
+
+    world.controller.entry("web").watch.look = fail
+    for _ in range(4):
+        world.bad(20, "shop")
+        with pytest.raises(ValueError, match="cannot count"):
+            await world.tick()
+    # Not every service was judged: that is no tick, and the workers get no beat for it.
+    assert (world.word("shop"), world.state("shop").phase, world.word("web")) == (0, ROLLED_BACK, 1000)
+
+
 # --- no stable --------------------------------------------------------------------------------------------------------
 
 
