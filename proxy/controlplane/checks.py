@@ -202,6 +202,8 @@ def reason(error: Exception) -> str:
         return "the name is not known"
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
         return "the connection was closed before the answer was complete"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "what it answers is not valid HTTP"
     return type(error).__name__
 
 

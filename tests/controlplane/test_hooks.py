@@ -126,18 +126,21 @@ def test_a_redirect_to_a_page_to_log_in_is_a_no_that_shows_what_was_said():
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "reply, why",
     [
-        b"garbage\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n",
-        b"HTTP/1.1 302 Found\r\nLocation: ftp://x/?token=OURS\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-        b"",
+        (b"garbage\r\n\r\n", "what it answers is not valid HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n", "what it answers is not valid HTTP"),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: ftp://x/?token=OURS\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "a redirect is not followed",
+        ),
+        (b"", "the connection was closed before the answer was complete"),
     ],
 )
-def test_no_failure_shows_the_url_which_may_hold_a_secret(reply):
+def test_no_failure_shows_the_url_which_may_hold_a_secret(reply, why):
     found, _ = asyncio.run(answered(reply, "/gate?token=OURS"))
     assert not found.ok
-    assert found.said["why"]
+    assert why in found.said["why"]
     assert "OURS" not in str(shown_hook(found))
 
 
