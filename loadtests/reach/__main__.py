@@ -1,6 +1,6 @@
 """What has to be reached beside CPU per request (that is `make bench`): memory, shutting, restarts, being looked at.
 
-`python -m loadtests.reach [memory] [stall] [gone] [shut] [hung] [restarts] [polling] [long]` measures on a real
+`python -m loadtests.reach [memory] [stall] [gone] [shut] [hung] [restarts] [polling] [long] [many]` measures on a real
 `tidegate run` with two workers (`long`: on its control plane, in pressed time; it takes ten minutes of one core) and
 prints a line per figure. It is no test and has no pass mark; the figures go into notes with the command beside them.
 Every part is bounded in time and ends what it started.
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 from loadtests.bench.measure import pss_kib, tree
-from loadtests.reach import gone, hung, idle, long, restarts, spread
+from loadtests.reach import gone, hung, idle, long, many, restarts, spread
 from loadtests.reach.stream import SIZE
 from proxy.cli.demo.parts import Proxy, started
 from proxy.ipc.layout import BOARD_BEAT, WORD
@@ -38,6 +38,7 @@ ROUNDS_GONE = 100
 ROUNDS_PAUSED = 20
 HOURS = (1, 6, 12, 24, 48)
 POLLED_S = 15.0
+MANY, MANY_RATES, MANY_S = 20, (0.0, 5.0, 20.0), 60.0
 RATE = 2_000
 
 
@@ -312,6 +313,13 @@ def spread_out() -> None:
             )
 
 
+def many_services() -> None:
+    """Measure what the supervisor of 20 services costs (`many.py`)."""
+    for rate in MANY_RATES:
+        what = f"{rate:g} requests/s of each, all in a rollout" if rate else "idle, no rollout"
+        say(f"supervisor of {MANY} services, {what}: of a core", f"{many.cost(MANY, rate, MANY_S):.2%}")
+
+
 PARTS: dict[str, Callable[[], None]] = {
     "memory": memory,
     "stall": stall,
@@ -323,6 +331,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "long": long_rollout,
     "idle": idle_beside,
     "spread": spread_out,
+    "many": many_services,
 }
 
 
