@@ -257,16 +257,16 @@ class Controller:
 
     def service_status(self, name: str) -> Json:
         """Return the service's object of `status` (INTERFACE §2)."""
-        entry = self.entry(name)
-        if self._counts is None:
-            self._counts = self._collector.read().services
+        entry, counts, history, now = self.entry(name), self.counts(name), self._collector.history, self._now()
+        # Between a decision and the next tick nothing of the stage before is shown.
+        entry.watch.follow(entry.plan, entry.state, counts, history, now, partial(self._total, name))
         return view.service_status(
             entry.state,
-            self._counts[name],
+            counts,
             entry.watch,
-            self._collector.history,
+            history,
             self._journal.last(name),
-            self._now(),
+            now,
             self._why,
             drilling=entry.drilling,
         )

@@ -56,10 +56,7 @@ class Watch(Bench):
         `readings`: of checks; `total`: histograms since the start.
         """
         self._counts, self._history = counts, history
-        lives = tuple(one.incarnation for one in counts.versions)
-        if self.seat(plan, state, counts.columns, now, lives=lives):
-            self._begin(total)
-            history.watch_first_bytes(counts.name, watched=any(limit.first_byte for limit in self.limits))
+        self.follow(plan, state, counts, history, now, total)
         for version in (STABLE, NEW):
             one = counts.versions[version]
             self.reach[version].look(one.endpoints, one.bad.get("diverted", 0), now)
@@ -81,6 +78,15 @@ class Watch(Bench):
             record_of="" if rollout is None else rollout.record_of,
         )
         self.hear(sight, now)
+
+    def follow(
+        self, plan: ServicePlan, state: ServiceState, counts: ServiceCounts, history: History, now: float, total: Total
+    ) -> None:
+        """Make the judges of a state that came into force since the last look: they know nothing of what was before."""
+        lives = tuple(one.incarnation for one in counts.versions)
+        if self.seat(plan, state, counts.columns, now, lives=lives):
+            self._begin(total)
+            history.watch_first_bytes(counts.name, watched=any(limit.first_byte for limit in self.limits))
 
     def percentile(self, limit: Limit) -> tuple[float | None, int]:
         """Return stable's percentile for a limit over ten minutes, in ms, and of how many responses."""

@@ -109,6 +109,7 @@ class Bench:
         court = self.court = Court(plan, columns, now if since is None else since, level, weight_bp)
         self.limits = limits
         self.judges = _judges(court, limits)
+        self.requests = 0
         self._from = None
         return True
 

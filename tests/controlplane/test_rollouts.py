@@ -103,6 +103,28 @@ async def test_every_reason_by_which_the_config_can_roll_back_is_counted_from_th
 
 
 @running
+async def test_the_answer_of_a_start_and_a_promotion_shows_nothing_of_the_stage_before(start):
+    stages = (PLAN.stages[0], replace(PLAN.stages[1], limits=(Limit("availability", min=0.99),)), PLAN.stages[2])
+    world = await start(planned(stages=stages))
+
+    def shown(answer):
+        stage = answer["stage"]
+        return stage["name"], stage["requests"], [(one["metric"], one["samples"]) for one in answer["limits"]]
+
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 2)
+    assert shown(world.controller.service_status("web")) == ("canary", 80, [("error_rate", 80), ("p99", 80)])
+    answer = await world.controller.rollouts.promote("web", ANN)
+    assert shown(answer) == ("half", 0, [("error_rate", 0), ("p99", 0), ("availability", 0)])
+    await flow(world, 1)
+    assert world.controller.service_status("web")["stage"]["requests"] == 40
+    answer = await world.controller.rollback("web", ANN)
+    assert shown(answer)[:2] == ("half", 40)
+    answer = await world.controller.rollouts.start("web", None, ANN)
+    assert shown(answer) == ("canary", 0, [("error_rate", 0), ("p99", 0)])
+
+
+@running
 async def test_a_failing_version_is_rolled_back_by_evidence_and_the_rollback_is_verified(start):
     world = await start(PLANS)
     await world.controller.rollouts.start("web", "default", ANN)
