@@ -37,6 +37,16 @@ from proxy.rollout.plan import Check, ServicePlan
 BODY_MAX = 64 * 1024  # bytes
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "tidegate"}
 
+_REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), "the URL is not one of http or https"),
+    ((aiohttp.ClientSSLError,), "TLS failed"),
+    (
+        (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError),
+        "the connection was closed before the answer was complete",
+    ),
+    ((aiohttp.ClientResponseError,), "what it answers is not valid HTTP"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Reading(analysis.Reading):
@@ -191,20 +201,13 @@ def place(check: Check) -> str:
 
 def reason(error: Exception) -> str:
     """Return why a place could not be reached, in words that never hold a URL."""
-    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
-        return "the URL is not one of http or https"
-    if isinstance(error, aiohttp.ClientSSLError):
-        return "TLS failed"
+    for kinds, words in _REASONS:
+        if isinstance(error, kinds):
+            return words
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
         return os.strerror(cause.errno).lower()
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "the name is not known"
-    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
-        return "the connection was closed before the answer was complete"
-    if isinstance(error, aiohttp.ClientResponseError):
-        return "what it answers is not valid HTTP"
-    return type(error).__name__
+    return "the name is not known" if isinstance(error, aiohttp.ClientConnectorError) else type(error).__name__
 
 
 def _content(check: Check) -> bytes:
