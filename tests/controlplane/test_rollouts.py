@@ -26,6 +26,7 @@ from proxy.routing.table import NEW, STABLE, Signal
 from tests.controlplane.regions import B, C, service, table, version
 from tests.controlplane.ruled import ANN, FakeClock
 from tests.controlplane.test_controller import running, until
+from tests.controlplane.waiting import until as stored
 
 ERRORS = Limit("error_rate", max=0.01)
 SLOW = Limit("p99", max=200)
@@ -591,6 +592,15 @@ def asked_by_hand(monkeypatch):
                 one.cancel()
 
 
+async def until_asked(world, asked, times):
+    """Let good blocks pass until the next question is decided, and wait until it is stored and asked."""
+    while not world.state().rollout.asking:
+        world.good(10, version=STABLE)
+        world.good(10)
+        await world.tick()
+    await stored(lambda: len(asked) == times)
+
+
 def test_what_a_hook_said_moves_no_stage_whose_limits_are_no_longer_good(monkeypatch, tmp_path):
     @running
     async def test(start):
@@ -600,11 +610,7 @@ def test_what_a_hook_said_moves_no_stage_whose_limits_are_no_longer_good(monkeyp
             await until(lambda: asked)
             asked[0].set_result(True)
             await begun
-            while len(asked) < 2:
-                world.good(10, version=STABLE)
-                world.good(10)
-                await world.tick()
-                await asyncio.sleep(0)
+            await until_asked(world, asked, 2)
             for _ in range(20):
                 if not world.controller.service_status("web")["stage"]["open"]:
                     world.good(10, version=STABLE)
@@ -627,22 +633,15 @@ def test_an_answer_to_a_question_before_a_pause_is_none(monkeypatch, tmp_path):
     async def test(start):
         world = await start(planned(hooks=Hooks(before_stage=Hook(run=("true",)))))
 
-        async def until_asked(times):
-            while len(asked) < times:
-                world.good(10, version=STABLE)
-                world.good(10)
-                await world.tick()
-                await asyncio.sleep(0)
-
         with asked_by_hand(monkeypatch) as asked:
             begun = asyncio.create_task(world.controller.rollouts.start("web", None, ANN))
             await until(lambda: asked)
             asked[0].set_result(True)
             await begun
-            await until_asked(2)
+            await until_asked(world, asked, 2)
             await world.controller.rollouts.pause("web", ANN)
             await world.controller.rollouts.resume("web", ANN)
-            await until_asked(3)
+            await until_asked(world, asked, 3)
             asked[1].set_result(False)
             await until(lambda: len(world.controller.commits.tasks) == 1)
             assert (world.state().phase, world.word()) == (PROGRESSING, 100)
