@@ -101,7 +101,7 @@ class Commits:
         self._journal = journal
         self._clock = clock
         self._unstored_events: list[Json] = []
-        self._unstored_versions: dict[tuple[str, str], Version | None] = {}
+        self._unstored_versions: set[tuple[str, str]] = set()
         self._unstored_owed: dict[tuple[str, str, int], Owed | None] = {}
         self._lost_events = 0
         self._saving = 0
@@ -146,6 +146,7 @@ class Commits:
         ]
         now = self._now()
         versions = {**back, **versions}
+        self._unstored_versions -= versions.keys()
         rows = {one.service: to_row(one.after, now) for one in moves if one.persists}
         owed = tuple(debt for one in moves for hook in one.hooks if (debt := self.owes(one, hook)) is not None)
         future = self._store.save(Change(rows, versions, owed={one.key: one for one in owed}, events=tuple(events)))
@@ -163,6 +164,7 @@ class Commits:
                     self._forget(commit.entries[one.service], one)
                 for event in commit.events:
                     self._journal.drop(event)
+                self._unstored_versions.update(commit.versions)
                 if hangs:
                     self.spawn(self._undone(commit))
                 raise not_stored(error) from error
@@ -369,7 +371,9 @@ class Commits:
         # A state that is being stored already is newer than the one in force.
         chosen = [entry for entry in entries if entry.pending is None]
         events, self._unstored_events = self._unstored_events, []
-        kept, self._unstored_versions = {**self._unstored_versions, **(versions or {})}, {}
+        # Of versions what is stored late is what is in force now: a newer one may have been stored meanwhile.
+        late, self._unstored_versions = self._unstored_versions, set()
+        kept = {**{key: self.versions.get(key) for key in late}, **(versions or {})}
         owed, self._unstored_owed = self._unstored_owed, {}
         if not (chosen or events or kept or owed):
             return
@@ -393,7 +397,7 @@ class Commits:
             for entry in entries:
                 entry.dirty = True
             self._wait_to_be_stored(change.events)
-            self._unstored_versions = {**change.versions, **self._unstored_versions}
+            self._unstored_versions.update(change.versions)
             self._unstored_owed = {**change.owed, **self._unstored_owed}
         elif self._lost_events:
             lost, self._lost_events = self._lost_events, 0

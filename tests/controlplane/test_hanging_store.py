@@ -13,7 +13,7 @@ from proxy.rollout.state import IDLE, ROLLED_BACK
 from proxy.routing.table import STABLE
 from tests.controlplane.regions import B
 from tests.controlplane.ruled import ANN
-from tests.controlplane.test_controller import running
+from tests.controlplane.test_controller import running, until
 from tests.controlplane.test_rollouts import PLANS, last, planned
 
 
@@ -151,3 +151,35 @@ async def test_a_store_that_hangs_is_not_given_more_and_more(start):
         told = world.store.last_events(1000)
         assert len(told) == told[-1]["seq"]
         assert [one["type"] for one in told].count("ProgressReport") > 40
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_is_stored_late_is_what_is_in_force_then(slow, tmp_path):
+    @running
+    async def stored_late(start):
+        await late(start, slow=slow)
+
+    stored_late(tmp_path)
+
+
+async def late(start, *, slow):
+    world = await start(PLANS)
+    await world.controller.set_weights("web", 5000, ANN)
+    world.break_store()
+    shut = await world.controller.put_new("web", "3", ["http://127.0.0.1:9003"], ANN)
+    assert (shut["durable"], world.word()) == (False, 0)
+    with pytest.raises(Refused):
+        await world.controller.put_new("web", "refused", ["http://127.0.0.1:9009"], ANN)
+    world.mend_store()
+    go = threading.Event()
+    world.store._thread.submit(go.wait)
+    order = asyncio.create_task(world.controller.put_new("web", "4", ["http://127.0.0.1:9004"], ANN))
+    await until(lambda: world.controller.entry("web").pending is not None)
+    if slow:
+        await world.tick(2.0)
+    go.set()
+    await order
+    await world.tick(2.0)
+    await world.settle()
+    assert world.store.load().versions == world.controller.commits.versions
+    assert (await start(PLANS)).controller.service("web").new.label == "4"
