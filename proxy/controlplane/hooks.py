@@ -125,25 +125,25 @@ async def _begun(
     Its input is a file, which nobody has to write while it reads; its output a pipe of ours, because the loop's own
     would let nobody know that the command has ended before all that it left behind have closed it.
     """
-    with os.fdopen(os.memfd_create("tidegate-hook", os.MFD_CLOEXEC), "wb+") as about:
+    reading, writing = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+    with os.fdopen(os.memfd_create("tidegate-hook", os.MFD_CLOEXEC), "wb+") as about, writing:
         about.write(orjson.dumps(told))
         about.seek(0)
-        reading, writing = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
-        with writing:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *hook.run,
-                    stdin=about,
-                    stdout=writing,
-                    stderr=asyncio.subprocess.STDOUT,
-                    cwd=hook.cwd,
-                    start_new_session=True,  # so that all that it starts can be ended with it
-                )
-            except BaseException:
-                reading.close()
-                raise
         pipe, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: output, reading)
-        return process, pipe
+        try:
+            # Nothing is waited for behind it: whoever is cancelled in here leaves no command running.
+            process = await asyncio.create_subprocess_exec(
+                *hook.run,
+                stdin=about,
+                stdout=writing,
+                stderr=asyncio.subprocess.STDOUT,
+                cwd=hook.cwd,
+                start_new_session=True,  # so that all that it starts can be ended with it
+            )
+        except BaseException:
+            pipe.close()
+            raise
+    return process, pipe
 
 
 async def _first(*waits: Coroutine[Any, Any, object], timeout_s: float) -> bool:

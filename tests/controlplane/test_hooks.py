@@ -80,6 +80,31 @@ def test_a_command_that_is_not_waited_for_any_more_is_ended(tmp_path):
     until_now(lambda: not alive(child))
 
 
+def children():
+    """Return the processes that this one has started, and that have not ended."""
+    found = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    return {pid for pid in found if alive(pid)}
+
+
+def test_a_command_is_ended_whenever_it_is_not_waited_for_any_more():
+    before = children()
+
+    async def cancelled_after(turns):
+        asked = asyncio.create_task(call(Hook(run=("sleep", "600"), timeout_s=60), "x", {}))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asked.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asked
+
+    async def whole():
+        for turns in range(12):
+            await cancelled_after(turns)
+
+    asyncio.run(whole())
+    until_now(lambda: children() <= before)
+
+
 def test_a_command_that_reads_nothing_and_says_much_is_no_trouble():
     found = run(Hook(run=("sh", "-c", "exec 0<&-; head -c 1000000 /dev/zero | tr '\\0' x")), rest="y" * 200_000)
     assert found.ok
