@@ -652,6 +652,36 @@ def test_an_answer_to_a_question_before_a_pause_is_none(monkeypatch, tmp_path):
     test(tmp_path)
 
 
+def test_an_answer_for_a_service_that_has_gone_meanwhile_is_none(monkeypatch, tmp_path, caplog):
+    @running
+    async def test(start):
+        world = await start(planned(hooks=Hooks(before_stage=Hook(run=("true",)))))
+        with asked_by_hand(monkeypatch) as asked:
+            begun = asyncio.create_task(world.controller.rollouts.start("web", None, ANN))
+            await until(lambda: asked)
+            asked[0].set_result(True)
+            await begun
+            while len(asked) < 2:
+                world.good(10, version=STABLE)
+                world.good(10)
+                await world.tick()
+                await asyncio.sleep(0)
+            with world.slow_store():
+                pause = asyncio.create_task(world.controller.rollouts.pause("web", ANN))
+                await until(lambda: world.controller.entry("web").pending is not None)
+                asked[1].set_result(True)
+                there, world.controller._entries = world.controller._entries, {}
+                for _ in range(10):
+                    await asyncio.sleep(0)
+            await asyncio.gather(pause, return_exceptions=True)
+            await world.settle()
+            world.controller._entries = there
+        assert (world.state().phase, world.word()) == (PAUSED, 100)
+        assert "could not be finished" not in caplog.text
+
+    test(tmp_path)
+
+
 def called(log):
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
