@@ -51,6 +51,7 @@ class Downstream(asyncio.Protocol):
         "_forwarded_host",
         "_last",
         "_linger_left",
+        "_look",
         "_taken_tick",
         "_turned_away",
         "_unsent",
@@ -87,6 +88,7 @@ class Downstream(asyncio.Protocol):
         self.reading_paused = False
         self.writing_paused = False
         self._linger_left = 0
+        self._look: _Look | None = None
         self._unsent = -1
         self._taken_tick = 0
         self._turned_away = False
@@ -140,9 +142,7 @@ class Downstream(asyncio.Protocol):
             elif exchange.body_left:
                 exchange.request_received(data)
             else:
-                self.buffer += data
-                if len(self.buffer) > _WAITING_BYTES:
-                    self.pause_reading()
+                self.line_up(self.buffer + data)
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
             self._broken(error)
 
@@ -152,7 +152,7 @@ class Downstream(asyncio.Protocol):
         try:
             half_open = self._client_ended()
             if half_open and self.exchange is not None:
-                self._arm_peek()
+                self._look_soon()
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
             self._broken(error)
         return half_open
@@ -180,6 +180,9 @@ class Downstream(asyncio.Protocol):
         del exc
         self.closing = True
         self.worker.wheel.drop(self)
+        if self._look is not None:
+            self.worker.wheel.drop(self._look)
+            self._look = None
         self.worker.downstreams.discard(self)
         self.worker.turned_away -= self._turned_away
         exchange = self.exchange
@@ -217,6 +220,7 @@ class Downstream(asyncio.Protocol):
             if not self.buffer:
                 worker.wheel.arm(self, worker.header_ticks)
             self.buffer = data
+            self.resume_reading()
             return
         if isinstance(head, Refusal):
             self.buffer = b""
@@ -234,7 +238,10 @@ class Downstream(asyncio.Protocol):
         exchange = service.exchange(worker, self, service, head, now)
         self.exchange = exchange
         if not head.length:
-            self.buffer = data[head.end :] if len(data) > head.end else b""
+            if len(data) > head.end:
+                self.line_up(data[head.end :])
+            else:
+                self.buffer = b""
             exchange.begin()
             return
         self.buffer = b""
@@ -247,6 +254,12 @@ class Downstream(asyncio.Protocol):
             if self.exchange is not exchange:
                 return
         exchange.begin()
+
+    def line_up(self, data: bytes) -> None:
+        """Let requests wait behind the exchange in progress; `data` is all that waits."""
+        self.buffer = data
+        if len(data) > _WAITING_BYTES:
+            self.pause_reading()
 
     def _no_service(self, head: RequestHead) -> None:
         self.buffer = b""
@@ -282,7 +295,7 @@ class Downstream(asyncio.Protocol):
     def _go_on(self) -> None:
         """Wait for the next request, or serve the one that waits in line."""
         worker = self.worker
-        if self.reading_paused:
+        if self.reading_paused and len(self.buffer) <= _WAITING_BYTES:
             self.resume_reading()
         # worker.wheel.arm, without the call: usually one store.
         wheel = worker.wheel
@@ -410,7 +423,7 @@ class Downstream(asyncio.Protocol):
         if not self.reading_paused and not self.transport.is_closing():
             self.reading_paused = True
             self.transport.pause_reading()
-            self._arm_peek()
+            self._look_soon()
 
     def resume_reading(self) -> None:
         """Go on reading from the client."""
@@ -423,12 +436,7 @@ class Downstream(asyncio.Protocol):
         try:
             exchange = self.exchange
             if exchange is not None:
-                if (self.reading_paused or self.ended) and self.client_left():
-                    self.abort()
-                    return
                 exchange.expire(now)
-                if (self.reading_paused or self.ended) and self.exchange is not None:
-                    self._arm_peek()
             elif self.closing or self.writing_paused:
                 self._expire_writing()
             elif self.buffer:
@@ -446,11 +454,24 @@ class Downstream(asyncio.Protocol):
         descriptor = self.transport.get_extra_info("socket").fileno()
         return ioctl(descriptor, FIONREAD, b"\0\0\0\0") != b"\0\0\0\0"
 
-    def _arm_peek(self) -> None:
-        """Have the client looked at soon, without putting off what is due earlier."""
-        wheel = self.worker.wheel
-        if not self.due or self.due > wheel.tick + _PEEK_TICKS:
-            wheel.arm(self, _PEEK_TICKS)
+    def _look_soon(self) -> None:
+        """Have the kernel asked, until reading goes on, whether the client left."""
+        if self._look is None:
+            self._look = _Look(self)
+        if not self._look.due:
+            self.worker.wheel.arm(self._look, _PEEK_TICKS)
+
+    def look(self) -> None:
+        """Let go of a client that left while nothing is read from it."""
+        try:
+            if not (self.reading_paused or self.ended):
+                return
+            if self.exchange is not None and self.client_left():
+                self.abort()
+            else:
+                self._look_soon()
+        except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
+            self._broken(error)
 
     def _expire_writing(self) -> None:
         """End a connection after its last answer, or between two, unless the client still takes what was written."""
@@ -543,6 +564,22 @@ class Downstream(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether nothing is in progress here: it may be closed at a drain."""
         return self.exchange is None and not self.closing
+
+
+class _Look:
+    """A look at a connection that is not read from, beside the deadlines of its exchanges, which come and go."""
+
+    __slots__ = ("_downstream", "due", "filed")
+
+    def __init__(self, downstream: Downstream) -> None:
+        self._downstream = downstream
+        self.due = 0
+        self.filed = 0
+
+    def expire(self, now: int) -> None:
+        """Look."""
+        del now
+        self._downstream.look()
 
 
 def _asks_head(data: bytes) -> bool:

@@ -360,7 +360,7 @@ class Exchange:
         if left > 0:
             size = len(data)
             if size > left:
-                downstream.buffer = data[left:]
+                downstream.line_up(data[left:])
                 data = data[:left]
                 size = left
             self.body_left = left - size
@@ -383,12 +383,12 @@ class Exchange:
             out = chunk(payload) if payload else b""
             if decoder.done:
                 self.body_left = 0
-                downstream.buffer = data[end:]
+                downstream.line_up(data[end:])
                 out += b"0\r\n" + decoder.trailers + b"\r\n" if decoder.trailers else LAST_CHUNK
             if out:
                 self._pass_body(out)
         else:
-            downstream.buffer += data
+            downstream.line_up(downstream.buffer + data)
         if not self.body_left and left and not self.started_ns and self.phase < ANSWERING:
             self.started_ns = monotonic_ns()
             if self.phase == WAITING:

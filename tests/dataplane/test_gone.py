@@ -78,6 +78,45 @@ def test_the_endpoint_hears_of_it_while_nobody_reads(gate, phase, how):
     same(gate.aborts, 1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+def test_the_endpoint_hears_of_it_when_reading_stopped_before_there_was_a_connection(gate, how):
+    """The deadlines of an attempt do not put off the look at a client that nobody reads from."""
+    backend = gate.backend(silent)
+    gate.serve(gate.slow_to_accept(backend), timeouts=Timeouts(connect_s=30.0))
+    client = gate.client()
+    client.send(request())
+    gate.fill(client)
+    gate.accept_now(backend)
+    eventually(lambda: backend.requests, "the request")
+    leave(client, how)
+    eventually(lambda: seen(backend.peers[0]), "the endpoint's side", within_s=10.0)
+    gate.finished(0)
+    same(gate.aborts, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+def test_the_endpoint_hears_of_it_when_much_waits_since_the_request_before(gate, how):
+    """Reading goes on only when little waits: there may be many requests between."""
+
+    def script(peer):
+        peer.request()
+        peer.send(response())
+        peer.head()
+
+    backend = gate.backend(script)
+    gate.serve(backend)
+    client = gate.client()
+    client.send(request() * 7000)
+    gate.fill(client)
+    eventually(lambda: len(backend.requests) == 2, "the second request")
+    leave(client, how)
+    eventually(lambda: seen(backend.peers[0]), "the endpoint's side", within_s=10.0)
+    gate.finished(0)
+    same(gate.aborts, 1)
+
+
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 def test_nothing_is_connected_for_who_has_left(gate, how):
     backend = gate.backend()

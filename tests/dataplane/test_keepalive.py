@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 
 import pytest
@@ -101,6 +103,43 @@ def test_more_pipelined_requests_than_may_wait_are_answered(gate):
     client.send(whole)
     for number in range(count):
         assert client.response().body == f"/{number:0100} ".encode()
+
+
+def test_nothing_is_read_while_many_pipelined_requests_wait(gate, release):
+    go_on = threading.Event()
+
+    def script(peer):
+        for number in range(30):
+            peer.request()
+            assert number or go_on.wait(30)
+            peer.send(response())
+        peer.request()
+        assert release.wait(30)
+
+    backend = gate.backend(script)
+    gate.serve(backend)
+    client = gate.client()
+    sent = [0]
+    sender = threading.Thread(target=flood, args=(client, request() * 1000, sent), daemon=True)
+    sender.start()
+    before = -1
+    while sent[0] != before or not before:
+        before = sent[0]
+        gate.sweeps(4)
+    go_on.set()
+    eventually(lambda: len(backend.requests) == 31, "the answers")
+    gate.sweeps(4)
+    assert sent[0] < before + 1_000_000
+    client.sock.shutdown(socket.SHUT_RDWR)
+    sender.join(30)
+
+
+def flood(client, data, sent):
+    """Send until the connection ends, and say how much that was."""
+    with contextlib.suppress(OSError):
+        while True:
+            client.send(data)
+            sent[0] += len(data)
 
 
 def test_a_pipelined_malformed_request_is_refused_after_the_answers_before_it(gate):
