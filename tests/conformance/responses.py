@@ -349,6 +349,8 @@ def framings() -> Iterator[Case]:
     for name, data, body in (
         ("one", HELLO, b"hello"), ("none", b"0\r\n\r\n", b""), ("zeros", b"0005\r\nhello\r\n000\r\n\r\n", b"hello"),
         ("extension", b'5;a="b"\r\nhello\r\n0;c\r\n\r\n', b"hello"),
+        ("extension_open", b'5 ;a="b\r\nhello\r\n0;=\r\n\r\n', b"hello"),
+        ("space", b"5 \r\nhello\r\n0\t\r\n\r\n", b"hello"),
         ("upper", b"A\r\n0123456789\r\n0\r\n\r\n", b"0123456789"), ("many", b"1\r\nx\r\n" * 3000 + b"0\r\n\r\n",
         b"x" * 3000), ("large", b"20000\r\n" + b"x" * 0x20000 + b"\r\n0\r\n\r\n", b"x" * 0x20000),
     ):  # fmt: skip
@@ -367,7 +369,7 @@ def framings() -> Iterator[Case]:
     )
     for number, data in enumerate(
         (
-            b"x\r\n", b"-5\r\nhello\r\n", b"0x5\r\nhello\r\n", b"5\nhello\r\n", b"5 \r\nhello\r\n",
+            b"x\r\n", b"-5\r\nhello\r\n", b"0x5\r\nhello\r\n", b"5\nhello\r\n",
             b" 5\r\nhello\r\n", b"5\r\nhello0\r\n\r\n", b"5\r\nhello\n0\r\n\r\n", b"\r\n", b"fffffffffffffffff\r\n",
             b"8000000000000000\r\n", b"5;\x00\r\nhello\r\n", b"5\r\nhello\r\n0\r\nX y\r\n\r\n",
             b"5\r\nhello\r\n0\r\nX : y\r\n\r\n", b"5\r\nhello\r\n0\r\n X: y\r\n\r\n",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proxy.http1.body import LAST_CHUNK, ChunkedBody, chunk
 
 payloads = st.lists(st.binary(min_size=1, max_size=40), max_size=6)
-extensions = st.sampled_from([b"", b";a", b" ; a=b", b';a="b;\\"c"', b";a=b;c"])
+extensions = st.sampled_from([b"", b";a", b" ; a=b", b';a="b;\\"c"', b";a=b;c", b" ", b";", b';="'])
 trailers = st.sampled_from([b"", b"X: y\r\n", b"X: y\r\nX: z\r\nContent-Length: 5\r\n"])
 
 
