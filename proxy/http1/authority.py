@@ -1,8 +1,7 @@
 """Where a request wants to go: `uri-host [":" port]`.
 
-Grammar: RFC 3986 §3.2 through RFC 9110 §4.2 and §7.2. Deliberately narrower in two places: no user information
-(RFC 9110 §4.2.4 tells recipients to treat it as an error), and no comma, because a comma is how a repeated Host is
-merged into one (RFC 9110 §5.3), and two hosts are an ambiguity.
+Grammar: RFC 3986 §3.2 through RFC 9110 §4.2 and §7.2: names of any length, ports of any number of digits. Narrower in
+one place: no user information (RFC 9110 §4.2.4 tells recipients to treat it as an error).
 """
 
 from __future__ import annotations
@@ -12,14 +11,13 @@ from ipaddress import AddressValueError, IPv6Address
 from proxy.http1.fields import ALPHA, DIGITS
 
 _UNRESERVED = ALPHA + DIGITS + b"-._~"
-_SUB_DELIMS = b"!$&'()*+;="
+_SUB_DELIMS = b"!$&'()*+,;="
 _REG_NAME_BYTES = _UNRESERVED + _SUB_DELIMS + b"%"
 _HEX = DIGITS + b"abcdefABCDEF"
-_HOST_MAX = 255
 
 
 def is_authority(value: bytes) -> bool:
-    """Tell whether `value` is a non-empty host with an optional port of 0…65535."""
+    """Tell whether `value` is a non-empty host with an optional port, however large its number."""
     if value.startswith(b"["):
         literal, bracket, rest = value[1:].partition(b"]")
         if not bracket or not _is_ip_literal(literal):
@@ -31,11 +29,11 @@ def is_authority(value: bytes) -> bool:
 
 def _is_port(port: bytes) -> bool:
     # > RFC 3986 §3.2.3: port = *DIGIT. An empty one is allowed and means the default.
-    return port == b"" or (port.isdigit() and len(port) <= 5 and int(port) <= 65535)
+    return port == b"" or port.isdigit()
 
 
 def _is_reg_name(host: bytes) -> bool:
-    if not 0 < len(host) <= _HOST_MAX or host.translate(None, _REG_NAME_BYTES):
+    if not host or host.translate(None, _REG_NAME_BYTES):
         return False
     return b"%" not in host or all(_is_escape(part[:2]) for part in host.split(b"%")[1:])
 

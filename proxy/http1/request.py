@@ -13,7 +13,8 @@ Decisions where the RFCs leave a choice:
 * Targets: `#` and bytes that no URL parser leaves bare (`"<>`, and a backslash in a path) are refused; what browsers
   send though RFC 3986 wants it escaped (`[]{}|^`, a backquote, a stray `%`) passes byte for byte, as it does in
   nginx, HAProxy and Envoy.
-* Host: exactly one, never empty (RFC 9112 §3.2); an absolute-form target replaces it (§3.2.2).
+* Host: exactly one, never empty (RFC 9112 §3.2); an absolute-form target replaces it (§3.2.2), and may have no escapes
+  in its authority: nobody's host has them, and who unescapes it reads another one.
 * Content-Length more than once is refused even when equal; Transfer-Encoding must be `chunked` alone, in HTTP/1.1, and
   without Content-Length (RFC 9112 §6.1 and §6.3).
 * Max-Forwards of OPTIONS and TRACE is counted down; at 0 the request ends here: OPTIONS gets 200, TRACE 405
@@ -323,7 +324,7 @@ class RequestParser:
             if not separator or scheme.lower() not in {b"http", b"https"}:
                 return malformed("The request target is neither a path nor an http or https URL.")
             authority, target = _split_absolute(rest, method)
-            if not is_authority(authority):
+            if b"%" in authority or not is_authority(authority):
                 return malformed("The authority in the request target is not a host with an optional port.")
         path = b"/" if target == b"*" else target.partition(b"?")[0]
         if target.translate(None, _TARGET_BYTES).strip(b"\\") or b"\\" in path:

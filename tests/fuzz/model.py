@@ -17,9 +17,9 @@ EXTENSION = rb"[ \t]*(?:;" + VALUE + rb")?"  # RFC 9112 §7.1.1: one that nobody
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(" + EXTENSION + rb")\Z")
 FIELD = re.compile(rb"(" + TOKEN + rb"):(" + VALUE + rb")\Z")
 REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([^ ]+) HTTP/([0-9])\.([0-9])\Z")
-REG_NAME = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2}){1,255}(?::([0-9]{0,5}))?\Z")
-FUTURE = rb"[vV][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+;=:]+"
-LITERAL = re.compile(rb"\[([0-9A-Fa-f:.]+|" + FUTURE + rb")\](?::([0-9]{0,5}))?\Z")
+REG_NAME = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]*)?\Z")
+FUTURE = rb"[vV][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+"
+LITERAL = re.compile(rb"\[([0-9A-Fa-f:.]+|" + FUTURE + rb")\](?::[0-9]*)?\Z")
 PCHAR = rb"[A-Za-z0-9\-._~!$&'()*+,;=:@/%\[\]{}|^`]"
 PATH = re.compile(rb"/" + PCHAR + rb"*(?:\?(?:" + PCHAR + rb"|[?\\])*)?\Z")
 TRAILERS_DROPPED = set(
@@ -132,7 +132,7 @@ def _chunks(data: bytes, at: int, meaning: Meaning) -> int:
 def is_authority(text: bytes) -> bool:
     """Tell whether `text` is a host with an optional port."""
     match = REG_NAME.match(text) or LITERAL.match(text)
-    if match is None or int(match[match.lastindex or 0] if match[match.re.groups] else 0) > 65535:
+    if match is None:
         return False
     if match.re is LITERAL and match[1][:1] not in b"vV":
         try:
@@ -162,7 +162,7 @@ def _request(data: bytes, at: int, reading: Reading) -> int:
     absolute = re.match(rb"(?i)https?://([^/?]*)(.*)\Z", said.target)
     if absolute:
         said.host, rest = absolute[1], absolute[2]
-        if not is_authority(said.host):
+        if b"%" in said.host or not is_authority(said.host):
             raise Wrong
         said.target = rest if rest[:1] == b"/" else b"/" + rest
         if not rest and said.method == b"OPTIONS":
