@@ -191,7 +191,7 @@ async def measure(services: int, workers: int, ticks: int, rate: float, *, parts
         world = World(Path(directory), services, workers)
         await world.controller.start()
         if rate:
-            for name in world.controller.names():
+            for name in world.controller.services.names():
                 await world.controller.rollouts.start(name, None, Order("bench"))
         await _ticks(world, WARM_UP, rate)
         spent: dict[str, int] = defaultdict(int)
@@ -199,8 +199,8 @@ async def measure(services: int, workers: int, ticks: int, rate: float, *, parts
         with _watched(spent, on=parts):
             written = await _ticks(world, ticks, rate)
         all_ns = time.process_time_ns() - before - written
-        for name in world.controller.names():
-            shown = world.controller.service_status(name)
+        for name in world.controller.services.names():
+            shown = world.controller.status.service_status(name)
             if rate and (shown["phase"] != "progressing" or len(shown["limits"]) != 4):
                 raise RuntimeError(f"what was measured is no rollout: {shown}")
         await world.close()

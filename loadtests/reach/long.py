@@ -179,6 +179,6 @@ async def measure(hours: int, told: tuple[int, ...]) -> list[Held]:
                 if hour in told:
                     await one.settle()
                     found.append(one.held(hour))
-            if one.controller.state("web").weight_bp == 0:
+            if one.controller.services.entry("web").state.weight_bp == 0:
                 raise RuntimeError("healthy traffic was rolled back")
     return found

@@ -11,7 +11,15 @@ from proxy.controlplane.watch import Watch
 from proxy.rollout.analysis import reason_of
 from proxy.rollout.bench import limits_of
 from proxy.rollout.plan import ROLLBACK, ServicePlan
-from proxy.rollout.state import MAX_HOLD_OVER, NO_HEALTHY_ENDPOINT, OPERATOR_ROLLBACK, PAUSED, PROGRESSING, ServiceState
+from proxy.rollout.state import (
+    MAX_HOLD_OVER,
+    NO_HEALTHY_ENDPOINT,
+    OPERATOR_ROLLBACK,
+    PAUSED,
+    PROGRESSING,
+    Record,
+    ServiceState,
+)
 from proxy.routing.table import NEW, Version
 
 
@@ -99,6 +107,10 @@ class Entry:
         if self.state.weight_bp and not self.pending.has_new:
             return replace(self.state, revision=self.pending.revision)
         return self.pending
+
+    def record(self) -> Record:
+        """Return how stable measures in the present stage, as far as a later one at 100 % compares with it."""
+        return self.watch.record(self.state, self.watch.percentile)
 
     def store_first(self, state: ServiceState) -> None:
         """Take a state that comes into force once it is stored."""

@@ -1,6 +1,6 @@
 """Rollouts: what people order about them, what their hooks answer, and the drill.
 
-Rules beside those of the controller (`proxy.controlplane.controller`):
+Rules beside those of every order (`proxy.controlplane.services`):
 
 * the hooks before a start or a promotion are called within the request, before anything is changed: one that fails
   refuses it (409 `HookFailed`) and shows what it said. They hold up nobody else, and what is decided for the service
@@ -17,10 +17,10 @@ Rules beside those of the controller (`proxy.controlplane.controller`):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from proxy.config.plans import compile_plan_body
 from proxy.controlplane import hooks, registry
@@ -30,7 +30,9 @@ from proxy.controlplane.intake import INLINE
 from proxy.controlplane.move import Move, move, overtaken
 from proxy.controlplane.operations import Json, Order
 from proxy.controlplane.preflight import preflight
-from proxy.controlplane.store import REGISTERED, STABLE_REGISTERED, Owed
+from proxy.controlplane.services import Services
+from proxy.controlplane.status import Status
+from proxy.controlplane.store import REGISTERED, STABLE_REGISTERED, Owed, Store
 from proxy.errors import ConfigError, Refused
 from proxy.rollout.effect import BEFORE_STAGE, CallHook
 from proxy.rollout.event import Finish, HookAnswered, Pause, Promote, Restored, Resume, Start
@@ -38,9 +40,6 @@ from proxy.rollout.machine import allowed, running
 from proxy.rollout.plan import Hook, Plan
 from proxy.rollout.state import DRILL, PROGRESSING, ROLLED_BACK, ServiceState, shown
 from proxy.routing.table import VERSIONS, Version
-
-if TYPE_CHECKING:
-    from proxy.controlplane.controller import Controller
 
 BEFORE_START = "before_start"
 
@@ -51,15 +50,31 @@ DRILL_BAD = 200  # synthetic failures per tick
 
 
 class Rollouts:
-    """The orders about rollouts; `host` is the controller that they belong to."""
+    """Carries out the orders about rollouts, and calls hooks.
 
-    def __init__(self, host: Controller) -> None:
-        self._host = host
+    `next_tick(s)` waits for the next tick that judges every service; `reached(service, ns)` tells whether every worker
+    has shown since that instant that it sends nobody to `new`.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        status: Status,
+        store: Store,
+        next_tick: Callable[[float], Awaitable[None]],
+        reached: Callable[[str, int], bool],
+    ) -> None:
+        self.reached = reached
+        self._services = services
+        self._status = status
+        self._commits = services.commits
+        self._store = store
+        self._next_tick = next_tick
         self._calls: set[asyncio.Task[Answer]] = set()  # of hooks that have not answered
         self._closed = False
-        host.commits.on_hook = self._asked
-        host.commits.owes = self._owes
-        host.commits.on_owed = self.call
+        self._commits.on_hook = self._asked
+        self._commits.owes = self._owes
+        self._commits.on_owed = self.call
 
     def close(self) -> None:
         """Wait for no hook any more: those that are owed are called again after the start."""
@@ -74,20 +89,20 @@ class Rollouts:
 
         A dry run returns {"go", "plan", "findings"} and changes nothing.
         """
-        entry = self._host.entry(name)
+        entry = self._services.entry(name)
         chosen = registry.with_checks(self._plan(entry, plan), entry.plan)
         if order.dry_run:
             return await preflight(
                 entry,
                 chosen,
-                self._host.counts(name),
-                self._host.history,
-                self._host.store,
-                self._host.readings(name),
-                self._host.now(),
+                self._services.counts(name),
+                self._services.history,
+                self._store,
+                self._services.readings(name),
+                self._services.now(),
             )
-        durable = await self._host.commits.run(self._start(entry, chosen, order))
-        return self._host.answer(entry, self._host.service_status(name), durable=durable)
+        durable = await self._commits.run(self._start(entry, chosen, order))
+        return self._status.answer(entry, self._status.service_status(name), durable=durable)
 
     async def pause(self, name: str, order: Order) -> Json:
         """Stop the hold clock; the limits stay armed. Return the service's object."""
@@ -95,89 +110,90 @@ class Rollouts:
 
     async def resume(self, name: str, order: Order) -> Json:
         """Let a paused rollout go on at the weight of its stage. Return the service's object."""
-        entry = self._host.entry(name)
+        entry = self._services.entry(name)
         ready = entry.watch.stable_ready
         return await self._order(name, Resume(order.actor, order.reason, order.if_match, stable_ready=ready))
 
     async def promote(self, name: str, order: Order, *, full: bool = False) -> Json:
         """Go to the next stage now, or to the last one (`full`); from the last one: completed."""
-        entry = self._host.entry(name)
+        entry = self._services.entry(name)
         before = entry.state
-        durable = await self._host.commits.run(self._promote(entry, order, full=full))
+        durable = await self._commits.run(self._promote(entry, order, full=full))
         return self._moved(entry, before, durable=durable)
 
     async def finish(self, name: str, order: Order) -> Json:
         """Make the new version the stable one, in one generation. Return the service's object."""
-        entry = self._host.entry(name)
-        durable = await self._host.commits.run(self._finish(entry, order))
-        return self._host.answer(entry, self._host.service_status(name), durable=durable)
+        entry = self._services.entry(name)
+        durable = await self._commits.run(self._finish(entry, order))
+        return self._status.answer(entry, self._status.service_status(name), durable=durable)
 
     async def _order(self, name: str, event: Pause | Resume) -> Json:
-        entry = self._host.entry(name)
+        entry = self._services.entry(name)
         before = entry.state
-        durable = await self._host.commits.run(self._changed(entry, event))
+        durable = await self._commits.run(self._changed(entry, event))
         return self._moved(entry, before, durable=durable)
 
     def _moved(self, entry: Entry, before: ServiceState, *, durable: bool) -> Json:
         lowers = entry.state.weight_bp < before.weight_bp
-        return self._host.answer(entry, self._host.service_status(entry.plan.name), durable=durable, lowers=lowers)
+        return self._status.answer(entry, self._status.service_status(entry.plan.name), durable=durable, lowers=lowers)
 
     async def _changed(self, entry: Entry, event: Pause | Resume) -> bool:
-        async with self._host.change(entry):
-            return await self._host.carry_out(entry, event)
+        async with self._services.change(entry):
+            return await self._services.carry_out(entry, event)
 
     async def _start(self, entry: Entry, plan: Plan, order: Order) -> bool:
-        host = self._host
-        event = Start(plan, host.fresh_salt(entry), order.actor, order.reason, order.if_match)
-        move(entry.plan, entry.latest, event, host.now())  # what is refused anyway is refused before hooks are called
+        services = self._services
+        event = Start(plan, services.fresh_salt(entry), order.actor, order.reason, order.if_match)
+        # What is refused anyway is refused before hooks are called.
+        move(entry.plan, entry.latest, event, services.now())
         async with self._asked_before(entry, plan, (BEFORE_START, BEFORE_STAGE), plan.stages[0].name) as answers:
             if answers:
                 event = replace(event, evidence={"hooks": answers})
-            table = registry.counting(host.table, entry.plan, plan)
-            if table == host.table:
-                return await host.carry_out(entry, event)
+            table = registry.counting(services.table, entry.plan, plan)
+            if table == services.table:
+                return await services.carry_out(entry, event)
             # What the workers have to count first: a table at weight 0, and then the start.
-            move(entry.plan, entry.state, event, host.now())
+            move(entry.plan, entry.state, event, services.now())
             entry.asking, revision = True, entry.state.revision
             try:
-                await host.bring_table(table)
+                await services.bring_table(table)
             finally:
                 wanted, entry.asking = entry.asking, False
             if not wanted or entry.state.revision != revision:
                 what = "something else was decided while the workers got their table: that stands"
                 raise overtaken(entry.state, what)
-            return await host.carry_out(entry, event)
+            return await services.carry_out(entry, event)
 
     async def _promote(self, entry: Entry, order: Order, *, full: bool) -> bool:
-        host = self._host
+        services = self._services
         event = Promote(order.actor, order.reason, full, order.if_match)
-        after = move(entry.plan, entry.latest, event, host.now()).after
+        after = move(entry.plan, entry.latest, event, services.now()).after
         names = (BEFORE_STAGE,) if after.phase == PROGRESSING else ()
         rollout = running(after)
         async with self._asked_before(entry, rollout.plan, names, rollout.now_at.name):
-            event = replace(event, record=host.record(entry), stable_ready=entry.watch.stable_ready)
-            return await host.carry_out(entry, event)
+            event = replace(event, record=entry.record(), stable_ready=entry.watch.stable_ready)
+            return await services.carry_out(entry, event)
 
     async def _finish(self, entry: Entry, order: Order) -> bool:
-        host = self._host
+        services = self._services
         name = entry.plan.name
-        async with host.change(entry):
-            new = host.service(name).new
-            event = Finish(new.label, host.fresh_salt(entry), order.actor, order.reason, order.if_match)
-            made = move(entry.plan, entry.latest, event, host.now())
+        async with services.change(entry):
+            new = services.service(name).new
+            event = Finish(new.label, services.fresh_salt(entry), order.actor, order.reason, order.if_match)
+            made = move(entry.plan, entry.latest, event, services.now())
             if order.dry_run:
                 return True
             versions = {(name, REGISTERED): Version(), (name, STABLE_REGISTERED): new}
-            back = {key: host.commits.versions.get(key) for key in versions}
-            commit = host.commits.begin((made,), versions, host.entries, risky=True)
+            back = {key: self._commits.versions.get(key) for key in versions}
+            commit = self._commits.begin((made,), versions, services.entries, risky=True)
             # What comes before it is in force stores what is stable again together with itself.
             entry.back = back
-            stored = await host.commits.stored(commit)
+            stored = await self._commits.stored(commit)
             if entry.pending is not made.after:
-                host.commits.announce(commit)
-                host.commits.say(entry, "FinishUndone", "Overtaken", {})
+                self._commits.announce(commit)
+                self._commits.say(entry, "FinishUndone", "Overtaken", {})
                 raise overtaken(entry.state, "something else changed the weight while this was being stored", cure="")
-            durable = await host.bring(commit, registry.finished(host.table, name), stored=stored)
+            durable = await services.bring(commit, registry.finished(services.table, name), stored=stored)
             entry.watch.forget()
             return durable
 
@@ -190,7 +206,7 @@ class Rollouts:
         """Call hooks, and then let what was ordered be done as the only change; gives what they said by their names."""
         there = [name for name in names if getattr(plan.hooks, name) is not None]
         if not there:
-            async with self._host.change(entry):
+            async with self._services.change(entry):
                 yield {}
             return
         extra: dict[str, object] = {"phase": entry.state.phase, "allowed": allowed(entry.state)}
@@ -202,7 +218,7 @@ class Rollouts:
             answers: dict[str, Any] = {}
             for name in there:
                 answers[name] = await self._ask(entry, plan, name, stage)
-            async with self._host.change(entry):
+            async with self._services.change(entry):
                 if not entry.asking or entry.latest.revision != revision:
                     what = "something else was decided while the hooks were asked: that stands"
                     raise overtaken(entry.state, what)
@@ -244,21 +260,21 @@ class Rollouts:
         )
 
     def _asked(self, service: str, effect: CallHook, revision: int) -> None:
-        entry = self._host.entries.get(service)
+        entry = self._services.entries.get(service)
         rollout = None if entry is None else entry.state.rollout
         hook = None if rollout is None else rollout.plan.hooks.before_stage
         if entry is not None and rollout is not None and hook is not None and entry.state.revision == revision:
-            self._host.commits.spawn(self._answered(entry, rollout.plan, hook, effect, revision))
+            self._commits.spawn(self._answered(entry, rollout.plan, hook, effect, revision))
 
     async def _answered(self, entry: Entry, plan: Plan, hook: Hook, effect: CallHook, revision: int) -> None:
-        host = self._host
+        services = self._services
         answer = await self._call(hook, effect.name, self._about(entry, plan, plan.stages[effect.stage].name))
         # What is being stored is decided first; this only lets a stage go on.
-        await host.quiet((entry,))
-        if host.entries.get(entry.plan.name) is not entry:
+        await services.quiet((entry,))
+        if services.entries.get(entry.plan.name) is not entry:
             return
-        made = move(entry.plan, entry.state, HookAnswered(revision, answer.ok, shown_hook(answer)), host.now())
-        host.commits.decide(made, host.entries)
+        made = move(entry.plan, entry.state, HookAnswered(revision, answer.ok, shown_hook(answer)), services.now())
+        self._commits.decide(made, services.entries)
 
     def _owes(self, made: Move, effect: CallHook) -> Owed | None:
         rollout = made.after.rollout
@@ -270,22 +286,22 @@ class Rollouts:
 
     def call(self, owed: Owed) -> None:
         """Call a hook that is owed; one that is owed by a service that is gone is forgotten."""
-        entry = self._host.entries.get(owed.service)
+        entry = self._services.entries.get(owed.service)
         if entry is None:
-            self._host.commits.pay(owed)
+            self._commits.pay(owed)
         else:
-            self._host.commits.spawn(self._paid(entry, owed))
+            self._commits.spawn(self._paid(entry, owed))
 
     async def _paid(self, entry: Entry, owed: Owed) -> None:
         answer = await self._call(owed.hook, owed.name, owed.about)
         kind = "HookCalled" if answer.ok else "HookFailed"
-        self._host.commits.say(entry, kind, owed.name, shown_hook(answer), pays=owed)
+        self._commits.say(entry, kind, owed.name, shown_hook(answer), pays=owed)
 
     def _about(self, entry: Entry, plan: Plan, stage: str) -> dict[str, Any]:
         return self._told(entry.plan.name, entry.state, plan, stage)
 
     def _told(self, name: str, state: ServiceState, plan: Plan, stage: str) -> dict[str, Any]:
-        service = self._host.service(name)
+        service = self._services.service(name)
         return {
             "service": name,
             "plan": plan.name,
@@ -315,17 +331,17 @@ class Rollouts:
         carry the traffic for longer than this took, that hooks work (none is called), nor how fast a failure of a few
         percent would be seen: everything that is injected is bad. A real breach meanwhile is seen again afterwards.
         """
-        return await self._host.commits.run(self._drill(self._host.entry(name), order))
+        return await self._commits.run(self._drill(self._services.entry(name), order))
 
     async def _drill(self, entry: Entry, order: Order) -> Json:
-        host = self._host
+        services = self._services
         _may_drill(entry)
-        began = host.now()
+        began = services.now()
         before = entry.state
         entry.begin_drill()
         try:
-            while entry.drilling and host.now() - began < DRILL_MOST_S:
-                await host.next_tick(DRILL_MOST_S)
+            while entry.drilling and services.now() - began < DRILL_MOST_S:
+                await self._next_tick(DRILL_MOST_S)
         finally:
             entry.drilling = False
         decided_ns, met = entry.drilled_ns, entry.drilled_from
@@ -344,7 +360,7 @@ class Rollouts:
             "limit": limit,
             "decided_s": round(decided_ns / 1e9 - began, 4),
             "reached_s": reached_s,
-            "latched": host.latched(entry.plan.name) is not None,
+            "latched": services.latched(entry.plan.name) is not None,
         }
         # What a person ordered while the drill had not decided yet stands: that is what the gate was shut on.
         restored = await self._restore(entry, met, order, took)
@@ -353,17 +369,17 @@ class Rollouts:
         return {"drill": "passed" if passed else "failed", **took, "restored": restored, "why": why}
 
     async def _reached(self, entry: Entry, decided_ns: int) -> float | None:
-        host = self._host
-        while (took_s := host.now() - decided_ns / 1e9) < REACHED_MOST_S:
-            if host.words_at_0(entry.plan.name) and host.reached(entry.plan.name, decided_ns):
+        services = self._services
+        while (took_s := services.now() - decided_ns / 1e9) < REACHED_MOST_S:
+            if services.words_at_0(entry.plan.name) and self.reached(entry.plan.name, decided_ns):
                 return round(took_s, 4)
             await asyncio.sleep(REACHED_EVERY_S)
         return None
 
     async def _restore(self, entry: Entry, before: ServiceState, order: Order, took: Json) -> bool:
-        async with self._host.change(entry):
+        async with self._services.change(entry):
             try:
-                return await self._host.carry_out(entry, Restored(before, order.actor, took))
+                return await self._services.carry_out(entry, Restored(before, order.actor, took))
             except Refused:
                 return False
 
@@ -379,7 +395,7 @@ class Rollouts:
                 raise Refused(404 if plan else 400, "NoSuchPlan", what, cure=cure)
             return found
         try:
-            return compile_plan_body(dict(plan), entry.plan, self._host.service(entry.plan.name), name=INLINE)
+            return compile_plan_body(dict(plan), entry.plan, self._services.service(entry.plan.name), name=INLINE)
         except ConfigError as error:
             count = len(error.problems)
             what = f"the plan has {count} problem{'' if count == 1 else 's'}; nothing was changed"

@@ -68,11 +68,12 @@ class Running:
 
     def status(self) -> Json:
         """Return the object of `GET /api/v1/status` (INTERFACE §2)."""
+        names, shown = self._controller.services.names(), self._controller.status
         return {
             "version": __version__,
             "uptime_s": round((self._clock.monotonic_ns() - self._started_ns) / 1e9, 3),
             "workers": self.worker_rows(),
-            "services": {name: self._controller.service_status(name) for name in self._controller.names()},
+            "services": {name: shown.service_status(name) for name in names},
         }
 
     def ready(self) -> tuple[bool, str]:
@@ -91,7 +92,7 @@ class Running:
             version=__version__,
             snapshot=replace(snapshot, internal_errors=snapshot.internal_errors + self.failed_ticks),
             deep=self._collector.deep(),
-            standings=self._controller.standings(),
+            standings=self._controller.status.standings(),
             phases=PHASES,
             workers=tuple(
                 WorkerStanding(row["slot"], row["state"], gauges.loop_lag_us, gauges.rss)
@@ -124,7 +125,7 @@ class Running:
             return await self._reload(order)
         except Refused as error:
             if not order.dry_run:
-                self._controller.say_refused(error, order)
+                self._controller.reloads.say_refused(error, order)
             raise
 
     async def _reload(self, order: Order) -> Json:
@@ -138,7 +139,7 @@ class Running:
                 self.reloading()
             try:
                 compiled = await asyncio.to_thread(compile_file, source, dict(os.environ))
-                notes = await self._controller.reload(compiled.plans, compiled.table, order)
+                notes = await self._controller.reloads.reload(compiled.plans, compiled.table, order)
                 if self.certificates is not None and not order.dry_run:
                     self.show_certificates(await asyncio.to_thread(self.certificates.take, compiled.settings))
                 result = "ok"
@@ -160,23 +161,23 @@ class Running:
 
     def service_name(self, name: str | None) -> str:
         """Return the checked service name; `None` means the only one."""
-        return self._controller.service_name(name)
+        return self._controller.services.service_name(name)
 
     def service(self, name: str) -> Json:
         """Return the service's object of `status`."""
-        return self._controller.service_status(name)
+        return self._controller.status.service_status(name)
 
     def weights(self, name: str) -> Json:
         """Return the weights in percent, and their revision."""
-        return self._controller.weights(name)
+        return self._controller.status.weights(name)
 
     async def set_weights(self, name: str, new_bp: int, order: Order, *, ttl_s: float | None = None) -> Json:
         """Set the weight of `new`."""
-        return await self._controller.set_weights(name, new_bp, order, ttl_s=ttl_s)
+        return await self._controller.weights.set_weights(name, new_bp, order, ttl_s=ttl_s)
 
     async def rollback(self, name: str, order: Order) -> Json:
         """Send everything to stable in any phase."""
-        return await self._controller.rollback(name, order)
+        return await self._controller.weights.rollback(name, order)
 
     async def start_rollout(self, name: str, plan: str | Mapping[str, Any] | None, order: Order) -> Json:
         """Start a rollout, or look whether one could start."""
@@ -204,35 +205,35 @@ class Running:
 
     async def put_new(self, name: str, label: str, endpoints: list[str], order: Order) -> Json:
         """Register the new version."""
-        return await self._controller.put_new(name, label, endpoints, order)
+        return await self._controller.versions.put_new(name, label, endpoints, order)
 
     async def delete_new(self, name: str, order: Order) -> Json:
         """Remove the new version."""
-        return await self._controller.delete_new(name, order)
+        return await self._controller.versions.delete_new(name, order)
 
     def endpoints(self, name: str) -> Json:
         """Return the endpoints of both versions."""
-        return self._controller.endpoints(name)
+        return self._controller.status.endpoints(name)
 
     async def set_endpoint(self, name: str, version: int, url: str, state: str, order: Order) -> Json:
         """Set an endpoint to ready, drain or maintenance."""
-        return await self._controller.set_endpoint(name, version, url, state, order)
+        return await self._controller.endpoint_changes.set_endpoint(name, version, url, state, order)
 
     def explain(self, name: str, cookies: Mapping[str, str], headers: Mapping[str, str], client_ip: str | None) -> Json:
         """Return which version a visitor gets, and why."""
-        return self._controller.explain(name, cookies, headers, client_ip)
+        return self._controller.status.explain(name, cookies, headers, client_ip)
 
     async def events(self, since: int, limit: int) -> list[Json]:
         """Return stored events with seq > since, oldest first."""
-        return await self._controller.events(since, limit)
+        return await self._controller.status.events(since, limit)
 
     def follow_events(self, since: int) -> AsyncIterator[Json]:
         """Yield stored and then live events with seq > since."""
-        return self._controller.follow_events(since)
+        return self._controller.status.follow_events(since)
 
     async def past(self, name: str, since: float, until: float) -> list[Json]:
         """Return what earlier supervisors measured of a service, as points of a report."""
-        return await self._controller.past(name, since, until)
+        return await self._controller.status.past(name, since, until)
 
 
 def needs_restart(before: Settings, after: Settings) -> list[str]:

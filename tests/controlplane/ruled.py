@@ -87,7 +87,7 @@ class World:
         return bool(word & layout.FLAG_WATCHDOG_OFF)
 
     def state(self, service: str = "web"):
-        return self.controller.state(service)
+        return self.controller.services.entry(service).state
 
     async def tick(self, seconds: float = 0.25, times: int = 1) -> None:
         for _ in range(times):
@@ -112,7 +112,7 @@ class World:
 
     def blocks(self, service: str = "web") -> int:
         """Return the number of the last block in which the service was judged."""
-        return self.controller._entries[service].watch._block
+        return self.controller.services.entries[service].watch._block
 
     def types(self) -> list[str]:
         return [event["type"] for event in self.store.last_events(1000)]

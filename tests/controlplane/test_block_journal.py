@@ -48,7 +48,7 @@ async def test_the_first_block_of_a_new_trial_begins_when_the_gate_is_opened(sta
     blocks = journalled(world)
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 1)
-    await world.controller.rollback("web", ANN)
+    await world.controller.weights.rollback("web", ANN)
     await world.tick()
     world.bad(30)
     world.clock.pass_s(0.1)
@@ -58,7 +58,7 @@ async def test_the_first_block_of_a_new_trial_begins_when_the_gate_is_opened(sta
     await world.controller.tick()
     await flow(world, 1)
     assert world.state().phase == PROGRESSING
-    assert world.controller.service_status("web")["stage"]["requests"] == 50
+    assert world.controller.status.service_status("web")["stage"]["requests"] == 50
     blocks.close()
     _, lines = read_lines(blocks)
     assert [line["new"]["requests"] for line in lines[4:]] == [10] * 5

@@ -80,7 +80,7 @@ async def test_a_breach_shuts_in_the_tick_that_sees_it_and_is_stored_and_told(st
     assert world.word() == 0
     assert world.latch.read("web").reason == "ErrorRateAboveLimit"
     await world.settle()
-    event = (await world.controller.events(0, 10))[-1]
+    event = (await world.controller.status.events(0, 10))[-1]
     assert (event["type"], event["actor"], event["reason"]) == ("RolledBack", "controller", "ErrorRateAboveLimit")
     assert event["before"] == {"new": 10, "phase": "idle", "revision": 1}
     assert event["after"] == {"new": 0, "phase": "rolled_back", "revision": 2}
@@ -118,7 +118,7 @@ async def test_what_shut_the_gate_does_not_shut_it_again_before_the_next_block_e
     world.bad()
     await world.tick(times=5)
     assert world.word() == 0
-    await world.controller.set_weights("web", 1000, ANN)
+    await world.controller.weights.set_weights("web", 1000, ANN)
     await world.tick(times=8)
     assert (world.word(), world.state().phase) == (1000, IDLE)
 
@@ -139,9 +139,9 @@ async def test_after_a_rollback_no_tick_opens_and_no_second_rollback_is_told(sta
 async def test_a_rollback_stores_0_in_every_live_generation(start):
     world = await start()
     # The table changes, but not what `new` is; the old generation still has exchanges.
-    await world.controller.reload(PLANS, table(service(new=version("2", B, C))), ANN)
+    await world.controller.reloads.reload(PLANS, table(service(new=version("2", B, C))), ANN)
     assert [world.word(generation=number) for number in (0, 1)] == [1000, 1000]
-    await world.controller.rollback("web", ANN)
+    await world.controller.weights.rollback("web", ANN)
     assert [world.word(generation=number) for number in (0, 1)] == [0, 0]
 
 
@@ -154,7 +154,7 @@ async def test_hung_requests_shut_the_gate_before_any_of_them_has_ended(start):
     await world.tick()
     assert world.word() == 0
     await world.settle()
-    numbers = (await world.controller.events(0, 10))[-1]["evidence"]
+    numbers = (await world.controller.status.events(0, 10))[-1]["evidence"]
     assert (numbers["metric"], numbers["value"], numbers["slower"], numbers["n"]) == ("p99", 200, 30, 1030)
 
 
@@ -205,7 +205,7 @@ async def test_no_healthy_endpoint_of_new(start):
         await world.tick()
     assert world.word() == 0
     await world.settle()
-    event = (await world.controller.events(0, 10))[-1]
+    event = (await world.controller.status.events(0, 10))[-1]
     assert event["reason"] == "NoHealthyEndpoint"
     assert event["evidence"]["seconds"] == 10.0
 
@@ -222,7 +222,7 @@ async def test_a_rollback_is_stored_and_told_also_without_the_value_that_led_to_
     await world.tick()
     assert world.word() == 0
     await world.settle()
-    event = (await world.controller.events(0, 10))[-1]
+    event = (await world.controller.status.events(0, 10))[-1]
     assert (event["type"], event["evidence"]["bad"]) == ("RolledBack", 50)
     assert world.store.load().rows["web"].phase == ROLLED_BACK
 
@@ -235,7 +235,7 @@ async def test_a_service_that_cannot_be_judged_keeps_no_other_from_being_judged(
     def fail(*_):
         raise ValueError("a judge that cannot count")
 
-    world.controller.entry("web").watch.look = fail
+    world.controller.services.entry("web").watch.look = fail
     for _ in range(4):
         world.bad(20, "shop")
         with pytest.raises(ValueError, match="cannot count"):
@@ -260,7 +260,7 @@ async def test_without_a_ready_stable_the_weight_stays_until_there_is_one(start)
     for _ in range(8):
         world.fail_connections(STABLE)
         await world.tick()
-    await world.controller.set_weights("web", 2000, ANN)
+    await world.controller.weights.set_weights("web", 2000, ANN)
     for _ in range(8):
         world.bad()
         world.fail_connections(STABLE)
@@ -280,7 +280,7 @@ async def test_a_persons_order_is_obeyed_without_a_ready_stable_with_a_warning(s
     for _ in range(3):
         world.fail_connections(STABLE)
         await world.tick()
-    answer = await world.controller.rollback("web", ANN)
+    answer = await world.controller.weights.rollback("web", ANN)
     assert world.word() == 0
     assert "stable" in answer["warning"]
     assert "durable" not in answer
@@ -292,11 +292,11 @@ async def test_a_persons_order_is_obeyed_without_a_ready_stable_with_a_warning(s
 @running
 async def test_weights_are_stored_before_the_answer_and_carry_a_revision(start):
     world = await start()
-    answer = await world.controller.set_weights("web", 2500, Order("ann", "looks good", if_match=1))
+    answer = await world.controller.weights.set_weights("web", 2500, Order("ann", "looks good", if_match=1))
     assert answer == {"service": "web", "stable": 75, "new": 25, "revision": 2}
     assert world.word() == 2500
     assert world.store.load().rows["web"].weight_bp == 2500
-    event = (await world.controller.events(0, 10))[-1]
+    event = (await world.controller.status.events(0, 10))[-1]
     assert (event["type"], event["actor"], event["reason"]) == ("WeightsSet", "ann", "looks good")
 
 
@@ -304,18 +304,18 @@ async def test_weights_are_stored_before_the_answer_and_carry_a_revision(start):
 async def test_a_stale_revision_does_not_raise_but_lowers(start):
     world = await start()
     with pytest.raises(Refused) as refused:
-        await world.controller.set_weights("web", 2500, Order("ann", if_match=7))
+        await world.controller.weights.set_weights("web", 2500, Order("ann", if_match=7))
     assert refused.value.status == 412
     assert world.word() == 1000
-    assert (await world.controller.set_weights("web", 500, Order("ann", if_match=7)))["new"] == 5
-    assert (await world.controller.set_weights("web", 0, Order("ann", if_match=7)))["new"] == 0
+    assert (await world.controller.weights.set_weights("web", 500, Order("ann", if_match=7)))["new"] == 5
+    assert (await world.controller.weights.set_weights("web", 0, Order("ann", if_match=7)))["new"] == 0
     assert (world.state().phase, world.state().reason) == (ROLLED_BACK, "OperatorRollback")
 
 
 @running
 async def test_a_dry_run_says_what_would_move_and_moves_nothing(start):
     world = await start()
-    answer = await world.controller.set_weights("web", 2550, Order("ann", dry_run=True))
+    answer = await world.controller.weights.set_weights("web", 2550, Order("ann", dry_run=True))
     assert answer == {
         "service": "web",
         "stable": 74.5,
@@ -323,11 +323,11 @@ async def test_a_dry_run_says_what_would_move_and_moves_nothing(start):
         "revision": 1,
         "moves": {"to_new": 1550, "to_stable": 0, "of": 10_000},
     }
-    answer = await world.controller.set_weights("web", 0, Order("ann", dry_run=True))
+    answer = await world.controller.weights.set_weights("web", 0, Order("ann", dry_run=True))
     assert answer["moves"] == {"to_new": 0, "to_stable": 1000, "of": 10_000}
     assert (world.word(), world.state().revision) == (1000, 1)
     with pytest.raises(Refused):
-        await world.controller.set_weights("web", 2500, Order("ann", if_match=7, dry_run=True))
+        await world.controller.weights.set_weights("web", 2500, Order("ann", if_match=7, dry_run=True))
 
 
 @running
@@ -336,7 +336,7 @@ async def test_raising_after_a_rollback_is_a_persons_word_and_judges_afresh(star
     world.bad(100)
     await world.tick()
     assert world.word() == 0
-    await world.controller.set_weights("web", 2000, ANN)
+    await world.controller.weights.set_weights("web", 2000, ANN)
     assert (world.word(), world.state().phase, world.latch.read("web")) == (2000, IDLE, None)
     # What was bad before is still in the window of 10 s, and judged no more.
     world.good(30)
@@ -357,34 +357,34 @@ async def test_what_ended_before_the_gate_was_opened_again_is_in_no_new_trial(st
     world.good(2, version=STABLE)
     world.bad()  # ended on new after the last tick, and before the next opening
     world.clock.pass_s(0.1)
-    await world.controller.set_weights("web", 2000, ANN)
+    await world.controller.weights.set_weights("web", 2000, ANN)
     world.good(20)
     world.clock.pass_s(0.15)
     await world.controller.tick()
-    (errors, slow) = world.controller.service_status("web")["limits"]
+    (errors, slow) = world.controller.status.service_status("web")["limits"]
     assert (errors["samples"], errors["value"], slow["samples"]) == (20, 0.0, 20)
     await world.tick(times=8)
     assert world.word() == 2000
-    assert world.controller.service_status("web")["versions"]["new"]["bad"] == 100  # counted they are
+    assert world.controller.status.service_status("web")["versions"]["new"]["bad"] == 100  # counted they are
 
 
 @running
 async def test_names_are_checked(start):
     world = await start()
-    assert world.controller.service_name(None) == "web"
+    assert world.controller.services.service_name(None) == "web"
     with pytest.raises(Refused) as refused:
-        await world.controller.rollback("shop", ANN)
+        await world.controller.weights.rollback("shop", ANN)
     assert refused.value.status == 404
     two = await start((PLAN, ServicePlan("shop")), table(service(), service("shop")), path=None)
     with pytest.raises(Refused) as refused:
-        two.controller.service_name(None)
+        two.controller.services.service_name(None)
     assert refused.value.status == 400
 
 
 @running
 async def test_a_weight_for_a_time_goes_back_by_itself(start):
     world = await start()
-    answer = await world.controller.set_weights("web", 5000, ANN, ttl_s=60)
+    answer = await world.controller.weights.set_weights("web", 5000, ANN, ttl_s=60)
     assert answer["expires_in_s"] == pytest.approx(60, abs=0.01)
     await world.tick(59)
     assert world.word() == 5000
@@ -397,8 +397,8 @@ async def test_a_weight_for_a_time_goes_back_by_itself(start):
 @running
 async def test_a_later_weight_does_not_take_an_earlier_time_away_and_says_so(start):
     world = await start()
-    await world.controller.set_weights("web", 5000, ANN, ttl_s=60)
-    answer = await world.controller.set_weights("web", 6000, Order("bob"))
+    await world.controller.weights.set_weights("web", 5000, ANN, ttl_s=60)
+    answer = await world.controller.weights.set_weights("web", 6000, Order("bob"))
     assert "ttl" in answer["warning"]
     assert answer["expires_in_s"] > 59
     await world.tick(61)
@@ -409,23 +409,23 @@ async def test_a_later_weight_does_not_take_an_earlier_time_away_and_says_so(sta
 async def test_an_endpoint_is_taken_out_by_a_person_and_stays_out_after_a_restart(start):
     both = table(service(stable=version("1", B, C)))
     world = await start(made=both)
-    answer = await world.controller.set_endpoint("web", STABLE, B.url, "drain", Order("ann", "disk"))
+    answer = await world.controller.endpoint_changes.set_endpoint("web", STABLE, B.url, "drain", Order("ann", "disk"))
     shown = [one for one in answer["endpoints"] if one["version"] == "stable"]
     assert [(one["state"], one["why"]) for one in shown] == [("drain", "set by an operator"), ("ready", "")]
     assert world.types()[-1] == "EndpointSet"
-    await world.controller.set_endpoint("web", STABLE, B.url, "drain", ANN)
+    await world.controller.endpoint_changes.set_endpoint("web", STABLE, B.url, "drain", ANN)
     assert world.types().count("EndpointSet") == 1
     world.close()
     again = await start(made=both)
-    states = [one["state"] for one in again.controller.service_status("web")["versions"]["stable"]["endpoints"]]
+    states = [one["state"] for one in again.controller.status.service_status("web")["versions"]["stable"]["endpoints"]]
     assert states == ["drain", "ready"]
     # Without a ready endpoint of stable nothing moves there by itself.
-    await again.controller.set_endpoint("web", STABLE, C.url, "maintenance", ANN)
+    await again.controller.endpoint_changes.set_endpoint("web", STABLE, C.url, "maintenance", ANN)
     again.bad()
     await again.tick()
     await again.settle()
     assert (again.word(), again.types()[-1]) == (1000, "NoStable")
-    await again.controller.set_endpoint("web", STABLE, C.url, "ready", ANN)
+    await again.controller.endpoint_changes.set_endpoint("web", STABLE, C.url, "ready", ANN)
     again.bad()
     await again.tick()
     assert again.word() == 0
@@ -436,13 +436,13 @@ async def test_endpoint_states_that_make_no_sense_are_refused(start):
     world = await start()
     for url, state, status in ((B.url, "down", 400), ("http://127.0.0.1:1", "drain", 404)):
         with pytest.raises(Refused) as refused:
-            await world.controller.set_endpoint("web", NEW, url, state, ANN)
+            await world.controller.endpoint_changes.set_endpoint("web", NEW, url, state, ANN)
         assert refused.value.status == status
     world.break_store()
     with pytest.raises(Refused) as refused:
-        await world.controller.set_endpoint("web", NEW, B.url, "drain", ANN)
+        await world.controller.endpoint_changes.set_endpoint("web", NEW, B.url, "drain", ANN)
     assert refused.value.status == 503
-    assert world.controller.service_status("web")["versions"]["new"]["endpoints"][0]["state"] == "ready"
+    assert world.controller.status.service_status("web")["versions"]["new"]["endpoints"][0]["state"] == "ready"
 
 
 # --- restarts ---------------------------------------------------------------------------------------------------------
@@ -468,8 +468,8 @@ async def test_killed_between_the_shutting_store_and_the_commit_stays_shut(start
 @running
 async def test_killed_between_the_commit_that_opens_and_the_latch_stays_shut(start):
     world = await start()
-    await world.controller.rollback("web", ANN)
-    await world.controller.set_weights("web", 3000, ANN)
+    await world.controller.weights.rollback("web", ANN)
+    await world.controller.weights.set_weights("web", 3000, ANN)
     world.latch.shut("web", "OperatorRollback", 1)
     world.close()
     again = await start()
@@ -479,7 +479,7 @@ async def test_killed_between_the_commit_that_opens_and_the_latch_stays_shut(sta
 @running
 async def test_a_lost_store_does_not_open_what_the_latch_holds_shut(start):
     world = await start()
-    await world.controller.rollback("web", ANN)
+    await world.controller.weights.rollback("web", ANN)
     path = world.store.path
     world.close()
     path.unlink()
@@ -490,7 +490,7 @@ async def test_a_lost_store_does_not_open_what_the_latch_holds_shut(start):
 @running
 async def test_weight_revision_salt_and_what_is_left_of_a_time_survive(start):
     world = await start()
-    await world.controller.set_weights("web", 2000, ANN, ttl_s=100)
+    await world.controller.weights.set_weights("web", 2000, ANN, ttl_s=100)
     salt, seed = world.state().salt, world.seed()
     await world.tick(40)
     await world.settle()
@@ -498,7 +498,7 @@ async def test_weight_revision_salt_and_what_is_left_of_a_time_survive(start):
     again = await start()
     assert (again.word(), again.state().revision, again.state().salt) == (2000, 2, salt)
     assert again.seed() == seed == seed_of(salt)
-    assert again.controller.weights("web")["expires_in_s"] == pytest.approx(60, abs=1)
+    assert again.controller.status.weights("web")["expires_in_s"] == pytest.approx(60, abs=1)
     await again.tick(61)
     assert again.word() == 1000
 
@@ -506,19 +506,21 @@ async def test_weight_revision_salt_and_what_is_left_of_a_time_survive(start):
 @running
 async def test_events_go_on_with_the_next_number(start):
     world = await start()
-    await world.controller.rollback("web", ANN)
-    seen = await world.controller.events(0, 100)
+    await world.controller.weights.rollback("web", ANN)
+    seen = await world.controller.status.events(0, 100)
     world.close()
     again = await start()
-    assert (await again.controller.events(0, 100)) == seen
-    await again.controller.set_weights("web", 100, ANN)
-    assert [event["seq"] for event in (await again.controller.events(seen[-1]["seq"], 10))] == [seen[-1]["seq"] + 1]
+    assert (await again.controller.status.events(0, 100)) == seen
+    await again.controller.weights.set_weights("web", 100, ANN)
+    assert [event["seq"] for event in (await again.controller.status.events(seen[-1]["seq"], 10))] == [
+        seen[-1]["seq"] + 1
+    ]
 
 
 @running
 async def test_a_stored_weight_wins_over_the_configs_and_that_is_said(start):
     world = await start()
-    await world.controller.set_weights("web", 2000, ANN)
+    await world.controller.weights.set_weights("web", 2000, ANN)
     world.close()
     again = World(world.store.path, PLANS, TABLE)
     notes = await again.controller.start()
@@ -531,7 +533,7 @@ async def test_a_stored_weight_wins_over_the_configs_and_that_is_said(start):
 @running
 async def test_another_new_in_the_config_at_a_restart_begins_at_0(start):
     world = await start()
-    await world.controller.set_weights("web", 2000, ANN)
+    await world.controller.weights.set_weights("web", 2000, ANN)
     salt = world.state().salt
     world.close()
     again = await start(made=table(service(new=version("3", B))))
@@ -541,7 +543,7 @@ async def test_another_new_in_the_config_at_a_restart_begins_at_0(start):
 @running
 async def test_a_rolled_back_service_that_gets_another_new_has_a_fresh_salt(start):
     world = await start()
-    await world.controller.rollback("web", ANN)
+    await world.controller.weights.rollback("web", ANN)
     salt = world.state().salt
     world.close()
     again = await start(made=table(service(new=version("3", B))))
@@ -559,18 +561,18 @@ async def test_a_raise_that_cannot_be_stored_is_refused_and_changes_nothing(star
     before = world.state()
     world.break_store()
     with pytest.raises(Refused) as refused:
-        await world.controller.set_weights("web", 2000, ANN)
+        await world.controller.weights.set_weights("web", 2000, ANN)
     assert refused.value.status == 503
     assert (world.word(), world.state()) == (1000, before)
     with pytest.raises(Refused):
-        await (await _at_0(world)).controller.put_new("web", "3", ["http://127.0.0.1:9003"], ANN)
-    assert world.controller.table == TABLE
+        await (await _at_0(world)).controller.versions.put_new("web", "3", ["http://127.0.0.1:9003"], ANN)
+    assert world.controller.services.table == TABLE
     world.mend_store()
-    assert (await world.controller.set_weights("web", 2000, ANN))["new"] == 20
+    assert (await world.controller.weights.set_weights("web", 2000, ANN))["new"] == 20
 
 
 async def _at_0(world):
-    await world.controller.rollback("web", ANN)
+    await world.controller.weights.rollback("web", ANN)
     return world
 
 
@@ -579,17 +581,17 @@ async def test_a_gate_that_is_shut_stays_shut_when_it_cannot_be_stored(start):
     world = await start()
     await world.settle()
     world.break_store()
-    answer = await world.controller.rollback("web", ANN)
+    answer = await world.controller.weights.rollback("web", ANN)
     assert (world.word(), answer["durable"], answer["phase"]) == (0, False, "rolled_back")
     assert world.latch.read("web") is not None
-    assert (await world.controller.rollback("web", ANN))["durable"] is False
+    assert (await world.controller.weights.rollback("web", ANN))["durable"] is False
     world.mend_store()
     # It is tried again, and what could not be told to the store then is there now.
     await world.tick(1.5)
     await world.settle()
     assert world.store.load().rows["web"].phase == ROLLED_BACK
     assert world.store.last_events(1)[0]["type"] == "RolledBack"
-    assert "durable" not in await world.controller.rollback("web", ANN)
+    assert "durable" not in await world.controller.weights.rollback("web", ANN)
 
 
 @running
@@ -597,7 +599,7 @@ async def test_lowering_that_cannot_be_stored_is_in_force_and_says_so(start):
     world = await start()
     await world.settle()
     world.break_store()
-    answer = await world.controller.set_weights("web", 500, ANN)
+    answer = await world.controller.weights.set_weights("web", 500, ANN)
     assert (answer["new"], answer["durable"], world.word()) == (5, False, 500)
 
 
@@ -612,9 +614,9 @@ async def test_a_rollback_overtakes_a_raise_that_is_being_stored(start):
         asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
 
     world.store._thread.submit(slow_disk)
-    raising = asyncio.create_task(world.controller.set_weights("web", 5000, ANN))
-    await until(lambda: world.controller._entries["web"].pending is not None)
-    rolling = asyncio.create_task(world.controller.rollback("web", Order("bob")))
+    raising = asyncio.create_task(world.controller.weights.set_weights("web", 5000, ANN))
+    await until(lambda: world.controller.services.entries["web"].pending is not None)
+    rolling = asyncio.create_task(world.controller.weights.rollback("web", Order("bob")))
     await until(lambda: world.word() == 0)
     assert not raising.done()
     release.set()
@@ -625,7 +627,7 @@ async def test_a_rollback_overtakes_a_raise_that_is_being_stored(start):
     assert (world.word(), world.state().phase, world.state().revision) == (0, ROLLED_BACK, 3)
     assert world.latch.read("web") is not None
     assert world.store.load().rows["web"].phase == ROLLED_BACK
-    assert [event["seq"] for event in (await world.controller.events(0, 10))] == [1, 2, 3]
+    assert [event["seq"] for event in (await world.controller.status.events(0, 10))] == [1, 2, 3]
 
 
 # --- versions and reloads ---------------------------------------------------------------------------------------------
@@ -636,16 +638,16 @@ async def test_registering_a_new_version_from_a_deploy_script(start):
     world = await start(made=NO_NEW)
     assert world.word() == 0
     with pytest.raises(Refused) as refused:
-        await world.controller.set_weights("web", 100, ANN)
+        await world.controller.weights.set_weights("web", 100, ANN)
     assert refused.value.title == "NoNewVersion"
     salt = world.state().salt
-    answer = await world.controller.put_new("web", "2.3.0", ["http://127.0.0.1:9002"], ANN)
+    answer = await world.controller.versions.put_new("web", "2.3.0", ["http://127.0.0.1:9002"], ANN)
     assert answer["versions"]["new"]["label"] == "2.3.0"
     assert (world.word(), world.state().phase) == (0, IDLE)
     assert world.state().salt != salt
     assert world.seed() == seed_of(world.state().salt)
     assert world.generations.current.table.services[0].new.endpoints[0].port == 9002
-    await world.controller.set_weights("web", 100, ANN)
+    await world.controller.weights.set_weights("web", 100, ANN)
     assert world.word() == 100
     world.close()
     again = await start(made=NO_NEW)
@@ -658,10 +660,10 @@ async def test_registering_over_a_running_new_shuts_it_first(start):
     world = await start()
     world.on_switch = lambda: seen.append(world.word(generation=0))
     seen = []
-    await world.controller.put_new("web", "3", ["http://127.0.0.1:9003"], ANN)
+    await world.controller.versions.put_new("web", "3", ["http://127.0.0.1:9003"], ANN)
     assert seen == [0]
     assert world.word() == 0
-    await world.controller.set_weights("web", 4000, ANN)
+    await world.controller.weights.set_weights("web", 4000, ANN)
     # In the generation where `new` is the old one, what still waits goes to stable.
     assert [world.word(generation=number) for number in (0, 1)] == [0, 4000]
 
@@ -670,34 +672,34 @@ async def test_registering_over_a_running_new_shuts_it_first(start):
 async def test_bad_endpoints_are_refused_with_their_place(start):
     world = await start()
     with pytest.raises(Refused) as refused:
-        await world.controller.put_new("web", "3", ["http://127.0.0.1:9003", "nonsense"], ANN)
+        await world.controller.versions.put_new("web", "3", ["http://127.0.0.1:9003", "nonsense"], ANN)
     assert refused.value.status == 400
     assert [problem.key for problem in refused.value.problems] == ["endpoints.1"]
     with pytest.raises(Refused):
-        await world.controller.put_new("web", "3", [], ANN)
+        await world.controller.versions.put_new("web", "3", [], ANN)
     assert world.word() == 1000
 
 
 @running
 async def test_removing_new_and_the_config_that_still_names_it(start):
     world = await start()
-    answer = await world.controller.delete_new("web", ANN)
+    answer = await world.controller.versions.delete_new("web", ANN)
     assert "new" not in answer["versions"]
     assert world.word() == 0
-    assert await world.controller.delete_new("web", ANN) == world.controller.service_status("web")
+    assert await world.controller.versions.delete_new("web", ANN) == world.controller.status.service_status("web")
     world.close()
     again = await start()
-    assert again.controller.table.services[0].new == Version()
+    assert again.controller.services.table.services[0].new == Version()
     # Until the config says something else than it said then.
-    await again.controller.reload(PLANS, table(service(new=version("3", C))), ANN)
-    assert again.controller.table.services[0].new.label == "3"
+    await again.controller.reloads.reload(PLANS, table(service(new=version("3", C))), ANN)
+    assert again.controller.services.table.services[0].new.label == "3"
     assert again.word() == 0
 
 
 @running
 async def test_a_reload_that_changes_what_new_is_sets_its_weight_to_0_and_says_so(start):
     world = await start()
-    notes = await world.controller.reload(PLANS, table(service(new=version("3", B))), ANN)
+    notes = await world.controller.reloads.reload(PLANS, table(service(new=version("3", B))), ANN)
     assert notes == ("web: new was '2' and is now '3': its weight is set from 10 % to 0 %",)
     assert [world.word(generation=number) for number in (0, 1)] == [0, 0]
     assert world.types()[-1] == "NewChanged"
@@ -712,7 +714,7 @@ async def test_a_reload_that_does_not_touch_new_keeps_its_weight_and_users(start
     seed = world.seed()
     plans = (ServicePlan("web", limits=(Limit("p99", max=100, window_s=10.0),), initial_weight=1000),)
     made = table(service(new=version("2", B, C), thresholds=(100_000,)))
-    assert await world.controller.reload(plans, made, ANN) == ()
+    assert await world.controller.reloads.reload(plans, made, ANN) == ()
     assert (world.word(), world.seed()) == (1000, seed)
     world.hand.end(NEW, us=150_000, times=50)
     await world.tick()
@@ -724,16 +726,16 @@ async def test_services_come_and_go_with_reloads(start):
     world = await start()
     shop = ServicePlan("shop", limits=(ERRORS,), initial_weight=500)
     both = table(service(), service("shop"))
-    await world.controller.reload((PLAN, shop), both, ANN)
+    await world.controller.reloads.reload((PLAN, shop), both, ANN)
     assert (world.word("web"), world.word("shop")) == (1000, 500)
-    gone = await world.controller.reload(PLANS, TABLE, replace(ANN, dry_run=True))
+    gone = await world.controller.reloads.reload(PLANS, TABLE, replace(ANN, dry_run=True))
     kept = "shop: is no longer served: its weight of new, 5 %, is kept and applies again when the service comes back"
     assert gone == (kept,)
-    await world.controller.rollback("shop", ANN)
-    assert await world.controller.reload(PLANS, TABLE, ANN) == ("shop: is no longer served",)
-    assert world.controller.names() == ("web",)
+    await world.controller.weights.rollback("shop", ANN)
+    assert await world.controller.reloads.reload(PLANS, TABLE, ANN) == ("shop: is no longer served",)
+    assert world.controller.services.names() == ("web",)
     await world.tick()
-    await world.controller.reload((PLAN, shop), both, ANN)
+    await world.controller.reloads.reload((PLAN, shop), both, ANN)
     assert (world.word("shop"), world.state("shop").phase) == (0, ROLLED_BACK)
 
 
@@ -744,30 +746,32 @@ async def test_a_reload_that_workers_refuse_brings_back_what_was(start):
 
     async def refuse(made, words):
         await switch(made, words)
-        await switch(before, world.controller.words())
+        await switch(before, world.controller.services.words())
         raise Refused(500, "TableRefused", "the workers cannot use the new table")
 
-    before = world.controller.table
-    world.controller._switch = refuse
+    before = world.controller.services.table
+    world.controller.services.switch = refuse
     salt = world.state().salt
     with pytest.raises(Refused):
-        await world.controller.put_new("web", "3", ["http://127.0.0.1:9003"], ANN)
+        await world.controller.versions.put_new("web", "3", ["http://127.0.0.1:9003"], ANN)
     await world.settle()
     assert (world.word(), world.state().has_new, world.state().salt) == (0, True, salt)
-    assert world.controller.table == before
+    assert world.controller.services.table == before
     await world.tick()
     world.close()
     again = await start()
-    assert again.controller.table.services[0].new.label == "2"
+    assert again.controller.services.table.services[0].new.label == "2"
     assert again.word() == 0
 
 
 @running
 async def test_a_dry_reload_says_what_would_be(start):
     world = await start()
-    notes = await world.controller.reload(PLANS, table(service(new=version("3", B))), Order("ann", dry_run=True))
+    notes = await world.controller.reloads.reload(
+        PLANS, table(service(new=version("3", B))), Order("ann", dry_run=True)
+    )
     assert "'3'" in notes[0]
-    assert (world.word(), world.controller.table) == (1000, TABLE)
+    assert (world.word(), world.controller.services.table) == (1000, TABLE)
 
 
 @running
@@ -775,11 +779,11 @@ async def test_a_fixed_salt_comes_into_force_at_weight_0(start):
     fixed = (ServicePlan("web", salt="mine", initial_weight=1000),)
     world = await start()
     salt = world.state().salt
-    notes = await world.controller.reload(fixed, TABLE, ANN)
+    notes = await world.controller.reloads.reload(fixed, TABLE, ANN)
     assert "salt" in notes[0]
     assert world.state().salt == salt
-    await world.controller.rollback("web", ANN)
-    await world.controller.reload(fixed, TABLE, ANN)
+    await world.controller.weights.rollback("web", ANN)
+    await world.controller.reloads.reload(fixed, TABLE, ANN)
     assert (world.state().salt, world.seed()) == ("mine", seed_of("mine"))
 
 
@@ -793,7 +797,7 @@ async def test_the_services_part_of_status(start):
     world.bad(5)
     world.good(3000, version=STABLE)
     await world.tick(times=5)
-    shown = world.controller.service_status("web")
+    shown = world.controller.status.service_status("web")
     assert shown["weights"] == {"stable": 90, "new": 10, "revision": 1, "expires_in_s": None}
     assert (shown["phase"], shown["reason"], shown["stage"]) == ("idle", None, None)
     new = shown["versions"]["new"]
@@ -824,7 +828,7 @@ async def test_the_services_part_of_status(start):
 @running
 async def test_limits_are_shown_before_the_first_block(start):
     world = await start()
-    limits = world.controller.service_status("web")["limits"]
+    limits = world.controller.status.service_status("web")["limits"]
     assert [(limit["verdict"], limit["needed"], limit["value"]) for limit in limits] == [("INCONCLUSIVE", 20, None)] * 2
 
 
@@ -833,7 +837,7 @@ async def test_metrics_know_phase_rollbacks_and_limits(start):
     world = await start()
     world.bad()
     await world.tick()
-    standing = world.controller.standings()["web"]
+    standing = world.controller.status.standings()["web"]
     assert (standing.new_set, standing.phase) == (0, "rolled_back")
     assert standing.rollbacks == {
         "ErrorRateAboveLimit": 1,
@@ -850,16 +854,16 @@ async def test_events_are_followed_as_they_come_and_end_with_the_controller(star
     seen = []
 
     async def follow():
-        seen.extend([event async for event in world.controller.follow_events(0)])
+        seen.extend([event async for event in world.controller.status.follow_events(0)])
 
     following = asyncio.create_task(follow())
-    await world.controller.set_weights("web", 2000, ANN)
-    await world.controller.rollback("web", ANN)
+    await world.controller.weights.set_weights("web", 2000, ANN)
+    await world.controller.weights.rollback("web", ANN)
     await world.controller.close()
     await following
     assert [event["type"] for event in seen] == ["ServiceAdded", "WeightsSet", "RolledBack"]
     assert all(later["seq"] == earlier["seq"] + 1 for earlier, later in pairwise(seen))
-    assert seen == (await world.controller.events(0, 10)) == world.store.last_events(10)
+    assert seen == (await world.controller.status.events(0, 10)) == world.store.last_events(10)
 
 
 @running
@@ -873,10 +877,12 @@ async def test_a_reload_with_another_service_does_not_wait_for_the_latch_in_the_
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("proxy.controlplane.latch.os.fsync", synced)
-        await world.controller.reload((PLAN, replace(PLAN, name="shop")), table(service(), service("shop")), ANN)
+        await world.controller.reloads.reload(
+            (PLAN, replace(PLAN, name="shop")), table(service(), service("shop")), ANN
+        )
     assert threads
     assert threading.main_thread() not in threads
-    await world.controller.rollback("shop", ANN)
+    await world.controller.weights.rollback("shop", ANN)
     assert world.latch.read("shop").reason == "OperatorRollback"
 
 
@@ -886,7 +892,7 @@ async def test_a_controller_that_was_silent_says_so(start):
     await world.tick()
     await world.tick(5.0)
     assert world.types()[-1] == "ControllerSilent"
-    assert (await world.controller.events(0, 10))[-1]["evidence"]["silent_s"] == pytest.approx(5.0)
+    assert (await world.controller.status.events(0, 10))[-1]["evidence"]["silent_s"] == pytest.approx(5.0)
     assert world.word() == 1000
 
 
@@ -913,11 +919,11 @@ async def test_ticks_that_fail_one_after_the_other_are_one_silence(start):
 @running
 async def test_explain_uses_what_is_in_force(start):
     world = await start()
-    await world.controller.set_weights("web", 10_000, ANN)
-    answer = world.controller.explain("web", {}, {}, None)
+    await world.controller.weights.set_weights("web", 10_000, ANN)
+    answer = world.controller.status.explain("web", {}, {}, None)
     assert (answer["weight"], answer["version"]) == (100, "new")
-    await world.controller.rollback("web", ANN)
-    assert world.controller.explain("web", {}, {}, None)["version"] == "stable"
+    await world.controller.weights.rollback("web", ANN)
+    assert world.controller.status.explain("web", {}, {}, None)["version"] == "stable"
 
 
 @running
@@ -947,7 +953,7 @@ async def test_another_config_is_told_with_who_brought_it_and_the_same_one_is_no
     world = await start()
     looser = replace(PLAN, limits=(replace(ERRORS, max=0.5), SLOW))
     for _ in range(2):
-        await world.controller.reload((looser,), TABLE, Order("ann", "it is noisy"))
+        await world.controller.reloads.reload((looser,), TABLE, Order("ann", "it is noisy"))
     await world.settle()
     told = [event for event in world.store.last_events(10) if event["type"] == "ConfigChanged"]
     assert [(event["actor"], event["reason"], event["evidence"]) for event in told] == [

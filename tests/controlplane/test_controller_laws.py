@@ -55,18 +55,18 @@ async def carry_out(world, what, *values):
     elif what == "disk":
         world.mend_store() if values[0] else world.break_store()
     elif what == "rollback":
-        await controller.rollback("web", ANN)
+        await controller.weights.rollback("web", ANN)
     elif what == "rollout":
         order = {"start": lambda: controller.rollouts.start("web", None, ANN)}.get(
             values[0], lambda: getattr(controller.rollouts, values[0])("web", ANN)
         )
         await order()
     elif what == "new":
-        await controller.put_new("web", values[0], ["http://127.0.0.1:9002"], ANN)
+        await controller.versions.put_new("web", values[0], ["http://127.0.0.1:9002"], ANN)
     elif what == "ttl":
-        await controller.set_weights("web", values[0], ANN, ttl_s=30)
+        await controller.weights.set_weights("web", values[0], ANN, ttl_s=30)
     else:
-        await controller.set_weights("web", values[0], Order("ann", if_match=values[1]))
+        await controller.weights.set_weights("web", values[0], Order("ann", if_match=values[1]))
 
 
 def check(world, before):
@@ -135,15 +135,15 @@ orders = {
     "promote": lambda host: host.rollouts.promote("web", ANN),
     "full": lambda host: host.rollouts.promote("web", ANN, full=True),
     "finish": lambda host: host.rollouts.finish("web", ANN),
-    "rollback": lambda host: host.rollback("web", ANN),
-    "weight 0": lambda host: host.set_weights("web", 0, TAKE),
-    "weight 1": lambda host: host.set_weights("web", 100, TAKE),
-    "weight 50": lambda host: host.set_weights("web", 5000, TAKE),
-    "weight 100": lambda host: host.set_weights("web", 10_000, TAKE, ttl_s=30),
-    "new": lambda host: host.put_new("web", "3", ["http://127.0.0.1:9002"], ANN),
-    "no new": lambda host: host.delete_new("web", ANN),
-    "plan kept": lambda host: host.reload((OTHER,), TABLE, replace(ANN, running_plan="keep")),
-    "plan anew": lambda host: host.reload((OTHER,), TABLE, replace(ANN, running_plan="restart")),
+    "rollback": lambda host: host.weights.rollback("web", ANN),
+    "weight 0": lambda host: host.weights.set_weights("web", 0, TAKE),
+    "weight 1": lambda host: host.weights.set_weights("web", 100, TAKE),
+    "weight 50": lambda host: host.weights.set_weights("web", 5000, TAKE),
+    "weight 100": lambda host: host.weights.set_weights("web", 10_000, TAKE, ttl_s=30),
+    "new": lambda host: host.versions.put_new("web", "3", ["http://127.0.0.1:9002"], ANN),
+    "no new": lambda host: host.versions.delete_new("web", ANN),
+    "plan kept": lambda host: host.reloads.reload((OTHER,), TABLE, replace(ANN, running_plan="keep")),
+    "plan anew": lambda host: host.reloads.reload((OTHER,), TABLE, replace(ANN, running_plan="restart")),
 }
 # What comes before leads to where something is to be seen: a rollout, everybody on new, a rollback.
 befores = st.sampled_from(
@@ -180,7 +180,7 @@ class Slow:
         self.given = {}
         self.saved = []
         self.held = False
-        world.controller._switch = self.switch
+        world.controller.services.switch = self.switch
         save = world.store._save
         world.store._save = lambda change: (
             save(change),
@@ -222,8 +222,8 @@ class Slow:
 
 def words_are_the_state(slow):
     world = slow.world
-    state, entry = world.state(), world.controller.entry("web")
-    if entry.pending is not None or world.controller.changing.locked():
+    state, entry = world.state(), world.controller.services.entry("web")
+    if entry.pending is not None or world.controller.services.changing.locked():
         return
     check(world, state)
     assert world.watchdog_off() == state.watchdog_off
@@ -272,7 +272,7 @@ async def interleave(directory, before, history):
             assert error is None or (isinstance(error, Refused) and name not in ("rollback", "weight 0")), error
         await world.tick(1.0, times=2)
         await world.settle()
-        assert world.controller.entry("web").pending is None
+        assert world.controller.services.entry("web").pending is None
         words_are_the_state(slow)
         state, row = world.state(), world.store.load().rows["web"]
         assert (row.phase, row.weight_bp, row.revision, row.salt) == (
@@ -322,10 +322,10 @@ async def main(path, where):
         save = world.store.save
         world.store.save = lambda change: (save(change).result(), die())
     elif where == "opening":
-        await world.controller.rollback("web", ANN)
+        await world.controller.weights.rollback("web", ANN)
         await world.settle()
         world.latch.clear = die
-        await world.controller.set_weights("web", 3000, ANN)
+        await world.controller.weights.set_weights("web", 3000, ANN)
     world.bad()
     await world.tick()
 
@@ -346,7 +346,7 @@ def test_killed_by_the_kernel_at_the_worst_instants_it_stays_shut(tmp_path, wher
         # And only a person opens it.
         await world.tick(times=20)
         assert world.word() == 0
-        await world.controller.set_weights("web", 100, Order("ann"))
+        await world.controller.weights.set_weights("web", 100, Order("ann"))
         assert world.word() == 100
         await world.settle()
         world.close()

@@ -53,7 +53,7 @@ class Play(World):
 
     def shown(self, version, index=0):
         name = "new" if version else "stable"
-        one = self.controller.service_status("web")["versions"][name]["endpoints"][index]
+        one = self.controller.status.service_status("web")["versions"][name]["endpoints"][index]
         return one["state"], one["why"]
 
     def told(self, kind):
@@ -138,18 +138,18 @@ async def test_the_share_of_one_that_comes_back_grows_to_the_full_one(start):
 @playing
 async def test_what_a_person_says_outranks_the_checks(start):
     world = await start()
-    await world.controller.set_endpoint("web", STABLE, A.url, "drain", ANN)
+    await world.controller.endpoint_changes.set_endpoint("web", STABLE, A.url, "drain", ANN)
     world.find(STABLE, A.url, "down")
     await world.tick()
     assert world.shown(STABLE) == ("drain", "set by an operator")
     # Nor does "ready" help one that is down.
-    await world.controller.set_endpoint("web", STABLE, A.url, "ready", ANN)
+    await world.controller.endpoint_changes.set_endpoint("web", STABLE, A.url, "ready", ANN)
     await world.tick()
     assert world.shown(STABLE) == ("down", "down")
     world.find(STABLE, A.url, "")
     await world.tick()
     assert world.control(STABLE) == (layout.ENDPOINT_READY, FULL // 10)
-    await world.controller.set_endpoint("web", STABLE, A.url, "maintenance", ANN)
+    await world.controller.endpoint_changes.set_endpoint("web", STABLE, A.url, "maintenance", ANN)
     assert world.control(STABLE) == (layout.ENDPOINT_MAINTENANCE, FULL)
 
 
@@ -160,7 +160,7 @@ async def test_after_a_restart_what_was_down_is_down_until_it_passes(start):
     world.find(STABLE, B.url, "3 checks failed: 503")
     await world.tick()
     await world.settle()
-    await world.controller.set_endpoint("web", STABLE, B.url, "drain", Order("ann"))
+    await world.controller.endpoint_changes.set_endpoint("web", STABLE, B.url, "drain", Order("ann"))
     await world.tick(1.0)
     await world.settle()
     world.close()
@@ -202,15 +202,15 @@ async def test_a_reload_keeps_what_is_known_of_unchanged_endpoints(start):
     world.fail(STABLE, 1)
     await world.tick()
     changed = table(service(stable=version("1.1", A, B, C), new=version("2", C, B)))
-    await world.controller.reload((PLAN,), changed, ANN)
+    await world.controller.reloads.reload((PLAN,), changed, ANN)
     for generation in (0, 1):
         assert world.control(STABLE, 0, generation) == (DOWN, FULL)
     # Without checks it is ready, and without it in the table nobody knows of it.
-    await world.controller.reload((replace(PLAN, health=None),), changed, ANN)
+    await world.controller.reloads.reload((replace(PLAN, health=None),), changed, ANN)
     assert world.control(STABLE)[0] == layout.ENDPOINT_READY
-    await world.controller.reload((PLAN,), table(service(stable=version("1.2", B))), ANN)
+    await world.controller.reloads.reload((PLAN,), table(service(stable=version("1.2", B))), ANN)
     await world.tick()
-    await world.controller.reload((PLAN,), BOTH, ANN)
+    await world.controller.reloads.reload((PLAN,), BOTH, ANN)
     await world.tick()
     assert world.control(STABLE) == READY
 
@@ -220,12 +220,12 @@ async def test_a_generation_begins_with_what_is_known(start):
     world = await start()
     world.find(NEW, C.url, "3 checks failed: 503")
     await world.tick()
-    await world.controller.set_endpoint("web", STABLE, A.url, "drain", ANN)
+    await world.controller.endpoint_changes.set_endpoint("web", STABLE, A.url, "drain", ANN)
     seen = []
     world.on_switch = lambda: seen.append((world.control(STABLE), world.control(STABLE, 1)))
     # What was an endpoint of new is one of stable; one that was taken out by a person comes again.
-    await world.controller.reload((PLAN,), table(service(stable=version("2", B, C))), ANN)
-    await world.controller.reload((PLAN,), table(service(stable=version("2", A, C))), ANN)
+    await world.controller.reloads.reload((PLAN,), table(service(stable=version("2", B, C))), ANN)
+    await world.controller.reloads.reload((PLAN,), table(service(stable=version("2", A, C))), ANN)
     assert seen == [(READY, (DOWN, FULL)), ((layout.ENDPOINT_DRAIN, FULL), (DOWN, FULL))]
     assert world.shown(STABLE, 1)[0] == "down"
 
@@ -243,7 +243,7 @@ async def test_an_endpoint_of_stable_that_fails_more_than_its_sibling_is_ejected
         {"version": "stable", "url": A.url, "bad": 50, "n": 120, "times": 1, "out_s": 30.0, "why": "42% bad of 120"}
     ]
     assert world.store.last_events(1)[0]["reason"] == "WorseThanSiblings"
-    assert world.controller.standings()["web"].ejections == (1, 0)
+    assert world.controller.status.standings()["web"].ejections == (1, 0)
     await world.tick(30.0)
     await world.settle()
     assert world.control(STABLE) == (layout.ENDPOINT_READY, FULL // 10)
@@ -251,7 +251,7 @@ async def test_an_endpoint_of_stable_that_fails_more_than_its_sibling_is_ejected
     assert world.store.last_events(1)[0]["reason"] == "EjectionOver"
     # Nothing is rolled back for it, and nothing of it is forgotten.
     assert world.state().phase == IDLE
-    assert world.controller.service_status("web")["versions"]["stable"]["bad"] == 51
+    assert world.controller.status.service_status("web")["versions"]["stable"]["bad"] == 51
 
 
 @playing
@@ -264,7 +264,7 @@ async def test_no_ejection_leaves_a_version_without_an_endpoint(start):
     world.find(STABLE, B.url, "down")
     await world.tick()
     assert (world.control(STABLE)[0], world.control(STABLE, 1)[0]) == (layout.ENDPOINT_READY, DOWN)
-    assert world.controller.entry("web").watch.stable_ready
+    assert world.controller.services.entry("web").watch.stable_ready
 
 
 @playing
@@ -294,9 +294,9 @@ async def test_a_new_within_its_limits_loses_its_worst_endpoint_after_a_whole_wi
     await world.tick()
     await world.settle()
     assert world.control(NEW)[0] == EJECTED
-    assert world.controller.standings()["web"].ejections == (0, 1)
+    assert world.controller.status.standings()["web"].ejections == (0, 1)
     # What failed there stays charged.
-    assert world.controller.counts("web").versions[NEW].judged.bad == 41 * 20
+    assert world.controller.services.counts("web").versions[NEW].judged.bad == 41 * 20
 
 
 @playing

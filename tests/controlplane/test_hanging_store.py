@@ -44,9 +44,9 @@ def hanging(world, monkeypatch, *, inside=False):
 async def test_a_rollback_is_answered_while_the_disk_hangs_and_stored_when_it_answers(start):
     with pytest.MonkeyPatch.context() as patch:
         world = await start(PLANS)
-        await world.controller.set_weights("web", 5000, ANN)
+        await world.controller.weights.set_weights("web", 5000, ANN)
         with hanging(world, patch):
-            answer = await world.controller.rollback("web", ANN)
+            answer = await world.controller.weights.rollback("web", ANN)
             assert (answer["durable"], answer["phase"], world.word()) == (False, ROLLED_BACK, 0)
             assert answer["last_event"]["type"] == "RolledBack"
         await world.settle()
@@ -58,11 +58,11 @@ async def test_a_rollback_is_answered_while_the_disk_hangs_and_stored_when_it_an
 async def test_what_could_not_be_stored_late_either_is_tried_again(start):
     with pytest.MonkeyPatch.context() as patch:
         world = await start(PLANS)
-        await world.controller.set_weights("web", 5000, ANN)
+        await world.controller.weights.set_weights("web", 5000, ANN)
         with hanging(world, patch):
             fail = world.store._connection.execute
             world.store._run(lambda: fail("PRAGMA query_only = 1").fetchall())
-            await world.controller.rollback("web", ANN)
+            await world.controller.weights.rollback("web", ANN)
         await world.settle()
         world.mend_store()
         await world.tick(2.0)
@@ -77,13 +77,13 @@ async def test_what_gives_more_is_refused_while_the_disk_hangs_and_never_stored(
         world = await start(PLANS)
         controller = world.controller
         with hanging(world, patch):
-            url = controller.service("web").stable.endpoints[0].url
+            url = controller.services.service("web").stable.endpoints[0].url
             for order in (
-                controller.set_weights("web", 5000, ANN),
+                controller.weights.set_weights("web", 5000, ANN),
                 controller.rollouts.start("web", None, ANN),
-                controller.put_new("web", "3", ["http://127.0.0.1:9003"], ANN),
-                controller.set_endpoint("web", STABLE, url, "drain", ANN),
-                controller.reload(PLANS, controller.table, ANN),
+                controller.versions.put_new("web", "3", ["http://127.0.0.1:9003"], ANN),
+                controller.endpoint_changes.set_endpoint("web", STABLE, url, "drain", ANN),
+                controller.reloads.reload(PLANS, controller.services.table, ANN),
             ):
                 with pytest.raises(Refused, match="has not answered for") as refused:
                     await order
@@ -91,10 +91,10 @@ async def test_what_gives_more_is_refused_while_the_disk_hangs_and_never_stored(
             found = await controller.rollouts.start("web", None, Order("ann", dry_run=True))
             assert [one["check"] for one in found["findings"] if one["finding"] == "no-go"] == ["state"]
             assert (world.word(), world.state().phase) == (0, IDLE)
-            assert controller.service("web").new.endpoints == (B,)
+            assert controller.services.service("web").new.endpoints == (B,)
         await world.settle()
         assert world.store.load().rows["web"].weight_bp == 0
-        await controller.set_weights("web", 5000, ANN)
+        await controller.weights.set_weights("web", 5000, ANN)
         assert world.word() == 5000
 
 
@@ -104,14 +104,14 @@ async def test_what_was_refused_and_is_stored_late_is_undone(start):
         world = await start(PLANS)
         before = world.controller.commits.versions.copy()
         with hanging(world, patch, inside=True), pytest.raises(Refused):
-            await world.controller.put_new("web", "3", ["http://127.0.0.1:9003"], ANN)
+            await world.controller.versions.put_new("web", "3", ["http://127.0.0.1:9003"], ANN)
         await world.settle()
         stored = world.store.load()
         assert stored.versions == before
         assert (stored.rows["web"].revision, stored.rows["web"].salt) == (world.state().revision, world.state().salt)
         assert last(world, "ChangeUndone")["after"]["new"] == 0
         again = await start(PLANS)
-        assert again.controller.service("web").new.endpoints == (B,)
+        assert again.controller.services.service("web").new.endpoints == (B,)
 
 
 @running
@@ -164,17 +164,17 @@ def test_what_is_stored_late_is_what_is_in_force_then(slow, tmp_path):
 
 async def late(start, *, slow):
     world = await start(PLANS)
-    await world.controller.set_weights("web", 5000, ANN)
+    await world.controller.weights.set_weights("web", 5000, ANN)
     world.break_store()
-    shut = await world.controller.put_new("web", "3", ["http://127.0.0.1:9003"], ANN)
+    shut = await world.controller.versions.put_new("web", "3", ["http://127.0.0.1:9003"], ANN)
     assert (shut["durable"], world.word()) == (False, 0)
     with pytest.raises(Refused):
-        await world.controller.put_new("web", "refused", ["http://127.0.0.1:9009"], ANN)
+        await world.controller.versions.put_new("web", "refused", ["http://127.0.0.1:9009"], ANN)
     world.mend_store()
     go = threading.Event()
     world.store._thread.submit(go.wait)
-    order = asyncio.create_task(world.controller.put_new("web", "4", ["http://127.0.0.1:9004"], ANN))
-    await until(lambda: world.controller.entry("web").pending is not None)
+    order = asyncio.create_task(world.controller.versions.put_new("web", "4", ["http://127.0.0.1:9004"], ANN))
+    await until(lambda: world.controller.services.entry("web").pending is not None)
     if slow:
         await world.tick(2.0)
     go.set()
@@ -182,4 +182,4 @@ async def late(start, *, slow):
     await world.tick(2.0)
     await world.settle()
     assert world.store.load().versions == world.controller.commits.versions
-    assert (await start(PLANS)).controller.service("web").new.label == "4"
+    assert (await start(PLANS)).controller.services.service("web").new.label == "4"

@@ -73,13 +73,13 @@ async def test_a_rollout_opens_stage_after_stage_and_completes(start):
     assert list(dict.fromkeys(seen)) == [100, 5000, 10_000]
     assert seen.index(5000) == 9  # the tenth second
     assert world.state().phase == COMPLETED
-    shown = world.controller.service_status("web")
+    shown = world.controller.status.service_status("web")
     assert (shown["phase"], shown["stage"]["name"]) == ("completed", "full")
     assert reasons(world, "StageEntered") == ["HoldOver", "HoldOver"]
     # A silent controller takes nobody away from what is everybody's now.
     word = world.generations.current.control.words[world.generations.current.control_layout.services[0]]
     assert word & layout.FLAG_WATCHDOG_OFF
-    assert world.controller.words()["web"].flags == layout.FLAG_WATCHDOG_OFF
+    assert world.controller.services.words()["web"].flags == layout.FLAG_WATCHDOG_OFF
 
 
 @running
@@ -89,7 +89,7 @@ async def test_a_limit_says_that_it_only_alerts_once_a_rollout_is_completed(star
     await world.controller.rollouts.start("web", None, ANN)
     for seconds in (5, 50):
         await flow(world, seconds)
-        actions.append([limit["action"] for limit in world.controller.service_status("web")["limits"]])
+        actions.append([limit["action"] for limit in world.controller.status.service_status("web")["limits"]])
     assert actions == [["rollback"] * 2, ["alert"] * 2]
     await flow(world, 5, bad=20)
     assert (world.state().phase, world.word()) == (COMPLETED, 10_000)
@@ -100,7 +100,7 @@ async def test_a_limit_says_that_it_only_alerts_once_a_rollout_is_completed(star
 async def test_every_reason_by_which_the_config_can_roll_back_is_counted_from_the_start(start):
     world = await start(planned(max_hold_s=5.0, on_max_hold="rollback"))
     reasons = {"OperatorRollback", "NoHealthyEndpoint", "ErrorRateAboveLimit", "P99AboveLimit", "MaxHoldOver"}
-    assert world.controller.standings()["web"].rollbacks == dict.fromkeys(reasons, 0)
+    assert world.controller.status.standings()["web"].rollbacks == dict.fromkeys(reasons, 0)
 
 
 @running
@@ -114,12 +114,12 @@ async def test_the_answer_of_a_start_and_a_promotion_shows_nothing_of_the_stage_
 
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 2)
-    assert shown(world.controller.service_status("web")) == ("canary", 80, [("error_rate", 80), ("p99", 80)])
+    assert shown(world.controller.status.service_status("web")) == ("canary", 80, [("error_rate", 80), ("p99", 80)])
     answer = await world.controller.rollouts.promote("web", ANN)
     assert shown(answer) == ("half", 0, [("error_rate", 0), ("p99", 0), ("availability", 0)])
     await flow(world, 1)
-    assert world.controller.service_status("web")["stage"]["requests"] == 40
-    answer = await world.controller.rollback("web", ANN)
+    assert world.controller.status.service_status("web")["stage"]["requests"] == 40
+    answer = await world.controller.weights.rollback("web", ANN)
     assert shown(answer)[:2] == ("half", 40)
     answer = await world.controller.rollouts.start("web", None, ANN)
     assert shown(answer) == ("canary", 0, [("error_rate", 0), ("p99", 0)])
@@ -147,7 +147,7 @@ async def test_a_failing_version_is_rolled_back_by_evidence_and_the_rollback_is_
     assert world.latch.read("web").reason == "ErrorRateAboveLimit"
     await flow(world, 4)
     assert last(world, "RollbackVerified")["evidence"]["stable"]["over"] == []
-    status = world.controller.service_status("web")
+    status = world.controller.status.service_status("web")
     assert (status["phase"], status["reason"], status["stage"]["name"]) == (
         "rolled_back",
         "ErrorRateAboveLimit",
@@ -159,7 +159,7 @@ async def test_a_failing_version_is_rolled_back_by_evidence_and_the_rollback_is_
 async def test_a_rollback_that_does_not_help_is_said_to_be_ineffective(start):
     world = await start(PLANS)
     await world.controller.rollouts.start("web", None, ANN)
-    await world.controller.rollback("web", ANN)
+    await world.controller.weights.rollback("web", ANN)
     for _ in range(125):
         world.hand.end(STABLE, status=500, kind="status", times=10)
         await world.tick()
@@ -174,7 +174,7 @@ async def test_a_rollback_is_verified_once_whatever_restarts_in_between(start):
     world = await start(PLANS)
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 1)
-    await world.controller.rollback("web", ANN)
+    await world.controller.weights.rollback("web", ANN)
     await flow(world, 1)
     world.close()
     again = await start(PLANS)
@@ -193,7 +193,7 @@ async def test_a_rollback_is_verified_once_whatever_restarts_in_between(start):
 async def test_a_rollback_that_does_not_help_is_told_after_a_restart_too(start):
     world = await start(PLANS)
     await world.controller.rollouts.start("web", None, ANN)
-    await world.controller.rollback("web", ANN)
+    await world.controller.weights.rollback("web", ANN)
     world.close()
     again = await start(PLANS, clock=FakeClock(5000.0))
     for _ in range(125):
@@ -210,7 +210,7 @@ async def test_no_traffic_for_any_time_neither_advances_nor_rolls_back(start):
     for _ in range(500):
         await world.tick(3600.0)
     assert (world.state().phase, world.word()) == (PROGRESSING, 100)
-    assert world.controller.service_status("web")["stage"]["needed"] == 100
+    assert world.controller.status.service_status("web")["stage"]["needed"] == 100
 
 
 @running
@@ -257,7 +257,7 @@ async def test_weights_by_hand_pause_a_rollout_when_they_take_over(start):
     world = await start(PLANS)
     await world.controller.rollouts.start("web", None, ANN)
     with pytest.raises(Refused) as refused:
-        await world.controller.set_weights("web", 3000, ANN)
+        await world.controller.weights.set_weights("web", 3000, ANN)
     assert refused.value.title == "RolloutProgressing"
     said = {
         "plan": "default",
@@ -265,16 +265,16 @@ async def test_weights_by_hand_pause_a_rollout_when_they_take_over(start):
         "resume": {"phase": "progressing", "stage": "canary", "weight": 1},
         "promote": {"phase": "progressing", "stage": "half", "weight": 50},
     }
-    would = await world.controller.set_weights("web", 3000, Order("ann", take_over=True, dry_run=True))
+    would = await world.controller.weights.set_weights("web", 3000, Order("ann", take_over=True, dry_run=True))
     assert (would["paused"], world.state().phase) == (said, PROGRESSING)
-    answer = await world.controller.set_weights("web", 3000, Order("ann", take_over=True))
+    answer = await world.controller.weights.set_weights("web", 3000, Order("ann", take_over=True))
     assert (answer["paused"], world.word(), world.state().phase) == (said, 3000, PAUSED)
-    answer = await world.controller.set_weights("web", 10, ANN)
+    answer = await world.controller.weights.set_weights("web", 10, ANN)
     assert "paused" not in answer  # that it was before
     await world.controller.rollouts.resume("web", ANN)
     assert (world.word(), world.state().phase) == (100, PROGRESSING)
-    assert (await world.controller.set_weights("web", 50, ANN))["paused"] == said  # lowering needs no take_over
-    assert "paused" not in await world.controller.set_weights("web", 0, ANN)
+    assert (await world.controller.weights.set_weights("web", 50, ANN))["paused"] == said  # lowering needs no take_over
+    assert "paused" not in await world.controller.weights.set_weights("web", 0, ANN)
     assert world.state().phase == ROLLED_BACK
 
 
@@ -284,7 +284,7 @@ async def test_a_weight_that_takes_a_completed_rollout_back_says_where_the_verbs
     await world.controller.rollouts.start("web", None, ANN)
     await world.controller.rollouts.promote("web", ANN)
     assert world.state().phase == COMPLETED
-    answer = await world.controller.set_weights("web", 2000, ANN)
+    answer = await world.controller.weights.set_weights("web", 2000, ANN)
     assert answer["paused"]["resume"] == {"phase": "progressing", "stage": "full", "weight": 100}
     assert answer["paused"]["promote"] == {"phase": "completed", "stage": "full", "weight": 100}
 
@@ -303,7 +303,7 @@ async def test_kill_9_keeps_stage_and_elapsed_time_and_begins_the_windows_anew(s
     elapsed_s = state.rollout.elapsed_s(again.clock.ns / 1e9)
     # It is stored every second.
     assert 5.9 <= elapsed_s <= 7.1
-    assert again.controller.service_status("web")["stage"]["requests"] == 0
+    assert again.controller.status.service_status("web")["stage"]["requests"] == 0
     await flow(again, 10)
     assert again.word() == 10_000
 
@@ -345,10 +345,10 @@ async def test_v1_to_v2_to_v3_and_v3_gets_nobody_before_its_own_first_stage(star
         await world.controller.rollouts.start("web", None, ANN)
     assert refused.value.title == "NoNewVersion"
     world.on_switch = lambda: None
-    await world.controller.put_new("web", "3", [C.url], ANN)
+    await world.controller.versions.put_new("web", "3", [C.url], ANN)
     await world.tick()
-    assert len(world.controller.service_status("web")["limits"]) == 2
-    assert [service.new.label for service in world.controller.table.services] == ["3"]
+    assert len(world.controller.status.service_status("web")["limits"]) == 2
+    assert [service.new.label for service in world.controller.services.table.services] == ["3"]
     assert world.word() == 0
     await flow(world, 30)
     assert world.word() == 0
@@ -361,11 +361,11 @@ async def test_v1_to_v2_to_v3_and_v3_gets_nobody_before_its_own_first_stage(star
     world.close()
     # The config still says 1 and 2: what was finished stands until it says something else.
     again = await start(PLANS)
-    only = again.controller.table.services[0]
+    only = again.controller.services.table.services[0]
     assert (only.stable.label, only.new.endpoints, again.state().phase) == ("3", (), IDLE)
     again.close()
     edited = await start(PLANS, table(service(stable=version("3", C), new=version("4", B))))
-    only = edited.controller.table.services[0]
+    only = edited.controller.services.table.services[0]
     assert (only.stable.label, only.new.label, edited.word()) == ("3", "4", 0)
 
 
@@ -383,7 +383,7 @@ async def test_a_finish_that_workers_refuse_leaves_everybody_where_they_are(star
     with pytest.raises(Refused):
         await world.controller.rollouts.finish("web", ANN)
     assert (world.state().phase, world.state().weight_bp, world.state().has_new) == (COMPLETED, 10_000, True)
-    assert world.controller.table.services[0].stable.label == "1"
+    assert world.controller.services.table.services[0].stable.label == "1"
 
 
 @running
@@ -405,7 +405,7 @@ async def test_a_record_of_stable_is_what_100_percent_is_compared_with(start):
     for _ in range(4):
         world.good(50)
         await world.tick()
-    found = next(one for one in world.controller.service_status("web")["limits"] if "max_ratio" in one)
+    found = next(one for one in world.controller.status.service_status("web")["limits"] if "max_ratio" in one)
     assert found["record"]["stage"] == "half"
     assert found["verdict"] == "PASS"
     for _ in range(20):
@@ -423,7 +423,7 @@ async def test_a_requirement_that_is_not_met_holds_the_stage(start):
     world.hand.end(NEW, 300_000, times=8)  # 2 % of the stage's, and no alarm by itself
     await flow(world, 12)
     assert world.word() == 100
-    assert "p99 FAIL" in world.controller.service_status("web")["stage"]["open"]
+    assert "p99 FAIL" in world.controller.status.service_status("web")["stage"]["open"]
     await flow(world, 12)
     assert (world.state().phase, world.state().reason) in {(PAUSED, "MaxHoldOver"), (PROGRESSING, "")}
 
@@ -449,7 +449,7 @@ async def test_a_check_that_cannot_be_read_pauses_after_three_readings(start):
         planned(stages=(replace(PLAN.stages[0], limits=(memory,)),))[0], checks=(Check("memory_bytes", file="/x"),)
     )
     world = await start((checked,))
-    world.controller._checks = checks = FakeChecks()
+    world.controller.services.checks = checks = FakeChecks()
     checks.last["memory_bytes"] = Reading(1, 5e8)
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 3)
@@ -518,15 +518,15 @@ async def test_a_rollback_while_the_hooks_of_a_start_are_asked_stands(start):
     with tempfile.TemporaryDirectory() as folder:
         hook, go = waiting(folder)
         world = await start(planned(hooks=Hooks(before_start=hook)))
-        await world.controller.rollback("web", ANN)
+        await world.controller.weights.rollback("web", ANN)
         begin = asyncio.create_task(world.controller.rollouts.start("web", None, ANN))
-        await until(lambda: world.controller.entry("web").asking)
+        await until(lambda: world.controller.services.entry("web").asking)
         with pytest.raises(Refused) as second:
             await world.controller.rollouts.start("web", None, ANN)
         assert second.value.title == "Busy"
         # Nobody else waits for the hook: what raises a weight or changes the table goes on.
-        assert not world.controller.changing.locked()
-        await world.controller.rollback("web", ANN)
+        assert not world.controller.services.changing.locked()
+        await world.controller.weights.rollback("web", ANN)
         go.touch()
         with pytest.raises(Refused) as refused:
             await begin
@@ -541,8 +541,8 @@ async def test_a_version_that_comes_while_hooks_are_asked_is_not_started(start):
         hook, go = waiting(folder)
         world = await start(planned(hooks=Hooks(before_start=hook)))
         begin = asyncio.create_task(world.controller.rollouts.start("web", None, ANN))
-        await until(lambda: world.controller.entry("web").asking)
-        await world.controller.put_new("web", "another", ["http://127.0.0.1:1"], ANN)
+        await until(lambda: world.controller.services.entry("web").asking)
+        await world.controller.versions.put_new("web", "another", ["http://127.0.0.1:1"], ANN)
         go.touch()
         with pytest.raises(Refused) as refused:
             await begin
@@ -562,14 +562,14 @@ async def test_a_hook_between_stages_is_asked_and_a_hanging_one_pauses(start):
     assert world.word() == 5000
     told = json.loads(last(world, "StageEntered")["evidence"]["hook"]["output"])
     assert (told["service"], told["stage"], told["hook"]) == ("web", "half", "before_stage")
-    state = world.controller.entry("web").state
+    state = world.controller.services.entry("web").state
     slow = replace(state.rollout, plan=replace(state.rollout.plan, hooks=Hooks(before_stage=hook, after_rollback=ran)))
-    world.controller.entry("web").state = replace(state, rollout=slow)
+    world.controller.services.entry("web").state = replace(state, rollout=slow)
     await flow(world, 11)
     await until(lambda: world.state().phase == PAUSED)
     assert (world.word(), world.state().reason) == (5000, "HookFailed")
     assert "did not end" in last(world, "RolloutPaused")["evidence"]["why"]
-    await world.controller.rollback("web", ANN)
+    await world.controller.weights.rollback("web", ANN)
     await world.settle()
     assert last(world, "HookCalled")["reason"] == "after_rollback"
 
@@ -612,13 +612,13 @@ def test_what_a_hook_said_moves_no_stage_whose_limits_are_no_longer_good(monkeyp
             await begun
             await until_asked(world, asked, 2)
             for _ in range(20):
-                if not world.controller.service_status("web")["stage"]["open"]:
+                if not world.controller.status.service_status("web")["stage"]["open"]:
                     world.good(10, version=STABLE)
                     world.good(8)
                     world.bad(2)
                     await world.tick()
             assert world.state().phase == PROGRESSING
-            assert world.controller.service_status("web")["stage"]["open"] == ["error_rate INCONCLUSIVE"]
+            assert world.controller.status.service_status("web")["stage"]["open"] == ["error_rate INCONCLUSIVE"]
             asked[1].set_result(True)
             await world.settle()
             await world.tick()
@@ -668,14 +668,14 @@ def test_an_answer_for_a_service_that_has_gone_meanwhile_is_none(monkeypatch, tm
                 await asyncio.sleep(0)
             with world.slow_store():
                 pause = asyncio.create_task(world.controller.rollouts.pause("web", ANN))
-                await until(lambda: world.controller.entry("web").pending is not None)
+                await until(lambda: world.controller.services.entry("web").pending is not None)
                 asked[1].set_result(True)
-                there, world.controller._entries = world.controller._entries, {}
+                there, world.controller.services.entries = world.controller.services.entries, {}
                 for _ in range(10):
                     await asyncio.sleep(0)
             await asyncio.gather(pause, return_exceptions=True)
             await world.settle()
-            world.controller._entries = there
+            world.controller.services.entries = there
         assert (world.state().phase, world.word()) == (PAUSED, 100)
         assert "could not be finished" not in caplog.text
 
@@ -694,7 +694,7 @@ async def test_a_hook_that_is_owed_when_the_supervisor_dies_is_called_after_the_
         world = await start(plans)
         await world.controller.rollouts.start("web", None, ANN)
         world.controller.commits.on_owed = lambda _owed: None  # killed right after the commit
-        await world.controller.rollback("web", Order("ann", "it smells"))
+        await world.controller.weights.rollback("web", Order("ann", "it smells"))
         assert [key[1:] for key in world.store.load().owed] == [("after_rollback", 3)]
         world.close()
         again = await start(plans)
@@ -720,7 +720,7 @@ async def test_the_end_of_the_supervisor_waits_for_no_hook(start):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollouts, "_plan", lambda _entry, _plan: plan)
         await rollouts.start("web", None, ANN)
-    await world.controller.rollback("web", ANN)
+    await world.controller.weights.rollback("web", ANN)
     asked = asyncio.create_task(rollouts.start("web", None, ANN))
     await until(lambda: len(rollouts._calls) == 2)
     async with asyncio.timeout(30):
@@ -757,7 +757,7 @@ async def test_a_hook_is_called_when_its_rollback_could_not_be_stored(start):
         world = await start(plans)
         await world.controller.rollouts.start("web", None, ANN)
         world.break_store()
-        assert (await world.controller.rollback("web", ANN))["durable"] is False
+        assert (await world.controller.weights.rollback("web", ANN))["durable"] is False
         await world.settle()
         assert len(called(log)) == 1
         world.mend_store()
@@ -849,14 +849,14 @@ async def test_a_plan_in_a_request_is_counted_by_the_workers_before_it_begins(st
     world = await start(PLANS)
     inline = {"stages": [{"name": "one", "weight": "5%", "hold": "10s", "limits": {"p95": "120ms"}}]}
     await world.controller.rollouts.start("web", inline, ANN)
-    assert world.controller.table.services[0].thresholds_us == (120_000, 200_000)
+    assert world.controller.services.table.services[0].thresholds_us == (120_000, 200_000)
     assert (world.word(), world.state().rollout.plan.name) == (500, "(inline)")
     await flow(world, 1)
-    verdicts = {one["metric"]: one["verdict"] for one in world.controller.service_status("web")["limits"]}
+    verdicts = {one["metric"]: one["verdict"] for one in world.controller.status.service_status("web")["limits"]}
     assert verdicts == {"error_rate": "PASS", "p99": "PASS", "p95": "PASS"}
     # A reload knows nothing of it and leaves it alone.
-    await world.controller.reload(PLANS, TABLE, ANN)
-    assert world.controller.table.services[0].thresholds_us == (120_000, 200_000)
+    await world.controller.reloads.reload(PLANS, TABLE, ANN)
+    assert world.controller.services.table.services[0].thresholds_us == (120_000, 200_000)
     with pytest.raises(Refused) as refused:
         await world.controller.rollouts.start("web", {"stages": [], "hooks": {}}, ANN)
     assert refused.value.status == 400
@@ -872,17 +872,17 @@ def latencies(*ms, metric="p95", weight="5%"):
 async def test_what_a_plan_in_a_request_needs_makes_room_for_that_of_the_next(start):
     world = await start(PLANS)
     await flow(world, 1)
-    before = world.controller.service_status("web")["versions"]["stable"]["requests"]
+    before = world.controller.status.service_status("web")["versions"]["stable"]["requests"]
     await world.controller.rollouts.start("web", latencies(*range(10, 25)), ANN)
-    assert len(world.controller.table.services[0].thresholds_us) == 16
-    await world.controller.rollback("web", ANN)
+    assert len(world.controller.services.table.services[0].thresholds_us) == 16
+    await world.controller.weights.rollback("web", ANN)
     await world.controller.rollouts.start("web", latencies(*range(30, 45)), ANN)
-    counted = world.controller.table.services[0].thresholds_us
+    counted = world.controller.services.table.services[0].thresholds_us
     assert counted == (*(ms * 1000 for ms in range(30, 45)), 200_000)
     await flow(world, 2)
-    assert {one["verdict"] for one in world.controller.service_status("web")["limits"]} == {"PASS"}
+    assert {one["verdict"] for one in world.controller.status.service_status("web")["limits"]} == {"PASS"}
     # Counts go on through every generation.
-    assert world.controller.service_status("web")["versions"]["stable"]["requests"] == before + 80
+    assert world.controller.status.service_status("web")["versions"]["stable"]["requests"] == before + 80
 
 
 @running
@@ -904,17 +904,19 @@ async def test_a_named_plan_that_a_reload_changed_is_counted_before_it_begins(st
     await flow(world, 1)
     slower = (replace(PLAN.stages[0], limits=(Limit("ttfb_p99", max=80),)), *PLAN.stages[1:])
     changed = table(service(thresholds=(200_000,), first=(80_000,)))
-    await world.controller.reload(planned(stages=slower), changed, ANN)
-    assert not world.controller.history.due(Scale(TTFB, "web", NEW))
+    await world.controller.reloads.reload(planned(stages=slower), changed, ANN)
+    assert not world.controller.services.history.due(Scale(TTFB, "web", NEW))
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 2)
-    assert world.controller.history.due(Scale(TTFB, "web", NEW))  # a limit is on them: they are kept by the second
-    assert {one["verdict"] for one in world.controller.service_status("web")["limits"]} == {"PASS"}
+    assert world.controller.services.history.due(
+        Scale(TTFB, "web", NEW)
+    )  # a limit is on them: they are kept by the second
+    assert {one["verdict"] for one in world.controller.status.service_status("web")["limits"]} == {"PASS"}
     # Changed again while it runs, and kept: what it needs is counted on.
-    await world.controller.reload(PLANS, TABLE, Order("ann", running_plan="keep"))
-    assert world.controller.table.services[0].ttfb_thresholds_us == (80_000,)
+    await world.controller.reloads.reload(PLANS, TABLE, Order("ann", running_plan="keep"))
+    assert world.controller.services.table.services[0].ttfb_thresholds_us == (80_000,)
     await flow(world, 2)
-    assert {one["verdict"] for one in world.controller.service_status("web")["limits"]} == {"PASS"}
+    assert {one["verdict"] for one in world.controller.status.service_status("web")["limits"]} == {"PASS"}
 
 
 @running
@@ -925,7 +927,7 @@ async def test_a_config_that_leaves_no_room_for_a_running_rollout_is_refused(sta
     generations = len(world.hands)
     more = (replace(SERVICE, limits=(*SERVICE.limits, Limit("p50", max=50), Limit("p90", max=60))),)
     with pytest.raises(Refused) as refused:
-        await world.controller.reload(more, table(service(thresholds=(50_000, 60_000, 200_000))), ANN)
+        await world.controller.reloads.reload(more, table(service(thresholds=(50_000, 60_000, 200_000))), ANN)
     assert (refused.value.status, refused.value.title) == (409, "NotCounted")
     assert "reload when the rollout is over" in refused.value.cure
     assert (world.word(), world.state().phase, len(world.hands)) == (500, PROGRESSING, generations)
@@ -938,13 +940,13 @@ async def test_a_kept_plan_keeps_its_signals(start):
     with_hits = tuple(replace(plan, signals=(hits,)) for plan in planned(stages=stages, signals=(hits,)))
     world = await start(with_hits, table(replace(service(), signals=(hits,))))
     await world.controller.rollouts.start("web", None, ANN)
-    await world.controller.reload(PLANS, TABLE, Order("ann", running_plan="keep"))
-    assert world.controller.table.services[0].signals == (hits,)
+    await world.controller.reloads.reload(PLANS, TABLE, Order("ann", running_plan="keep"))
+    assert world.controller.services.table.services[0].signals == (hits,)
     await flow(world, 1)
-    assert "ERROR" not in {one["verdict"] for one in world.controller.service_status("web")["limits"]}
+    assert "ERROR" not in {one["verdict"] for one in world.controller.status.service_status("web")["limits"]}
     other = table(replace(service(), signals=(replace(hits, matches="^MISS"),)))
     with pytest.raises(Refused) as refused:
-        await world.controller.reload(PLANS, other, Order("ann", running_plan="keep"))
+        await world.controller.reloads.reload(PLANS, other, Order("ann", running_plan="keep"))
     assert refused.value.title == "NotCounted"
 
 
@@ -969,7 +971,7 @@ def checked(check, *, limits=(ERRORS,), rollout=()):
 async def checking(start, plans, **more):
     """A world with a rollout under way that reads checks."""
     world = await start(plans, **more)
-    world.controller._checks = checks = Checks(world.clock)
+    world.controller.services.checks = checks = Checks(world.clock)
     try:
         await world.controller.rollouts.start("web", None, ANN)
         await flow(world, 1)
@@ -1003,10 +1005,12 @@ async def keep_judging(start, tmp_path, plans):
     async with checking(start, plans) as (world, checks):
         await read(checks, 5e8)
         for others in (PLANS, checked(memory_in(other))):  # removed, and then there again as another one
-            await world.controller.reload(others, TABLE, Order("ann", running_plan="keep"))
+            await world.controller.reloads.reload(others, TABLE, Order("ann", running_plan="keep"))
             await flow(world, 2)
             assert checks.reading("web", "memory_bytes").value == 5e8
-            (limit,) = (one for one in world.controller.service_status("web")["limits"] if one["scope"] == "stage")
+            (limit,) = (
+                one for one in world.controller.status.service_status("web")["limits"] if one["scope"] == "stage"
+            )
             assert (limit["metric"], limit["verdict"]) == ("memory_bytes", "PASS")
         used.write_text("2e9")
         await read(checks, 2e9)
@@ -1022,7 +1026,7 @@ async def test_a_changed_check_of_the_service_is_a_changed_plan(start):
         (tmp_path / "used").write_text("5e8")
         async with checking(start, checked(memory_in(tmp_path / "used"))) as (world, checks):
             with pytest.raises(Refused) as refused:
-                await world.controller.reload(checked(memory_in(tmp_path / "other")), TABLE, ANN)
+                await world.controller.reloads.reload(checked(memory_in(tmp_path / "other")), TABLE, ANN)
             assert refused.value.title == "PlanChanged"
             assert refused.value.extra["allowed"] == ["keep", "restart"]
             await read(checks, 5e8)
@@ -1036,13 +1040,13 @@ async def test_a_reload_cannot_give_a_name_two_checks_while_a_rollout_runs(start
         async with checking(start, checked(memory_in(tmp_path / "used"), limits=limits)) as (world, checks):
             changed = checked(memory_in(tmp_path / "other"), limits=limits)
             with pytest.raises(Refused) as refused:
-                await world.controller.reload(changed, TABLE, Order("ann", running_plan="keep"))
+                await world.controller.reloads.reload(changed, TABLE, Order("ann", running_plan="keep"))
             assert (refused.value.status, refused.value.title) == (409, "OtherCheck")
             assert "the check memory_bytes" in refused.value.what
             assert "running_plan=restart" in refused.value.cure
             await read(checks, 5e8)
             (tmp_path / "other").write_text("6e8")
-            await world.controller.reload(changed, TABLE, Order("ann", running_plan="restart"))
+            await world.controller.reloads.reload(changed, TABLE, Order("ann", running_plan="restart"))
             await read(checks, 6e8)
 
 
@@ -1055,7 +1059,7 @@ async def test_a_kept_plan_has_its_checks_after_a_restart(start):
             world.close()
         again = await start(PLANS)
         assert reasons(again, "PlanKept") == ["PlanChanged"]
-        again.controller._checks = checks = Checks(again.clock)
+        again.controller.services.checks = checks = Checks(again.clock)
         try:
             await again.tick()
             await read(checks, 5e8)
@@ -1070,11 +1074,11 @@ async def test_a_reload_with_another_plan_is_refused_unless_somebody_says_what_t
     await flow(world, 12)
     other = planned(stages=(Stage("careful", 50, 60.0), *PLAN.stages[1:]))
     with pytest.raises(Refused) as refused:
-        await world.controller.reload(other, TABLE, ANN)
+        await world.controller.reloads.reload(other, TABLE, ANN)
     assert (refused.value.status, refused.value.title) == (409, "PlanChanged")
-    await world.controller.reload(other, TABLE, Order("ann", running_plan="keep"))
+    await world.controller.reloads.reload(other, TABLE, Order("ann", running_plan="keep"))
     assert (world.word(), world.state().rollout.plan) == (5000, PLAN)
-    await world.controller.reload(other, TABLE, Order("ann", running_plan="restart"))
+    await world.controller.reloads.reload(other, TABLE, Order("ann", running_plan="restart"))
     assert (world.word(), world.state().rollout.now_at.name) == (50, "careful")
 
 
@@ -1096,7 +1100,7 @@ async def test_a_drill_shuts_the_gate_by_the_very_limits_and_restores_everything
     await flow(world, 12)
     before = world.state()
     asked = []
-    world.controller._reached = lambda service, ns: asked.append((service, ns)) or len(asked) > 1
+    world.controller.rollouts.reached = lambda service, ns: asked.append((service, ns)) or len(asked) > 1
     seen = []
     drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
     while not drill.done():
@@ -1111,10 +1115,10 @@ async def test_a_drill_shuts_the_gate_by_the_very_limits_and_restores_everything
     state = world.state()
     assert (state.phase, state.weight_bp, state.salt, world.word()) == (PROGRESSING, 5000, before.salt, 5000)
     assert world.latch.read("web") is None
-    assert world.controller.entry("web").rollbacks["ErrorRateAboveLimit"] == 0
+    assert world.controller.services.entry("web").rollbacks["ErrorRateAboveLimit"] == 0
     # Nothing of it is left in what is judged or shown.
     await flow(world, 5)
-    status = world.controller.service_status("web")
+    status = world.controller.status.service_status("web")
     assert status["versions"]["new"]["bad"] == 0
     assert all(one["verdict"] == "PASS" for one in status["limits"])
 
@@ -1126,7 +1130,7 @@ async def test_what_a_person_orders_before_the_drill_has_decided_stands_after_it
     await flow(world, 12)
     drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
     await asyncio.sleep(0)
-    await world.controller.set_weights("web", 700, ANN)
+    await world.controller.weights.set_weights("web", 700, ANN)
     while not drill.done():
         world.good(10)
         await world.tick()
@@ -1140,13 +1144,13 @@ async def test_a_drill_holds_nobody_up_and_what_is_ordered_after_its_decision_st
     world = await start(PLANS)
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 12)
-    world.controller._reached = lambda service, ns: world.state().phase == IDLE
+    world.controller.rollouts.reached = lambda service, ns: world.state().phase == IDLE
     drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
     while world.word():
         world.good(10)
         await world.tick()
         await asyncio.sleep(0.005)
-    await world.controller.set_weights("web", 900, ANN)
+    await world.controller.weights.set_weights("web", 900, ANN)
     while not drill.done():
         await world.tick()
         await asyncio.sleep(0.005)
@@ -1161,13 +1165,13 @@ async def test_0_percent_that_is_ordered_while_a_drill_has_shut_the_gate_stays(s
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 12)
     held = [True]
-    world.controller._reached = lambda _service, _ns: not held[0]
+    world.controller.rollouts.reached = lambda _service, _ns: not held[0]
     drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
     while world.word():
         world.good(10)
         await world.tick()
         await asyncio.sleep(0)
-    answer = await world.controller.set_weights("web", 0, Order("ann", "get it out"))
+    answer = await world.controller.weights.set_weights("web", 0, Order("ann", "get it out"))
     assert answer["new"] == 0
     held[0] = False
     while not drill.done():
@@ -1191,15 +1195,15 @@ async def test_a_drill_needs_a_gate_to_shut(start):
 async def test_the_limits_of_a_registered_version_know_nothing_of_the_one_before(start):
     """Not even where it has the same label and address: a deploy script registers what it has mended."""
     world = await start(PLANS)
-    await world.controller.set_weights("web", 5000, ANN)
+    await world.controller.weights.set_weights("web", 5000, ANN)
     await flow(world, 5, new=0, bad=10)
-    assert world.controller.service_status("web")["limits"][0]["verdict"] == "FAIL"
-    new = world.controller.service("web").new
-    answer = await world.controller.put_new("web", new.label, [one.url for one in new.endpoints], ANN)
-    for shown in (answer, world.controller.service_status("web")):
+    assert world.controller.status.service_status("web")["limits"][0]["verdict"] == "FAIL"
+    new = world.controller.services.service("web").new
+    answer = await world.controller.versions.put_new("web", new.label, [one.url for one in new.endpoints], ANN)
+    for shown in (answer, world.controller.status.service_status("web")):
         assert [(one["verdict"], one["samples"]) for one in shown["limits"]] == [("INCONCLUSIVE", 0)] * 2
     await flow(world, 1)
-    shown = world.controller.service_status("web")
+    shown = world.controller.status.service_status("web")
     assert [(one["verdict"], one["samples"]) for one in shown["limits"]] == [("INCONCLUSIVE", 0)] * 2
 
 
@@ -1228,17 +1232,17 @@ async def test_a_rollback_while_a_finish_is_being_stored_stands_and_stable_stays
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 60)
     finish = asyncio.create_task(world.controller.rollouts.finish("web", ANN))
-    await until(lambda: world.controller.entry("web").pending is not None or finish.done())
-    await world.controller.rollback("web", ANN)
+    await until(lambda: world.controller.services.entry("web").pending is not None or finish.done())
+    await world.controller.weights.rollback("web", ANN)
     with pytest.raises(Refused) as refused:
         await finish
     assert refused.value.title == "Overtaken"
     await world.settle()
     state = world.state()
     assert (state.phase, state.weight_bp, state.has_new, world.word()) == (ROLLED_BACK, 0, True, 0)
-    only = world.controller.table.services[0]
+    only = world.controller.services.table.services[0]
     assert (only.stable.label, only.new.label) == ("1", "2")
     world.close()
     again = await start(PLANS)
-    only = again.controller.table.services[0]
+    only = again.controller.services.table.services[0]
     assert (only.stable.label, only.new.label, again.state().phase) == ("1", "2", ROLLED_BACK)

@@ -89,7 +89,7 @@ class Course:
             us = round(self.ms[version] * 1000)
             world.hand.end(version, us, times=n - bad)
             world.hand.end(version, us, status=500, kind="status", times=bad)
-            if world.controller.table.services[0].signals:
+            if world.controller.services.table.services[0].signals:
                 at = world.hand.version_at(version) + layout.VERSION_SIGNALS
                 world.hand.add(at, n)
                 world.hand.add(at + layout.SIGNAL_MATCHED, min(n, self.whole(4 + version, n * self.hits[version])))
@@ -105,7 +105,9 @@ class Course:
             if done():
                 return
             await self.block()
-        raise AssertionError(f"{self.world.state()} {self.world.controller.service_status('web')['stage']['open']}")
+        raise AssertionError(
+            f"{self.world.state()} {self.world.controller.status.service_status('web')['stage']['open']}"
+        )
 
     async def stage(self, name):
         await self.until(lambda: self.world.state().rollout.now_at.name == name or self.phase != PROGRESSING)
@@ -124,7 +126,7 @@ class Course:
         """Let a stage go on for so long, and see that it is held by this and nothing else."""
         await self.blocks(hours)
         assert self.phase == PROGRESSING
-        assert self.world.controller.service_status("web")["stage"]["open"] == [what]
+        assert self.world.controller.status.service_status("web")["stage"]["open"] == [what]
 
     async def blocks(self, hours):
         for _ in range(round(hours * 3600 / FASTER / BLOCK_S)):
@@ -144,7 +146,7 @@ async def course(start, file, *, plan="default", name=None):
     service = compiled.plans[0]
     service = replace(service, rollouts=tuple(map(faster, service.rollouts)))
     world = await start((service,), compiled.table, path=None)
-    world.controller._checks = checks = FakeChecks()
+    world.controller.services.checks = checks = FakeChecks()
     found = Course(world, checks)
     for _ in range(8):
         await found.block()

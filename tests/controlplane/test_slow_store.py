@@ -25,12 +25,12 @@ def agreed(world, service="web"):
 
 async def pending(world, *, bad=0):
     """Let blocks pass until a decision is being stored."""
-    while world.controller.entry("web").pending is None:
+    while world.controller.services.entry("web").pending is None:
         world.good(10, version=STABLE)
         world.good(10)
         world.bad(bad)
         await world.tick()
-    return world.controller.entry("web").pending
+    return world.controller.services.entry("web").pending
 
 
 async def given(order):
@@ -84,8 +84,8 @@ async def test_the_weight_of_a_stage_that_is_being_stored_is_taken_over(start):
     await flow(world, 9.5)
     with world.slow_store():
         await pending(world)
-        order = await given(world.controller.set_weights("web", 5000, Order("ann", take_over=True)))
-        same = await given(world.controller.set_weights("web", 100, Order("ann", take_over=True)))
+        order = await given(world.controller.weights.set_weights("web", 5000, Order("ann", take_over=True)))
+        same = await given(world.controller.weights.set_weights("web", 100, Order("ann", take_over=True)))
         # What lowers what is to come waits for nothing.
         assert (world.state().reason, world.state().weight_bp) == (TAKEN_OVER, 100)
     assert (await same)["new"] == 1
@@ -101,7 +101,7 @@ async def test_what_is_more_than_in_force_is_stored_first_though_less_is_than_wh
     await flow(world, 9.5)
     with world.slow_store():
         await pending(world)
-        order = await given(world.controller.set_weights("web", 3000, Order("ann", take_over=True)))
+        order = await given(world.controller.weights.set_weights("web", 3000, Order("ann", take_over=True)))
         assert world.word() == 100
     await order
     await world.settle()
@@ -116,7 +116,7 @@ async def test_a_weight_for_a_time_while_the_completion_is_being_stored(start):
     await flow(world, 19.5)
     with world.slow_store():
         assert (await pending(world)).phase == COMPLETED
-        order = await given(world.controller.set_weights("web", 10_000, ANN, ttl_s=3600))
+        order = await given(world.controller.weights.set_weights("web", 10_000, ANN, ttl_s=3600))
     await order
     await world.settle()
     assert world.state().expiry is not None
@@ -128,7 +128,7 @@ async def test_a_rollback_while_a_start_is_being_stored_keeps_seed_and_salt_the_
     world = await start(PLANS)
     with world.slow_store():
         begun = await given(world.controller.rollouts.start("web", None, ANN))
-        back = await given(world.controller.rollback("web", ANN))
+        back = await given(world.controller.weights.rollback("web", ANN))
         assert agreed(world)
     with pytest.raises(Refused, match="something else"):
         await begun
@@ -136,7 +136,7 @@ async def test_a_rollback_while_a_start_is_being_stored_keeps_seed_and_salt_the_
     await world.settle()
     assert agreed(world)
     assert world.store.load().rows["web"].salt == world.state().salt
-    await world.controller.set_weights("web", 3000, ANN)
+    await world.controller.weights.set_weights("web", 3000, ANN)
     assert (world.word(), agreed(world)) == (3000, True)
 
 
@@ -146,7 +146,7 @@ async def test_a_rollback_while_a_start_is_being_stored_in_vain(start):
     world.break_store()
     with world.slow_store():
         begun = await given(world.controller.rollouts.start("web", None, ANN))
-        back = await given(world.controller.rollback("web", ANN))
+        back = await given(world.controller.weights.rollback("web", ANN))
     with pytest.raises(Refused):
         await begun
     assert (await back)["durable"] is False
@@ -155,7 +155,7 @@ async def test_a_rollback_while_a_start_is_being_stored_in_vain(start):
     await world.settle()
     assert agreed(world)
     assert world.store.load().rows["web"].salt == world.state().salt
-    await world.controller.set_weights("web", 3000, ANN)
+    await world.controller.weights.set_weights("web", 3000, ANN)
     assert (world.word(), agreed(world)) == (3000, True)
 
 
@@ -167,10 +167,10 @@ async def test_a_rollback_while_the_workers_refuse_what_finish_made_stays(start)
     assert world.state().phase == COMPLETED
 
     async def refuse(_table, _words):
-        await world.controller.rollback("web", ANN)
+        await world.controller.weights.rollback("web", ANN)
         raise Refused(503, "TableRefused", "no worker took it")
 
-    world.controller._switch = refuse
+    world.controller.services.switch = refuse
     with pytest.raises(Refused):
         await world.controller.rollouts.finish("web", ANN)
     await world.settle()
@@ -181,15 +181,15 @@ async def test_a_rollback_while_the_workers_refuse_what_finish_made_stays(start)
 @running
 async def test_a_rollback_while_the_workers_refuse_another_version_stays(start):
     world = await start(PLANS)
-    await world.controller.set_weights("web", 2000, ANN)
+    await world.controller.weights.set_weights("web", 2000, ANN)
 
     async def refuse(_table, _words):
-        await world.controller.rollback("web", ANN)
+        await world.controller.weights.rollback("web", ANN)
         raise Refused(503, "TableRefused", "no worker took it")
 
-    world.controller._switch = refuse
+    world.controller.services.switch = refuse
     with pytest.raises(Refused):
-        await world.controller.put_new("web", "3", ["http://127.0.0.1:9002"], ANN)
+        await world.controller.versions.put_new("web", "3", ["http://127.0.0.1:9002"], ANN)
     await world.settle()
     state = world.state()
     assert (state.phase, state.weight_bp, state.has_new, agreed(world)) == (ROLLED_BACK, 0, True, True)
@@ -201,10 +201,10 @@ async def start_overtaken(world, latency):
     switch = world.switch
 
     async def slow(made, words):
-        await world.controller.rollback("web", ANN)
+        await world.controller.weights.rollback("web", ANN)
         await switch(made, words)
 
-    world.controller._switch = slow
+    world.controller.services.switch = slow
     with pytest.raises(Refused) as refused:
         await world.controller.rollouts.start("web", plan, ANN)
     await world.settle()
@@ -225,12 +225,12 @@ async def test_a_finish_that_was_overtaken_is_undone_in_the_store_by_what_overto
     world = await start(PLANS)
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 60)
-    stable = world.controller.service("web").stable
+    stable = world.controller.services.service("web").stable
     saved = []
     save = world.store.save
     with world.slow_store():
         finish = await given(world.controller.rollouts.finish("web", ANN))
-        back = await given(world.controller.rollback("web", ANN))
+        back = await given(world.controller.weights.rollback("web", ANN))
         # Killed right after the answer: nothing else comes to the file.
         world.store.save = lambda change: saved.append(change) or save(Change())
     answer = await back
@@ -240,7 +240,7 @@ async def test_a_finish_that_was_overtaken_is_undone_in_the_store_by_what_overto
     assert saved
     world.close()
     again = await start(PLANS)
-    assert again.controller.service("web").stable == stable
+    assert again.controller.services.service("web").stable == stable
     assert (again.state().phase, again.state().has_new, again.word()) == (ROLLED_BACK, True, 0)
     with pytest.raises(Refused):
         await finish
@@ -253,7 +253,7 @@ async def test_what_lowers_new_overtakes_a_finish_that_is_being_stored(start):
     await flow(world, 60)
     with world.slow_store():
         finish = await given(world.controller.rollouts.finish("web", ANN))
-        order = await given(world.controller.set_weights("web", 5000, ANN))
+        order = await given(world.controller.weights.set_weights("web", 5000, ANN))
         assert world.word() == 5000
     assert (await order)["new"] == 50
     with pytest.raises(Refused):
@@ -262,4 +262,4 @@ async def test_what_lowers_new_overtakes_a_finish_that_is_being_stored(start):
     assert (world.state().phase, agreed(world)) == (PAUSED, True)
     world.close()
     again = await start(PLANS)
-    assert (again.word(), again.controller.service("web").new.label) == (5000, "2")
+    assert (again.word(), again.controller.services.service("web").new.label) == (5000, "2")
