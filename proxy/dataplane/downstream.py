@@ -220,11 +220,17 @@ class Downstream(asyncio.Protocol):
             if not self.buffer:
                 worker.wheel.arm(self, worker.header_ticks)
             self.buffer = data
-            self.resume_reading()
+            if self.ended:
+                self.close()
+            else:
+                self.resume_reading()
             return
         if isinstance(head, Refusal):
             self.buffer = b""
-            self._answer(head, head_only=_asks_head(data))
+            if head.end and not worker.draining:
+                self._answer_and_go_on(head, data[head.end :])
+            else:
+                self._answer(head, head_only=_asks_head(data))
             return
         self._last = head if head.end <= REMEMBERED_HEAD else None
         now = monotonic_ns()
@@ -285,16 +291,16 @@ class Downstream(asyncio.Protocol):
             else:
                 self.close()
             return
-        if self.writing_paused:
-            # The client has not taken all of this answer: no other one may pile up behind it.
-            self.pause_reading()
-            worker.wheel.arm(self, min(worker.body_idle_ticks, _PEEK_TICKS))
-            return
         self._go_on()
 
     def _go_on(self) -> None:
         """Wait for the next request, or serve the one that waits in line."""
         worker = self.worker
+        if self.writing_paused:
+            # The client has not taken all of this answer: no other one may pile up behind it.
+            self.pause_reading()
+            worker.wheel.arm(self, min(worker.body_idle_ticks, _PEEK_TICKS))
+            return
         if self.reading_paused and len(self.buffer) <= _WAITING_BYTES:
             self.resume_reading()
         # worker.wheel.arm, without the call: usually one store.
@@ -315,8 +321,6 @@ class Downstream(asyncio.Protocol):
         self.buffer = b""
         try:
             self._serve(data)
-            if self.ended and self.exchange is None and not self.closing:
-                self.close()
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
             self._broken(error)
 
@@ -346,6 +350,18 @@ class Downstream(asyncio.Protocol):
         self, refusal: Refusal, *, head_only: bool = False, request_id: bytes = b"", fields: bytes = b""
     ) -> None:
         """Answer what is no exchange (a malformed head, no service), and close."""
+        self._say(refusal, head_only=head_only, request_id=request_id, fields=fields, close=True)
+        self.linger()
+
+    def _answer_and_go_on(self, answer: Refusal, rest: bytes) -> None:
+        """Answer a request that ends here, and serve what stands behind it."""
+        self._say(answer, close=False)
+        self.line_up(rest)
+        self._go_on()
+
+    def _say(
+        self, refusal: Refusal, *, close: bool, head_only: bool = False, request_id: bytes = b"", fields: bytes = b""
+    ) -> None:
         worker = self.worker
         worker.count_local_reply(worker.plane, refusal.status, refusal.reason)
         request_id = request_id or worker.request_id()
@@ -358,12 +374,11 @@ class Downstream(asyncio.Protocol):
                 refusal.detail,
                 request_id,
                 head_only=head_only,
-                close=True,
+                close=close,
                 date=worker.date,
                 fields=fields,
             )
         )
-        self.linger()
 
     # ---------------------------------------------------------------- the ends
 

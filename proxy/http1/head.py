@@ -21,15 +21,17 @@ class Refusal:
     """Why a message goes no further.
 
     `status` and `reason` are a pair of `proxy.ipc.layout.LOCAL_REPLIES`; `detail` is one sentence that names the
-    place and never repeats what was received.
+    place and never repeats what was received. `end` is the index just after a request that is answered here and has
+    nothing unread behind it: its connection goes on. 0: it ends.
     """
 
-    __slots__ = ("detail", "reason", "status")
+    __slots__ = ("detail", "end", "reason", "status")
 
     def __init__(self, status: int, reason: str, detail: str) -> None:
         self.status = status
         self.reason = reason
         self.detail = detail
+        self.end = 0
 
     def __repr__(self) -> str:
         return f"Refusal({self.status}, {self.reason!r}, {self.detail!r})"

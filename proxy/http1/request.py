@@ -37,6 +37,7 @@ from proxy.http1.fields import (
     FORWARDED_HOST,
     FORWARDED_PROTO,
     HOST,
+    LENGTH_MAX,
     LINE_SIZE_MAX,
     MAX_FORWARDS,
     MINTED_BYTES,
@@ -502,6 +503,7 @@ def _judge_rare(
     """Judge the fields that most requests do not have. `rare`: kind, line, value after the colon."""
     coding: bytes | None = None
     counted = False
+    ends_here = False
     upgrades: list[bytes] = []
     trailers_wanted = False
     trailer_lines: list[bytes] = []
@@ -521,11 +523,11 @@ def _judge_rare(
             continue
         if kind == MAX_FORWARDS:
             if head.method in _COUNTED_METHODS:
-                left = -1 if counted else parse_length(value)
-                if left <= 0:
-                    return _counted_out(head.method, left)
+                if counted or not value.isdigit():
+                    return malformed("The Max-Forwards of the request is not one decimal number.")
                 counted = True
-                edits.append((line, line[: line.find(b":")] + b": %d" % (left - 1)))
+                ends_here = not value.strip(b"0")
+                edits.append((line, line[: line.find(b":")] + b": %d" % (_forwards(value) - 1)))
             continue
         edits.append((line, b""))
         if kind == UPGRADE:
@@ -562,6 +564,8 @@ def _judge_rare(
     else:
         head.length = max(head.length, 0)
         edits += [(line, b"") for line in trailer_lines]
+    if ends_here:
+        return _counted_out(head)
     if upgrades and options.upgrade and not head.http10:
         head.upgrade = _offered(b", ".join(upgrades))
     if head.upgrade:
@@ -574,15 +578,26 @@ def _judge_rare(
     return None
 
 
-def _counted_out(method: bytes, left: int) -> Refusal:
-    """Return the answer to a request that Max-Forwards stops here; `left` is negative when its value is no number."""
-    if left < 0:
-        return malformed("The Max-Forwards of the request is not one decimal number.")
+def _forwards(value: bytes) -> int:
+    """Return the number in a Max-Forwards value.
+
+    > RFC 9110 §7.6.2: the lesser of the received value decremented by one, or the recipient's maximum supported value.
+    """
+    digits = value.lstrip(b"0")
+    return min(int(digits or b"0"), LENGTH_MAX) if len(digits) <= 19 else LENGTH_MAX
+
+
+def _counted_out(head: RequestHead) -> Refusal:
+    """Return the answer to a request that Max-Forwards stops here."""
     # > RFC 9110 §7.6.2: If the received value is zero (0), the intermediary MUST NOT forward the request; instead, the
     # > intermediary MUST respond as the final recipient.
-    if method == b"OPTIONS":
-        return Refusal(200, "max_forwards", "Max-Forwards is 0: the request ends at this proxy.")
-    return Refusal(405, "max_forwards", "Max-Forwards is 0, and this proxy does not answer TRACE itself.")
+    if head.method == b"OPTIONS":
+        answer = Refusal(200, "max_forwards", "Max-Forwards is 0: the request ends at this proxy.")
+    else:
+        answer = Refusal(405, "max_forwards", "Max-Forwards is 0, and this proxy does not answer TRACE itself.")
+    if head.keep_alive and not head.http10 and not head.length:
+        answer.end = head.end
+    return answer
 
 
 def _judge_coding(coding: bytes, head: RequestHead) -> Refusal | None:

@@ -498,6 +498,10 @@ def proxying() -> Iterator[Case]:
         has=(b"Forwarded: for=9.9.9.9", b"X-Real-IP: 9.9.9.9"),
         trusted=True,
     )
+    others = (
+        b"X-Forwarded-Port: 1", b"X-Forwarded-Prefix: /p", b"X-Forwarded-Server: s", b"True-Client-IP: 9.9.9.9",
+    )  # fmt: skip
+    yield spoof("spoofed_others_pass", *others, has=others)
     yield spoof("request_id", b"X-Request-Id: abc-1", has=(b"X-Request-Id: abc-1",))
     yield spoof("request_id_first_of_two", b"X-Request-Id: abc", b"X-Request-Id: def", has=(b"X-Request-Id: abc",))
     yield spoof(
@@ -535,26 +539,43 @@ def proxying() -> Iterator[Case]:
     ref = "RFC 9110 §7.6.2"
     for method in (b"OPTIONS", b"TRACE"):
         word = method.decode()
-        for value, next_value in ((b"5", b"4"), (b"1", b"0"), (b"010", b"9"), (b"99999999999", b"99999999998")):
+        most = b"%d" % (2**63 - 2)
+        for value, next_value in (
+            (b"5", b"4"), (b"1", b"0"), (b"010", b"9"), (b"99999999999", b"99999999998"),
+            (b"5" * 19, b"5" * 18 + b"4"), (b"1" * 40, most),
+            (b"9" * 5000, most),
+        ):  # fmt: skip
             send = req(method + b" / HTTP/1.1", b"Max-Forwards: " + value)
             yield passed(
-                f"max_forwards_{word}_{value.decode()}",
+                f"max_forwards_{word}_{value[:20].decode()}_{len(value)}",
                 ref,
                 send,
                 Request(method + b" / HTTP/1.1", (b"Max-Forwards: " + next_value,)),
             )
+        status = 200 if method == b"OPTIONS" else 405
+        answer = Answer(status, (b"Allow: OPTIONS",), (b"connection",))
         for value in (b"0", b"00"):
-            status = 200 if method == b"OPTIONS" else 405
             send = req(method + b" / HTTP/1.1", b"Max-Forwards: " + value)
-            yield Case(
-                f"max_forwards_{word}_{value.decode()}",
-                ref,
-                send,
-                [],
-                [Answer(status, (b"Allow: OPTIONS",))],
-                open=False,
-            )
-        for value in (b"-1", b"+1", b"x", b"", b"1, 2", b"1.5", b"1" * 40):
+            yield Case(f"max_forwards_{word}_{value.decode()}", ref, send, [], [answer])
+        here = req(method + b" / HTTP/1.1", b"Max-Forwards: 0")
+        yield Case(
+            f"max_forwards_{word}_0_pipelined",
+            ref,
+            here + req(b"GET /next HTTP/1.1") + here,
+            [Request(b"GET /next HTTP/1.1")],
+            [answer, Answer(200), answer],
+        )
+        closing = Answer(status, (b"Allow: OPTIONS", b"Connection: close"))
+        for name, send in {
+            "close": req(method + b" / HTTP/1.1", b"Max-Forwards: 0", b"Connection: close"),
+            "http10": req(method + b" / HTTP/1.0", b"Max-Forwards: 0"),
+            "length": req(method + b" / HTTP/1.1", b"Max-Forwards: 0", b"Content-Length: 5", body=b"hello"),
+            "chunked": req(
+                method + b" / HTTP/1.1", b"Max-Forwards: 0", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"
+            ),
+        }.items():
+            yield Case(f"max_forwards_{word}_0_{name}", ref, send, [], [closing], open=False)
+        for value in (b"-1", b"+1", b"x", b"", b"1, 2", b"1.5"):
             yield refused(
                 f"max_forwards_{word}_bad_{value[:8]!r}", ref, req(method + b" / HTTP/1.1", b"Max-Forwards: " + value)
             )

@@ -142,6 +142,19 @@ def flood(client, data, sent):
             sent[0] += len(data)
 
 
+def test_requests_that_end_here_stand_in_line_with_others_and_before_a_fin(gate):
+    gate.serve(gate.backend(echo), half_close="allow")
+    client = gate.client()
+    here = request("OPTIONS", "*", "Max-Forwards: 0")
+    client.send(here + here + request("GET", "/a") + here + request("GET", "/b"))
+    client.sock.shutdown(socket.SHUT_WR)
+    answers = [client.response() for _ in range(5)]
+    assert [answer.status for answer in answers] == [200] * 5
+    assert [answers[2].body, answers[4].body] == [b"/a ", b"/b "]
+    assert client.end() == "eof"
+    same(gate.local_replies, {(200, "max_forwards"): 3})
+
+
 def test_a_pipelined_malformed_request_is_refused_after_the_answers_before_it(gate):
     stable = gate.backend()
     gate.serve(stable)

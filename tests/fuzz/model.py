@@ -61,6 +61,7 @@ class Reading:
     end: str = "clean"
     begun: Meaning | None = None  # a message whose head is good and whose body is not whole
     interims: int = 0
+    asked: list[bytes] = field(default_factory=list)  # methods, also of requests that the proxy answers, and goes on
     rest: bytes = b""  # of requests: from the message on that is not whole or not good
 
 
@@ -174,23 +175,35 @@ def _request(data: bytes, at: int, reading: Reading) -> int:
     if not old and any(member != b"100-continue" for member in _members(values(b"expect"))):
         raise Wrong
     counted = values(b"max-forwards")
-    if counted and said.method in {b"OPTIONS", b"TRACE"} and _length(counted) == 0:
-        raise Wrong
+    ends_here = False
+    if counted and said.method in {b"OPTIONS", b"TRACE"}:
+        if len(counted) > 1 or not re.match(rb"[0-9]+\Z", counted[0]):
+            raise Wrong
+        ends_here = not counted[0].strip(b"0")
     lengths, codings = values(b"content-length"), values(b"transfer-encoding")
     if codings:
         if old or lengths or len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise Wrong
+        if ends_here:
             raise Wrong
         reading.begun = said
         at = _chunks(data, at, said)
     elif lengths:
         length = _length(lengths)
+        if length and ends_here:
+            raise Wrong
         reading.begun = said
         said.body = data[at : at + length]
         if len(said.body) < length:
             raise Unfinished
         at += length
     reading.begun = None
-    reading.messages.append(said)
+    if ends_here:
+        if old or not said.keep:
+            raise Wrong
+    else:
+        reading.messages.append(said)
+    reading.asked.append(said.method)
     return at
 
 
@@ -201,7 +214,7 @@ def read_requests(data: bytes) -> Reading:
     try:
         while at < len(data):
             at = _request(data, at, reading)
-            if not reading.messages[-1].keep:
+            if reading.messages and not reading.messages[-1].keep:
                 reading.end = "closed"
                 break
     except Unfinished:
