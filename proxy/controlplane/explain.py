@@ -44,6 +44,18 @@ def explain(
     if (chosen := _override(service, headers, client_ip)) is not None:
         reason = f"the header {service.override.header} chooses it" if service.override else ""
         return {**answer, "key_from": "override", "version": chosen, "reason": reason}
+    return {**answer, **_by_key(service, weight_bp, seed, cookies, headers, client_ip)}
+
+
+def _by_key(
+    service: Service,
+    weight_bp: int,
+    seed: int,
+    cookies: Mapping[str, str],
+    headers: Mapping[str, str],
+    client_ip: str | None,
+) -> Json:
+    """Return what the key that a visitor brings, or the lack of one, decides."""
     minted = cookies.get(MINTED_NAME.decode(), "")
     key, key_from = sticky_key(
         service.sticky,
@@ -59,14 +71,12 @@ def explain(
         how = "a cookie is minted and is the key" if _mints(service) else "each request is drawn"
         decided = {0: "stable", FULL: "new"}.get(weight_bp)
         return {
-            **answer,
             "version": decided,
             "reason": f"it brings no key: {how}, {weight_bp / 100:g} % go to new{said}",
         }
     at = bucket(key, seed)
     is_new = at < weight_bp
     return {
-        **answer,
         "key": key.decode(errors="replace"),
         "key_from": key_from,
         "bucket": at,

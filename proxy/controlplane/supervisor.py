@@ -28,13 +28,14 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from aiohttp import web
 
 from proxy.aio import every
 from proxy.clock import Clock, SystemClock
-from proxy.config.compile import AdminSettings, Compiled
+from proxy.config.compile import AdminSettings, Compiled, Settings
 from proxy.controlplane import listeners as sockets
 from proxy.controlplane import platform, roster
 from proxy.controlplane.blocks import Blocks
@@ -83,36 +84,18 @@ def run(
     """
     platform.check_this_machine()
     settings = compiled.settings
-    if len(settings.listen) * settings.workers >= MOST_FDS:
-        raise ConfigError(
-            [Problem("workers", f"{settings.workers} workers × {len(settings.listen)} addresses: too many")]
-        )
-    allowed = platform.allow_open_files(settings.workers, len(settings.listen))
-    wanted = compiled.table.request_limits.connections
-    scarce = platform.too_few_for(wanted, settings.workers, len(settings.listen), allowed)
-    if scarce is not None:
-        log.warning("%s", scarce)
+    _check_descriptors(settings, compiled.table.request_limits.connections)
     with contextlib.ExitStack() as held:
         # Two names of one file are one state: the lock and the latch stand beside the file itself.
         state = None if settings.state is None else settings.state.resolve()
         place = place_of(state, settings.listen, os.environ)
-        lock = acquire(place.lock, state=state, addresses=settings.listen)
-        held.callback(lock.release)
-        if place.handover is None:
-            held.callback(place.lock.unlink)  # named after this process: nobody else will ever look for it
+        _lock(place, state, settings.listen, held)
         left = roster.read(place.workers)
-        passed, names = sockets.inherited(os.environ)
-        for sock in passed:
-            held.callback(sock.close)
-        sockets.check_asked(passed, names, (*settings.listen, settings.admin.listen))
+        passed = _passed((*settings.listen, settings.admin.listen), held)
         notify = Notify(os.environ, SystemClock())
         held.callback(notify.close)
         _probe(settings.listen, passed, left)
-        admin_sock = _admin_socket(settings.admin.listen, passed)
-        held.callback(admin_sock.close)
-        if settings.admin.listen not in map(sockets.shown, passed):  # else the path is the service manager's
-            identity = sockets.path_identity(settings.admin.listen)
-            held.callback(sockets.unlink_unix, settings.admin.listen, identity)
+        admin_sock = _admin_socket(settings.admin.listen, passed, held)
         store = Store.open(state)
         held.callback(store.close)
         latch = Latch.open(None if state is None else state.with_name(state.name + ".latch"))
@@ -165,19 +148,7 @@ class Supervisor:
         self._board = Board.create(compiled.settings.workers)
         self._generations = Generations()
         collector = Collector(self._generations, clock)
-        self._controller = Controller(
-            compiled.plans,
-            compiled.table,
-            self._generations,
-            collector,
-            store,
-            latch,
-            clock,
-            self.switch,
-            checks=Checks(clock),
-            blocks=None if store.path is None else Blocks(store.path.with_name(f"{store.path.name}.blocks")),
-            reached=self._reached,
-        )
+        self._controller = self._make_controller(collector, store, latch, clock)
         self._collector = collector
         self._drilled: tuple[int, dict[int, int]] = (0, {})  # a decision, and the workers' beats when it was made
         self.running = Running(compiled, self._controller, collector, self._board, clock, sweep_s=TICK_S)
@@ -195,6 +166,21 @@ class Supervisor:
         self._now = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_failure = ""
+
+    def _make_controller(self, collector: Collector, store: Store, latch: Latch, clock: Clock) -> Controller:
+        return Controller(
+            self._compiled.plans,
+            self._compiled.table,
+            self._generations,
+            collector,
+            store,
+            latch,
+            clock,
+            self.switch,
+            checks=Checks(clock),
+            blocks=None if store.path is None else Blocks(store.path.with_name(f"{store.path.name}.blocks")),
+            reached=self._reached,
+        )
 
     # --- life ----------------------------------------------------------------------------------------------------
 
@@ -217,6 +203,26 @@ class Supervisor:
 
     async def _start(self, runner: web.AppRunner, admin_sock: socket.socket) -> None:
         """Bring everything up; return when every worker listens and the orphans are retired."""
+        await self._listen()
+        self._roster = Roster(self._place.workers, self._left.orphans, self._listeners)
+        await self._controller.start()
+        self._workers = self._make_workers(self._roster)
+        self._workers.start()
+        self.running.workers = self._workers
+        self._spawn(self._tick_for_ever())
+        if self._certificates.any:
+            self._spawn(self._watch_certificates())
+        await runner.setup()
+        await web.SockSite(runner, admin_sock, ssl_context=self._certificates.admin).start()
+        await self._workers.all_listen()
+        self._serving = True
+        if self._handover is not None:
+            self._handover.retire(self._listeners)
+        self._announce_addresses(admin_sock)
+        self._notify.ready(self._status())
+
+    async def _listen(self) -> None:
+        """Open every listener: kept ones of a dead supervisor, passed ones, new ones."""
         settings = self._compiled.settings
         kept: list[Listener] = []
         if self._place.handover is not None:
@@ -240,37 +246,28 @@ class Supervisor:
             for one in self._listeners
             if sockets.inode(one.sock) not in passed
         }
-        self._roster = Roster(self._place.workers, self._left.orphans, self._listeners)
-        await self._controller.start()
-        self._workers = Workers(
+
+    def _make_workers(self, roster: Roster) -> Workers:
+        return Workers(
             self._worker,
-            slots=settings.workers,
+            slots=self._compiled.settings.workers,
             listeners=self._listeners,
             handover=None if self._place.handover is None else str(self._place.handover),
             board=self._board,
             generations=self._generations,
-            roster=self._roster,
+            roster=roster,
             log=log.warning,
             lost=self._controller.worker_lost,
             certificates=self._certificates,
         )
-        self._workers.start()
-        self.running.workers = self._workers
-        self._spawn(self._tick_for_ever())
-        if self._certificates.any:
-            self._spawn(self._watch_certificates())
-        await runner.setup()
-        await web.SockSite(runner, admin_sock, ssl_context=self._certificates.admin).start()
-        await self._workers.all_listen()
-        self._serving = True
-        if self._handover is not None:
-            self._handover.retire(self._listeners)
+
+    def _announce_addresses(self, admin_sock: socket.socket) -> None:
+        admin = self._compiled.settings.admin
         with contextlib.suppress(OSError):  # whoever was to read it is gone: that ends nothing
             for address in dict.fromkeys(listener.address for listener in self._listeners):
                 self._announce(f"listening on {address}")
-            scheme = "http" if settings.admin.tls is None else "https"
-            self._announce(f"admin API on {_url(admin_sock, settings.admin.listen, scheme)}")
-        self._notify.ready(self._status())
+            scheme = "http" if admin.tls is None else "https"
+            self._announce(f"admin API on {_url(admin_sock, admin.listen, scheme)}")
 
     def _status(self) -> str:
         return f"serving on {', '.join(dict.fromkeys(listener.address for listener in self._listeners))}"
@@ -491,6 +488,33 @@ def _url(sock: socket.socket, asked: str, scheme: str) -> str:
     return asked if asked.startswith(sockets.UNIX) else f"{scheme}://{sockets.shown(sock)}"
 
 
+def _check_descriptors(settings: Settings, connections: int) -> None:
+    if len(settings.listen) * settings.workers >= MOST_FDS:
+        raise ConfigError(
+            [Problem("workers", f"{settings.workers} workers × {len(settings.listen)} addresses: too many")]
+        )
+    allowed = platform.allow_open_files(settings.workers, len(settings.listen))
+    scarce = platform.too_few_for(connections, settings.workers, len(settings.listen), allowed)
+    if scarce is not None:
+        log.warning("%s", scarce)
+
+
+def _lock(place: Place, state: Path | None, addresses: Sequence[str], held: contextlib.ExitStack[bool | None]) -> None:
+    lock = acquire(place.lock, state=state, addresses=addresses)
+    held.callback(lock.release)
+    if place.handover is None:
+        held.callback(place.lock.unlink)  # named after this process: nobody else will ever look for it
+
+
+def _passed(asked: Sequence[str], held: contextlib.ExitStack[bool | None]) -> list[socket.socket]:
+    """Return the sockets that a service manager passed."""
+    passed, names = sockets.inherited(os.environ)
+    for sock in passed:
+        held.callback(sock.close)
+    sockets.check_asked(passed, names, asked)
+    return passed
+
+
 def _probe(addresses: Sequence[str], passed: Sequence[socket.socket], left: roster.Left) -> None:
     ours = {sockets.shown(sock) for sock in passed}
     orphaned = _orphaned(left)
@@ -503,9 +527,16 @@ def _orphaned(left: roster.Left) -> Orphaned:
     return Orphaned([process.pid for process in left.orphans], left.paths if left.orphans else ())
 
 
-def _admin_socket(address: str, passed: Sequence[socket.socket]) -> socket.socket:
+def _admin_socket(
+    address: str, passed: Sequence[socket.socket], held: contextlib.ExitStack[bool | None]
+) -> socket.socket:
     for sock in passed:
-        if sockets.shown(sock) == address:
-            return sock.dup()
+        if sockets.shown(sock) == address:  # its path, if it has one, is the service manager's
+            passed_sock = sock.dup()
+            held.callback(passed_sock.close)
+            return passed_sock
     sockets.probe(address, key="admin.listen")
-    return sockets.open_admin(address)
+    opened = sockets.open_admin(address)
+    held.callback(opened.close)
+    held.callback(sockets.unlink_unix, address, sockets.path_identity(address))
+    return opened
