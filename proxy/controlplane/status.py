@@ -1,6 +1,6 @@
 """What people are shown: status, weights, endpoints, standings, why a visitor goes where, events and what is past.
 
-The services in force know it, the pure `view.py` gives it its form; nothing is changed here.
+The services in force know it, the pure `view.py` gives it its form; nothing is decided here.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def test_four_times_as_many_blocks_hold_no_more(tmp_path):
                     await one.block()
                 await one.settle()
                 found.append(one.held(0))
-            assert one.controller.state("web").weight_bp == 5000
+            assert one.controller.services.entry("web").state.weight_bp == 5000
         return found
 
     first, second = asyncio.run(main())
