@@ -94,6 +94,8 @@ class Worker:
         self.scarce_from = 0  # the descriptor from which on nearly all are taken
         self._accepting_held = False
         self._held_told = 0
+        self._second_due = 0
+        self._handover_due = 0
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._handover_path: str | None = None
         self._handover: socket.socket | None = None
@@ -381,9 +383,12 @@ class Worker:
                 self._accept_again()
             if self.access_log is not None:
                 self.access_log.flush()
-            if wheel.tick % _SECOND == 0:
+            # By what is due, not by the tick's number: a loop that was held up goes over several at once.
+            if wheel.tick >= self._second_due:
+                self._second_due = wheel.tick + _SECOND
                 self._second()
-            if self._orphan and wheel.tick % _HANDOVER_TICKS == 0:
+            if self._orphan and wheel.tick >= self._handover_due:
+                self._handover_due = wheel.tick + _HANDOVER_TICKS
                 self._look_for_successor()
             if self._drain_until:
                 self._drain_on(wheel.tick)

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
@@ -554,3 +555,19 @@ def test_a_request_that_has_just_arrived_is_no_idle_connection(lone):
         os.kill(process.pid, signal.SIGCONT)
     assert client.response().status == 200
     assert client.end() == "eof"
+
+
+@pytest.mark.slow
+def test_what_a_worker_looks_at_every_second_is_not_missed_when_it_was_held_up(lone):
+    """It goes over several ticks at once then, and over those that begin a second."""
+    lone.serve(None)
+    pid = lone.worker.process.pid
+    os.kill(pid, signal.SIGSTOP)
+    begin = time.time()
+    eventually(lambda: time.time() > begin + 2.5)
+    held_up_until = int(time.time())
+    os.kill(pid, signal.SIGCONT)
+    lone.sweeps(1)
+    answer = lone.client().request()
+    assert answer.status == 503
+    assert parsedate_to_datetime(answer.get("Date")).timestamp() >= held_up_until
