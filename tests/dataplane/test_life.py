@@ -431,14 +431,13 @@ def test_a_neighbours_accept_queue_is_adopted_while_it_is_silent():
 # ---------------------------------------------------------------- gauges and log
 
 
-def test_the_workers_row(gate):
-    gate.alone()
-    gate.serve(gate.backend())
-    worker = gate.worker
+def test_the_workers_row(lone):
+    lone.serve(lone.backend())
+    worker = lone.worker
     assert worker.row(layout.ROW_PID) == worker.process.pid
     same(lambda: worker.row(layout.ROW_GENERATION), worker.generation)
     accepted = worker.row(layout.ROW_ACCEPTED)
-    clients = [gate.client() for _ in range(3)]
+    clients = [lone.client() for _ in range(3)]
     assert clients[0].request().status == 200
     same(lambda: worker.row(layout.ROW_CONNECTIONS), 3)
     assert worker.row(layout.ROW_ACCEPTED) == accepted + 3

@@ -65,7 +65,7 @@ def allow(lone):
 
     def allow(count):
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, hard))
-        lone.sweeps(25)  # it looks every second
+        lone.sweeps(60)  # it looks every second, and sweeps at most twice in 50 ms
 
     return allow
 
@@ -111,7 +111,7 @@ def test_a_worker_without_descriptors_takes_the_next_generation(lone, crowded):
     for _ in range(3):
         lone.serve(backend)
     beat = lone.worker.row(layout.ROW_BEAT)
-    eventually(lambda: lone.worker.row(layout.ROW_BEAT) > beat + 25)  # it looks at itself every second
+    eventually(lambda: lone.worker.row(layout.ROW_BEAT) > beat + 60)  # it looks at itself every second
     assert lone.worker.process_count(layout.PROCESS_INTERNAL_ERRORS) == 0
     assert client.request().status == 200
 
@@ -127,7 +127,7 @@ def test_an_endpoint_for_which_no_descriptor_is_left_is_called_again_when_there_
     _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (1024, hard))
     assert client.request().status == 200
-    lone.sweeps(25)
+    lone.sweeps(60)
     assert lone.client().request().status == 200  # accepting was held for a moment
 
 
