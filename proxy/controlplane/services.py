@@ -82,9 +82,8 @@ class Services:
         self._latch = latch
         self._clock = clock
         self._counts: Mapping[str, ServiceCounts] | None = None  # of the table in force, `None` until they were read
-        self._read_for: list[
-            tuple[ServicePlan, str, str, Plan | None]
-        ] = []  # by what it is known which checks are read
+        # By what it is known which checks are read.
+        self._read_for: list[tuple[ServicePlan, str, str, Plan | None]] = []
 
     def collect(self) -> Snapshot:
         """Read what was counted, as every tick does."""

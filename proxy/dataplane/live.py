@@ -161,7 +161,6 @@ class LiveService:
         "header_name",
         "host_line",
         "idle_ns",
-        "in_flight",
         "lasting",
         "mint",
         "name",
@@ -198,7 +197,6 @@ class LiveService:
         self.exchange: type[Exchange] = LimitedExchange if spec.in_flight.limits else Exchange
         self.counters_at = counters_at
         self.user_at = counters_at + layout.SERVICE_USER_HDR
-        self.in_flight = 0
         self.weights = plane.control.words
         self.weight_at = 0
         self.opened_at = 0
@@ -251,7 +249,7 @@ class LiveService:
 
 
 class Plane:
-    """One generation in this worker. `in_flight` counts the exchanges that began with it."""
+    """One generation in this worker."""
 
     __slots__ = (
         "_queues",
@@ -259,7 +257,6 @@ class Plane:
         "counters",
         "counts",
         "generation",
-        "in_flight",
         "layout",
         "matcher",
         "only",
@@ -285,7 +282,6 @@ class Plane:
         self.counters = counters
         self.counts = counters.words
         self.layout = layout.counters_layout(table)
-        self.in_flight = 0
         self.response_parser = ResponseParser()
         self._queues = queues = queues or Queues()
         contexts = _Contexts()
