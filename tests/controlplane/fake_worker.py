@@ -73,7 +73,7 @@ class FakeWorker:
         if KNOBS.get("mute") == str(generation):
             return
         if KNOBS.get("refuse") == str(generation):
-            channel.send(self.channel, {"type": "refused", "generation": generation, "why": "does not please me"})
+            self.say({"type": "refused", "generation": generation, "why": "does not please me"})
             return
         table = from_plain(message["table"], RoutingTable)
         Segment.attach(fds[0], control_layout(table).hash)
@@ -81,14 +81,18 @@ class FakeWorker:
         self.layout = counters_layout(table)
         self.counters = Segment.attach(fds[1], self.layout.hash)
         self.board.words[row(self.slot) + ROW_GENERATION] = generation
-        channel.send(self.channel, {"type": "ack", "generation": generation})
+        self.say({"type": "ack", "generation": generation})
         if not first:
-            channel.send(self.channel, {"type": "released", "generation": generation - 1})
+            self.say({"type": "released", "generation": generation - 1})
             return
         for described, sock in self.listeners:
             if described["slot"] in (self.slot, None):
                 self.selector.register(sock, selectors.EVENT_READ, lambda sock=sock: self.accept(sock))
-        channel.send(self.channel, {"type": "listening"})
+        self.say({"type": "listening"})
+
+    def say(self, message):
+        with contextlib.suppress(OSError):  # the supervisor was killed: the next read says so
+            channel.send(self.channel, message)
 
     def on_drain(self, message, fds):
         self.stop_at = time.monotonic() + message["delay_s"]
@@ -124,18 +128,19 @@ class FakeWorker:
         except OSError:
             visit.close()
             return
+        orphan = {
+            "type": "orphan",
+            "slot": self.slot,
+            "pid": os.getpid(),
+            "listeners": [described for described, _ in self.listeners],
+            "controls": [],
+        }
+        try:
+            channel.send(visit, orphan, [sock.fileno() for _, sock in self.listeners])
+        except OSError:  # it was the dying supervisor's own: a killed process closes one thing after the other
+            visit.close()
+            return
         self.visit = visit
-        channel.send(
-            visit,
-            {
-                "type": "orphan",
-                "slot": self.slot,
-                "pid": os.getpid(),
-                "listeners": [described for described, _ in self.listeners],
-                "controls": [],
-            },
-            [sock.fileno() for _, sock in self.listeners],
-        )
         receiver = channel.Receiver()
 
         def read():
