@@ -7,6 +7,7 @@ already. Each rule is a generator of `(path, message)`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def check(document: Document, base: Path) -> None:
     """Report every broken rule of a normalised document whose relative paths are taken from `base`."""
     data = document.data if isinstance(document.data, dict) else {}
     services = [(("services", index), service) for index, service in mappings(data, "services")]
-    for loc, message in (*_findings(data, services), *_socket_paths(data, services, base), *_state(data, base)):
+    of_files = (*_socket_paths(data, services, base), *_state(data, base), *_access_log(data, base))
+    for loc, message in (*_findings(data, services), *of_files):
         document.report(loc, message)
     for loc, service in services:
         for name, plan in mapping(service, "rollouts").items():
@@ -144,6 +146,28 @@ def _state(data: dict[str, Any], base: Path) -> Iterator[Finding]:
         yield ("state",), f"is a directory: give the path of a file, such as {Path(text) / 'tidegate.db'}"
     elif not there.is_dir():
         yield ("state",), f"cannot be created: {there} is no directory: give another path"
+
+
+def _access_log(data: dict[str, Any], base: Path) -> Iterator[Finding]:
+    """Yield why the log's file could not be opened. Nothing is created to find that out."""
+    text = mapping(data, "access_log").get("path")
+    if not isinstance(text, str) or text in {"none", "-", ""} or "\0" in text:
+        return
+    path, loc = (base / text).absolute(), ("access_log", "path")
+    cure = "give it to the user that runs (owner, mode), or another path"
+    try:
+        there, is_directory, above = path.exists(), path.is_dir(), path.parent.is_dir()
+    except OSError as error:
+        yield loc, f"cannot be opened ({(error.strerror or 'unknown').lower()}): give another path"
+        return
+    if is_directory:
+        yield loc, f"is a directory: give the path of a file, such as {Path(text) / 'access.log'}"
+    elif there and not os.access(path, os.W_OK):
+        yield loc, f"cannot be written by this user: {cure}"
+    elif not above:
+        yield loc, f"cannot be opened, there is no directory {path.parent}: create it, or give another path"
+    elif not there and not os.access(path.parent, os.W_OK | os.X_OK):
+        yield loc, f"cannot be created, this user may not write in {path.parent}: {cure}"
 
 
 def _admin(data: dict[str, Any]) -> Iterator[Finding]:

@@ -83,6 +83,7 @@ via: false
 @pytest.fixture
 def whole(tmp_path):
     (tmp_path / "mon.token").write_text("from-a-file\n")
+    (tmp_path / "logs").mkdir()
     (tmp_path / "tidegate.yaml").write_text(WHOLE)
     return compile_file(tmp_path / "tidegate.yaml", {"TOKEN": "from-the-environment"})
 
@@ -190,6 +191,27 @@ def test_what_is_said_of_the_directory_of_the_state(tmp_path, monkeypatch):
         f"warning: state: {tmp_path / 'a'} does not exist, and this user may not create it in {tmp_path}: "
         "create it for the user that runs, or give another path"
     )
+
+
+def test_a_log_that_cannot_be_opened_is_told_before_anything_starts(tmp_path, monkeypatch):
+    def said(path):
+        try:
+            compile_text(f"access_log: {{path: {path}}}\n{SMALL}", {}, name="f", base=tmp_path)
+        except ConfigError as error:
+            return [str(problem) for problem in error.problems]
+        return []
+
+    (tmp_path / "old.log").touch()
+    assert [said(path) for path in ("new.log", "old.log", "none", '"-"', f"{tmp_path}/new.log")] == [[]] * 5
+    assert not (tmp_path / "new.log").exists()
+    head, cure = "f:1:20: access_log.path:", "give it to the user that runs (owner, mode), or another path"
+    no_directory = f"cannot be opened, there is no directory {tmp_path}/logs: create it, or give another path"
+    assert said("logs/a.log") == [f"{head} {no_directory}"]
+    assert said("a" * 300) == [f"{head} cannot be opened (file name too long): give another path"]
+    assert said(".") == [f"{head} is a directory: give the path of a file, such as access.log"]
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, who may do all
+    assert said("old.log") == [f"{head} cannot be written by this user: {cure}"]
+    assert said("new.log") == [f"{head} cannot be created, this user may not write in {tmp_path}: {cure}"]
 
 
 def test_notes_say_what_may_surprise():
