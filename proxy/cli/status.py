@@ -270,49 +270,12 @@ def _last(item: dict[str, Any]) -> list[str]:
 
 
 def line(event: dict[str, Any]) -> str:
-    """Return one event as one line."""
+    """Return one event as one line: when, which service, what, by whom, and how it came."""
     parts = [text.moment(event["time"]), event.get("service") or "-", event["type"]]
     if event.get("actor"):
         parts.append(f"by {event['actor']}")
-    if change := _change(event.get("before"), event.get("after")):
-        parts[-1] += ":"
-        parts.append(change)
-    if event.get("reason"):
-        parts.append(f"({event['reason']})")
-    if evidence := _evidence(event.get("evidence") or {}):
-        parts.append(evidence)
-    return text.printable(" ".join(str(part) for part in parts))
-
-
-def _change(before: Any, after: Any) -> str:
-    if not isinstance(before, dict) or not isinstance(after, dict):
-        return f"{before} -> {after}" if after is not None and after != before else ""
-    parts = []
-    for key, value in after.items():
-        if isinstance(value, dict | list) or value == before.get(key):
-            continue
-        name = "weight of new" if key == "new" else key
-        old, now = _told(key, before.get(key)), _told(key, value)
-        parts.append(f"{name} {now}" if old in {None, ""} else f"{name} {old} -> {now}")
-    return ", ".join(parts)
-
-
-def _told(key: str, value: Any) -> Any:
-    """Return a value of an event as people read it: weights are percent."""
-    return text.number(value, 2, "%") if key == "new" and isinstance(value, int | float) else value
-
-
-def _evidence(evidence: dict[str, Any]) -> str:
-    """Return the numbers of a decision about a limit, or which endpoint it is; other evidence is for `-o json`."""
-    if evidence.get(told.PROBLEMS) or evidence.get("what"):
-        return told.problems(evidence)
-    if evidence.get("url") is not None:
-        return ": ".join(part for part in (f"{evidence.get('version')} {evidence['url']}", evidence.get("why")) if part)
-    if evidence.get("metric") is None or evidence.get("value") is None:
-        return ""
-    found = f"{evidence['metric']} of {evidence.get('version', 'new')} is {_value(evidence, evidence['value'])}"
-    if evidence.get("limit") is not None:
-        found += f", limit {_value(evidence, evidence['limit'])}"
-    if evidence.get("n") is not None:
-        found += f", {text.number(evidence['n'], 0)} requests in {text.number(evidence.get('window_s'), 1)} s"
-    return found
+    said = f"{' '.join(parts)}: {told.predicate(event)}"
+    revision = (event.get("after") or {}).get("revision")
+    if revision not in (None, (event.get("before") or {}).get("revision")):
+        said += f" (revision {revision})"
+    return text.printable(said)

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from proxy.config.compile import CertificateFiles, Settings
@@ -44,12 +45,17 @@ class _InForce:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a look at the files found. `kind` is an event's: CertificatesRenewed or CertificateProblem."""
+    """What a look at the files found. `kind` is an event's: CertificatesRenewed or CertificateProblem.
+
+    `file`: which one it is about; `names` stand in the certificate in force, `shown_at` is who shows it.
+    """
 
     kind: str
     reason: str
-    where: str
+    file: str
     why: str
+    names: tuple[str, ...] = ()
+    shown_at: tuple[str, ...] = ()
 
 
 class Certificates:
@@ -108,7 +114,7 @@ class Certificates:
                 raise
             fresh = [files for files in self._held if files not in before[2]]
             self._show()
-            other = [Finding("CertificatesRenewed", "ConfigReloaded", str(files.cert), "") for files in fresh]
+            other = [self._found("CertificatesRenewed", "ConfigReloaded", files, files.cert) for files in fresh]
             return [*other, *self._look(time.time())]
 
     def _look(self, now: float) -> list[Finding]:
@@ -118,7 +124,7 @@ class Certificates:
                 found += self._again(files, held)
             wrong = held.pair.out_of_date(now)
             if wrong and not held.said_old:
-                found.append(Finding("CertificateProblem", "CertificateOutOfDate", str(files.cert), wrong))
+                found.append(self._found("CertificateProblem", "CertificateOutOfDate", files, files.cert, wrong))
             held.said_old = bool(wrong)
         return found
 
@@ -132,14 +138,19 @@ class Certificates:
             if why != before or why == held.said:
                 return []
             held.said = why
-            return [Finding("CertificateProblem", "CertificateUnusable", str(file), str(error))]
+            return [self._found("CertificateProblem", "CertificateUnusable", files, file, str(error))]
         changed = fresh.pair.pem != held.pair.pem
         held.pair, held.stamp, held.wrong, held.said = fresh.pair, fresh.stamp, "", ""
         if not changed:
             return []
         held.said_old = False
         self._show()
-        return [Finding("CertificatesRenewed", "FilesChanged", str(files.cert), "")]
+        return [self._found("CertificatesRenewed", "FilesChanged", files, files.cert)]
+
+    def _found(self, kind: str, reason: str, files: CertificateFiles, file: Path, why: str = "") -> Finding:
+        shown_at = [address for address, shown in self._entrances.items() if files in shown]
+        shown_at += ["the admin API"] if files == self._admin else []
+        return Finding(kind, reason, str(file), why, self._held[files].pair.names, tuple(shown_at))
 
     def _read_all(self, held: Mapping[CertificateFiles, _InForce]) -> dict[CertificateFiles, _InForce]:
         """Return all that are named, reading those that are not `held`."""

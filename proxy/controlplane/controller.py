@@ -42,6 +42,7 @@ from proxy.metrics.snapshot import ServiceCounts, Snapshot
 from proxy.rollout.analysis import evidence, reason_of, value
 from proxy.rollout.bench import action_of, kind_of
 from proxy.rollout.event import Breach, Tick, WorkerLost
+from proxy.rollout.effect import Note
 from proxy.rollout.plan import ROLLBACK, ServicePlan
 from proxy.rollout.state import PROGRESSING, ROLLED_BACK, ServiceState
 from proxy.routing.table import NEW, RoutingTable
@@ -292,10 +293,9 @@ class Controller:
                 made = move(entry.plan, entry.state, WorkerLost(slot, why), self.services.now())
                 self.commits.decide(made, self.services.entries)
 
-    def say_everywhere(self, kind: str, reason: str, numbers: Json) -> None:
-        """Tell every service something that concerns the whole and changes no state."""
-        for entry in self.services.entries.values():
-            self.commits.say(entry, kind, reason, numbers)
+    def say_of_all(self, note: Note) -> None:
+        """Tell something that concerns no single service and changes no state."""
+        self.commits.say_of("", note)
 
     async def next_tick(self, timeout_s: float) -> None:
         """Wait for the end of the next tick that judges every service, for up to `timeout_s`."""

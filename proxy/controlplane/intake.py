@@ -81,7 +81,7 @@ def take_in(
         was = version.new if version.was is None else version.was
         state = running.get(plan.name)
         if state is None:
-            state = _begin(taken, plan, stored, was, latched(plan.name), fresh, now)
+            state = _begin(taken, plan, stored, was, latched(plan.name), fresh, now, actor, reason)
         state = _change(taken, plan, state, was, version.new, salt(plan, fresh), now, actor, reason)
         state = _follow_plan(taken, plan, state, KEEP if plan.name not in running else choice, now, actor)
         if state.rollout is not None:
@@ -112,6 +112,8 @@ def _begin(
     latched: str | None,
     fresh: Callable[[], str],
     now: float,
+    actor: str,
+    reason: str,
 ) -> ServiceState:
     row = stored.rows.get(plan.name)
     has_new = bool(was.endpoints)
@@ -120,7 +122,7 @@ def _begin(
         state = ServiceState(
             weight_bp=weight, salt=salt(plan, fresh), has_new=has_new, live_since=now if weight else None
         )
-        note = Note("ServiceAdded", "config", "", {}, shown(state))
+        note = Note("ServiceAdded", actor, reason, {}, shown(state))
         taken.moves.append(Move(plan.name, ServiceState(), state, (Persist(note), Announce(note))))
     else:
         state = from_row(row, now, has_new=has_new)
@@ -158,9 +160,9 @@ def _change(
     if same(was, new):
         return state
     if new.endpoints:
-        changed = move(
-            plan, state, NewChanged(was.label, new.label, fresh_salt, fresh=False, actor=actor, reason=reason), now
-        )
+        urls = tuple(endpoint.url for endpoint in new.endpoints)
+        event = NewChanged(was.label, new.label, fresh_salt, fresh=False, actor=actor, reason=reason, endpoints=urls)
+        changed = move(plan, state, event, now)
         weight = (
             f"its weight is set from {percent(state.weight_bp)} % to 0 %" if state.weight_bp else "its weight is 0 %"
         )

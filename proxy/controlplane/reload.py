@@ -17,10 +17,21 @@ from proxy.controlplane.store import Store, Stored
 from proxy.errors import Refused, StateError
 from proxy.rollout.effect import Note
 from proxy.rollout.plan import ServicePlan
+from proxy.rollout.state import shown
 from proxy.rollout.told import PROBLEMS
 from proxy.routing.table import RoutingTable
 
 SHOWN_PROBLEMS = 20  # of a config that was refused, in its event
+# Where the key of the config is not the name of the field.
+KEYS = {
+    "block_s": "judge.block",
+    "initial_weight": "split.new",
+    "salt": "split.salt",
+    "watchdog_s": "watchdog",
+    "false_alarms": "judge.false_alarms",
+    "slow_start_s": "slow_start",
+    "close_tunnels_s": "on_rollback.tunnels",
+}
 
 log = logging.getLogger("tidegate.controller")
 
@@ -90,12 +101,16 @@ class Reloads:
             for name, what in changed.items():
                 numbers: Json = {"changed": what}
                 self._commits.say(entries[name], "ConfigChanged", order.reason, numbers, actor=order.actor)
+            for name, entry in running.items():
+                if name not in entries:
+                    gone = Note("ServiceRemoved", order.actor, order.reason, shown(entry.state), {})
+                    self._commits.say_of(name, gone)
         if not durable:
             taken.notes.append("the change is in force, but it could not be stored: a restart would not know it")
         return said(taken.notes)
 
     def _changed(self, plans: Sequence[ServicePlan], table: RoutingTable) -> dict[str, list[str]]:
-        """Return what a config would change of the services that stay, by name; what `new` is has its own event."""
+        """Return the keys that a config changes of the services that stay, by name; `new` has its own event."""
         running = self._services.entries
         services = {service.name: service for service in table.services}
         found: dict[str, list[str]] = {}
@@ -106,14 +121,14 @@ class Reloads:
                     (self._services.service(plan.name), services[plan.name]),
                 )
                 what = [
-                    field.name
+                    KEYS.get(field.name, field.name)
                     for before, after in pairs
                     for field in fields(before)
                     if field.name not in ("new", "thresholds_us", "ttfb_thresholds_us")
                     and getattr(before, field.name) != getattr(after, field.name)
                 ]
                 if what:
-                    found[plan.name] = what
+                    found[plan.name] = list(dict.fromkeys(what))
         return found
 
 

@@ -58,7 +58,7 @@ class Running:
         self._reloads = {"ok": 0, "failed": 0}
         self.workers: Workers | None = None
         self.certificates: Certificates | None = None
-        self.show_certificates: Callable[[Sequence[Finding]], None] = lambda _found: None
+        self.show_certificates: Callable[[Sequence[Finding], str], None] = lambda _found, _actor: None
         self.reloading: Callable[[], None] = lambda: None
         self.reloaded: Callable[[bool], None] = lambda _well: None
         self.draining = False
@@ -141,7 +141,8 @@ class Running:
                 compiled = await asyncio.to_thread(compile_file, source, dict(os.environ))
                 notes = await self._controller.reloads.reload(compiled.plans, compiled.table, order)
                 if self.certificates is not None and not order.dry_run:
-                    self.show_certificates(await asyncio.to_thread(self.certificates.take, compiled.settings))
+                    found = await asyncio.to_thread(self.certificates.take, compiled.settings)
+                    self.show_certificates(found, order.actor)
                 result = "ok"
             except ConfigError as error:
                 count = len(error.problems)

@@ -58,6 +58,8 @@ from proxy.controlplane.workers import Workers
 from proxy.errors import ConfigError, Problem, Refused, TidegateError
 from proxy.ipc.channel import MOST_FDS
 from proxy.ipc.layout import CONTROL_SEED, CONTROL_WEIGHT, FLAG_WATCHDOG_OFF
+from proxy.rollout.effect import Note
+from proxy.rollout.event import CONTROLLER
 from proxy.routing.table import NEW, RoutingTable
 
 NOW_S = 2.0  # what workers get to end at once
@@ -280,13 +282,12 @@ class Supervisor:
                 except OSError as error:  # no descriptor, no memory: the next look may have one
                     log.error("the certificates could not be looked at: %s", error)  # noqa: TRY400
 
-    def show_certificates(self, found: Sequence[Finding]) -> None:
-        """Tell everybody what a look at the certificates has found."""
+    def show_certificates(self, found: Sequence[Finding], actor: str = CONTROLLER) -> None:
+        """Tell everybody what a look at the certificates has found; `actor`: who had them looked at."""
         for one in found:
-            line = f"{one.where}: {one.why or 'another certificate is in force'}"
-            (log.warning if one.why else log.info)(line)
-            evidence = {"where": one.where, **({"why": one.why} if one.why else {})}
-            self._controller.say_everywhere(one.kind, one.reason, evidence)
+            evidence = {"file": one.file, "names": list(one.names), "shown_at": list(one.shown_at)}
+            evidence |= {"why": one.why} if one.why else {}
+            self._controller.say_of_all(Note(one.kind, actor, one.reason, {}, {}, evidence))
         if self._workers is not None and any(not one.why for one in found):
             self._workers.show_certificates()
 

@@ -53,6 +53,7 @@ class NewVersions:
                     actor=order.actor,
                     reason=order.reason,
                     if_match=order.if_match,
+                    endpoints=tuple(endpoint.url for endpoint in new.endpoints),
                 )
                 if new.endpoints
                 else NewRemoved(was.label, order.actor, order.reason, order.if_match)

@@ -183,7 +183,8 @@ class Restored:
 class NewChanged:
     """`new` is another version now (registered, or another one in a reloaded config).
 
-    `salt` is a fresh one; it is taken when `fresh` says so, or when the version before was rolled back.
+    `salt` is a fresh one; it is taken when `fresh` says so, or when the version before was rolled back. `endpoints`
+    are its addresses, for people.
     """
 
     was: str
@@ -193,6 +194,7 @@ class NewChanged:
     actor: str
     reason: str = ""
     if_match: int | None = None
+    endpoints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

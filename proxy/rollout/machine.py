@@ -537,6 +537,7 @@ def _new_changed(_plan: ServicePlan, state: ServiceState, event: NewChanged, _no
         event.reason,
         {**shown(state), "label": event.was},
         {**shown(after), "label": event.label},
+        {"endpoints": list(event.endpoints)} if event.endpoints else {},
     )
     return after, _replaced(state, note)
 

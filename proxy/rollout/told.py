@@ -26,6 +26,8 @@ MOST_PROBLEMS = 3  # in a sentence
 REMARKABLE = frozenset(
     {
         "RollbackVerified",
+MOST_NAMES = 3  # of a certificate, in a sentence
+HOOKS = ("HookCalled", "HookFailed")  # their reason is the hook's name
         "RollbackIneffective",
         "NoStable",
         "StableReady",
@@ -57,13 +59,15 @@ _REASONS = {
     "WorseThanSiblings": "it fails more than its siblings",
     "EjectionOver": "its time is over",
     "SiblingsOut": "too few others can serve",
-    "CertificateUnusable": "its files have changed and cannot be used: the one before stays",
+    "CertificateUnusable": "its files have changed and cannot be used, the one before stays",
     "CertificateOutOfDate": "clients will refuse it",
     "TtlOver": "the time that it was given for is over",
 }
 
 
 def pages_back(last: int) -> Iterator[tuple[int, int]]:
+    "TableRefused": "the workers cannot use the new table",
+    "Overtaken": "something else was decided while it was being stored",
     """Yield (since, until) of the pages in which events up to the number `last` are looked for, the newest first."""
     for until in range(last, max(0, last - PAGE * PAGES), -PAGE):
         yield max(0, until - PAGE), until
@@ -94,12 +98,18 @@ def last_move(events: Iterable[Json]) -> Json | None:
 
 
 def sentence(event: Json) -> str:
-    """Return what happened, with its numbers, as one sentence without the time's day if there is none."""
-    parts = [f"{event.get('service') or 'tidegate'} {_what(event)} at {moment(event['time'])}"]
+    """Return what happened, with its numbers, as one sentence."""
+    said = f"{event.get('service') or 'tidegate'} {_what(event)} at {moment(event['time'])}"
     if event.get("actor") not in (None, "", CONTROLLER):
-        parts[0] += f" by {event['actor']}"
+        said += f" by {event['actor']}"
     because = _because(event)
-    return f"{parts[0]}: {because}" if because else parts[0]
+    return f"{said}: {because}" if because else said
+
+
+def predicate(event: Json) -> str:
+    """Return what happened and why, for whoever shows service, time and actor beside it."""
+    what, because = _what(event), _because(event)
+    return f"{what}: {because}" if because else what
 
 
 def numbers(evidence: Json) -> str:
@@ -164,7 +174,7 @@ def duration(seconds: float) -> str:
 
 def _what(event: Json) -> str:
     before, after, kind = event.get("before") or {}, event.get("after") or {}, event["type"]
-    weight, was = f"{after.get('new')} %", f"{before.get('new')} %"
+    weight, was = f"{after.get('new', 0):g} %", f"{before.get('new', 0):g} %"
     evidence = event.get("evidence") or {}
     pauses = after.get("phase") == PAUSED != before.get("phase")
     paused = f"which paused its rollout in stage {after.get('stage')}" if pauses else ""
@@ -179,12 +189,15 @@ def _what(event: Json) -> str:
         "RolloutPaused": f"was paused at {weight} in stage {after.get('stage')}",
         "RolloutResumed": f"went on at {weight} in stage {after.get('stage')}",
         "RolloutCompleted": f"completed the rollout {after.get('plan')!r} at {weight}",
+    set_by_hand = f"the endpoint {after.get('url')} of {after.get('version')}"
+    named = after.get("label") or ", ".join(evidence.get("endpoints", ())) or "another version"
         "RolloutFinished": f"finished: {after.get('stable') or 'the new version'} is stable",
         "PlanKept": "kept the plan that its rollout was started with",
         "PlanRestarted": f"began a changed plan anew, at {weight}",
         "WeightsSet": f"was set from {was} to {weight}" + (f", {paused}" if paused else ""),
-        "NewChanged": f"got {after.get('label') or 'another version'} as its new version, at 0 %",
-        "NewRemoved": "has no new version any more",
+        "NewChanged": f"got {named} as its new version, at 0 %",
+        "NewRemoved": "has no new version any more" + (f", it was {before['label']}" if before.get("label") else ""),
+        "NewRefused": "goes on with the versions that it had",
         "NoStable": f"stays at {weight} although it should be rolled back: stable has no ready endpoint",
         "StableReady": "has a ready endpoint of stable again",
         "RollbackVerified": f"was seen to be back: nobody is sent to new, and {_stable(evidence)}",
@@ -193,17 +206,19 @@ def _what(event: Json) -> str:
         "LimitWouldFail": "would have broken a limit (dry run)",
         "SharedFault": "broke a limit that stable breaks too",
         "ControllerSilent": f"was not judged for {silent}, longer than the watchdog allows",
-        "WorkerLost": "lost a worker",
+        "WorkerLost": f"lost worker {evidence.get('slot')}",
         "ChangeUndone": f"is at {weight} as before: a change that was refused had been stored late, and was undone",
         "EventsLost": f"has lost {evidence.get('lost', 0):,} events",
-        "CertificatesRenewed": "is shown with a new certificate",
-        "CertificateProblem": "has a certificate that needs somebody",
-        "ServiceAdded": "came into the config",
-        "ServiceRemoved": "is in the config no more",
+        "FinishUndone": f"did not finish, and stays at {weight}",
+        "CertificatesRenewed": f"shows another certificate, {_certificate(evidence)}",
+        "CertificateProblem": f"has a certificate that needs somebody, {_certificate(evidence)}",
+        "ServiceAdded": f"came into the config, at {weight}",
+        "ServiceRemoved": f"is in the config no more, it was at {was}",
         "HookCalled": f"called the hook {event.get('reason')}",
-        "ConfigChanged": "is served by a changed config",
+        "HookFailed": f"called the hook {event.get('reason')} in vain",
+        "ConfigChanged": f"is served by a changed config ({', '.join(evidence.get('changed', ()))})",
         "ConfigRefused": "refused a config, and goes on by the one before",
-        "EndpointSet": "had an endpoint set by hand",
+        "EndpointSet": f"has {set_by_hand} set from {before.get('state')} to {after.get('state')}",
         "EndpointDown": f"sends nothing to {endpoint}",
         "EndpointUp": f"sends requests to {endpoint} again",
         "EndpointEjected": f"sends nothing to {endpoint} for {duration(evidence.get('out_s', 0))}",
@@ -223,6 +238,16 @@ def _because(event: Json) -> str:
     evidence, reason = event.get("evidence") or {}, event.get("reason") or ""
     if event["type"] == PROGRESS:
         return ""
+def _certificate(evidence: Json) -> str:
+    """Return which certificate it is: its file, the names in it, and who shows it."""
+    names, shown_at = evidence.get("names", ()), ", ".join(evidence.get("shown_at", ()))
+    more = len(names) - MOST_NAMES
+    names = ", ".join([*names[:MOST_NAMES], *([f"and {more} more"] if more > 0 else [])])
+    told = str(evidence.get("file", ""))
+    told += f" for {names}" if names else ""
+    return f"{told} at {shown_at}" if shown_at else told
+
+
     if event["type"] == "ConfigRefused":
         return problems(evidence)
     if event["type"] == "DrillOver" and evidence.get("decided_s") is not None:
@@ -237,6 +262,8 @@ def _because(event: Json) -> str:
     return "; ".join(told)
 
 
+    if event["type"] in HOOKS:
+        reason = _answer(evidence)
 def _drilled(evidence: Json) -> str:
     limit = f" by {evidence['limit']}" if evidence.get("limit") else ""
     took = f"it was decided{limit} within {duration(evidence['decided_s'])}"
@@ -247,6 +274,13 @@ def _drilled(evidence: Json) -> str:
 
 
 def _digits(number: float) -> str:
+def _answer(evidence: Json) -> str:
+    """Return how a hook ended; why it failed and what it said is told beside."""
+    if evidence.get("exit") is not None:
+        return f"it ended with exit code {evidence['exit']}"
+    return f"it answered {evidence['status']}" if evidence.get("status") is not None else ""
+
+
     """Return a number with at most three significant digits behind its whole part."""
     shown = f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
     return f"{number:.6f}".rstrip("0") if "e" in shown else shown

@@ -40,7 +40,7 @@ def test_events(admin):
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert len(lines) == 3
-    assert lines[0] == "2023-11-14 22:13:21.500Z web RolledBack by ops: revision 1 -> 2 (drill)"
+    assert lines[0] == "2023-11-14 22:13:21.500Z web RolledBack by ops: was rolled back from 0 %: drill (revision 2)"
     result = tidegate("events", "--since", 1, "-o", "json", "--admin", admin.url)
     assert json.loads(result.output) == {"events": admin.operations.journal[1:]}
     result = tidegate("events", "--last", 1, "--admin", admin.url)

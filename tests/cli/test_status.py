@@ -21,7 +21,7 @@ def test_status_shows_weights_versions_limits_and_the_last_event(admin):
     assert "web: idle, revision 2; rates and times of the last 10s" in text
     assert "PASS  error_rate of new <= 1%  is 0.2%  over 1,000 requests" in text
     assert "WeightsSet by local" in text
-    assert "WeightsSet by local: stable 100.0 -> 75.0, weight of new 0% -> 25%, revision 1 -> 2 (ramp)" in text
+    assert "WeightsSet by local: was set from 0 % to 25 %: ramp (revision 2)" in text
     assert "\x1b" not in text
     rows = [line.split() for line in text.splitlines()]
     row = ["new", "2.3.0", "25%", "12,345", "7", "3", "100", "0.2%", "4.2ms", "31.5ms"]
@@ -41,24 +41,13 @@ def test_json_is_the_apis_object():
 
 def test_a_rollback_is_shown_with_its_numbers():
     event = {"seq": 5, "time": 1700000000.25, "service": "web", "type": "RolledBack", "actor": "controller"}
-    event |= {"reason": "ErrorRateAboveLimit", "before": {"new": 50}, "after": {"new": 0, "label": "x"}}
+    event |= {"reason": "ErrorRateAboveLimit", "before": {"new": 50}, "after": {"new": 0, "revision": 8}}
     event["evidence"] = {"metric": "error_rate", "version": "new", "unit": "ratio", "value": 1.0, "limit": 0.01}
-    event["evidence"] |= {"n": 24, "window_s": 0.747, "blocks": [165, 167]}
+    event["evidence"] |= {"bad": 24, "n": 24, "window_s": 0.747, "blocks": [165, 167]}
     assert verb.line(event) == (
-        "2023-11-14 22:13:20.250Z web RolledBack by controller: weight of new 50% -> 0%, label x (ErrorRateAboveLimit) "
-        "error_rate of new is 100%, limit 1%, 24 requests in 0.7 s"
+        "2023-11-14 22:13:20.250Z web RolledBack by controller: was rolled back from 50 %: ErrorRateAboveLimit; "
+        "error_rate of new was 100 % (limit 1 %): 24 of 24 requests bad in 0.747 s (revision 8)"
     )
-
-
-def test_an_event_of_an_endpoint_says_which_and_why():
-    event = {"seq": 5, "time": 1700000000.25, "service": "web", "type": "EndpointDown", "actor": "controller"}
-    event |= {"reason": "ChecksFailed", "before": {"new": 5}, "after": {"new": 5}}
-    event["evidence"] = {"version": "stable", "url": "http://a:1", "why": "3 checks failed: 503"}
-    assert verb.line(event).endswith(
-        "EndpointDown by controller (ChecksFailed) stable http://a:1: 3 checks failed: 503"
-    )
-    event["evidence"] = {"version": "new", "url": "http://a:1"}
-    assert verb.line(event).endswith(" new http://a:1")
 
 
 def test_nothing_measured_yet_is_shown_as_nothing():
@@ -176,7 +165,7 @@ def test_a_service_that_came_is_said_with_what_it_began_with():
     after = {"new": 0, "phase": "idle", "revision": 1}
     event = {"time": 1_700_000_000.25, "service": "web", "type": "ServiceAdded", "actor": "config", "reason": ""}
     said = verb.line(event | {"before": {}, "after": after, "evidence": {}})
-    assert said.endswith("web ServiceAdded by config: weight of new 0%, phase idle, revision 1")
+    assert said.endswith("web ServiceAdded by config: came into the config, at 0 % (revision 1)")
 
 
 def test_a_refused_config_is_said_with_its_first_problems():
@@ -184,7 +173,8 @@ def test_a_refused_config_is_said_with_its_first_problems():
     evidence = {"what": "1 problem in t.yaml", "problems": ["t.yaml:3:1: stabel: unknown (did you mean stable?)"]}
     evidence["count"] = 1
     said = verb.line(event | {"reason": "ConfigInvalid", "before": {}, "after": {}, "evidence": evidence})
-    assert said.endswith("- ConfigRefused by SIGHUP (ConfigInvalid) t.yaml:3:1: stabel: unknown (did you mean stable?)")
+    why = "refused a config, and goes on by the one before: t.yaml:3:1: stabel: unknown (did you mean stable?)"
+    assert said.endswith(f"- ConfigRefused by SIGHUP: {why}")
 
 
 def test_a_limit_that_is_pass_waits_for_nothing_but_a_proof_that_lets_the_stage_go_on(admin):

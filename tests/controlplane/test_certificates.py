@@ -124,6 +124,7 @@ def test_one_that_runs_out_is_said_once_and_still_shown(issued):
     (found,) = certificates.look(until.timestamp() + 1)
     assert (found.kind, found.reason) == ("CertificateProblem", "CertificateOutOfDate")
     assert found.why == "the certificate expired on 2030-01-01"
+    assert (found.file, found.names, found.shown_at) == (str(files.cert), ("a.test",), (ADDRESS,))
     assert certificates.look(until.timestamp() + 2) == []
     assert names(certificates) == {ADDRESS: [["a.test"]]}
 
@@ -134,7 +135,9 @@ def test_the_admin_api_shows_the_new_one_in_the_same_context(issued, authority):
     assert certificates.any
     assert shown(certificates.admin, authority, "a.test")
     replaced(files, others)
-    assert kinds(certificates.look()) == RENEWED
+    (found,) = certificates.look()
+    assert kinds([found]) == RENEWED
+    assert (found.names, found.shown_at) == (("b.test",), ("the admin API",))
     assert shown(certificates.admin, authority, "b.test")
     assert names(certificates) == {}
 

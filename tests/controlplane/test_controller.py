@@ -960,3 +960,19 @@ async def test_another_config_is_told_with_who_brought_it_and_the_same_one_is_no
         ("ann", "it is noisy", {"changed": ["limits"]})
     ]
     assert told[0]["before"] == told[0]["after"]
+
+
+@running
+async def test_services_that_come_and_go_are_told_with_who_brought_the_config(start):
+    world = await start()
+    both = (PLAN, replace(PLAN, name="api"))
+    reload = world.controller.reloads.reload
+    await reload(both, table(service(), service("api")), Order("ann", "one more"))
+    await reload((PLAN,), TABLE, Order("SIGHUP"))
+    await world.settle()
+    told = [event for event in world.store.last_events(10) if event["service"] == "api"]
+    assert [(event["type"], event["actor"], event["reason"]) for event in told] == [
+        ("ServiceAdded", "ann", "one more"),
+        ("ServiceRemoved", "SIGHUP", ""),
+    ]
+    assert told[0]["after"]["new"] == told[1]["before"]["new"] == 10

@@ -1,0 +1,104 @@
+"""Every event says which thing it is about, what became of it, and why."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import proxy
+from proxy.rollout import told
+
+AT = {"new": 10, "phase": "idle", "revision": 4}
+SHOWN = {"file": "/etc/tls/shop.pem", "names": ["shop.test", "*.shop.test"], "shown_at": ["0.0.0.0:8443"]}
+ENDPOINT = {"version": "stable", "url": "http://a:1"}
+
+
+def event(kind, reason="", before=AT, after=AT, **evidence):
+    return {"seq": 1, "time": 1_700_000_000.25, "service": "web", "type": kind, "actor": "ann", "reason": reason} | {
+        "before": before,
+        "after": after,
+        "evidence": evidence,
+    }
+
+
+@pytest.mark.parametrize(
+    "which, said",
+    [
+        (
+            event("CertificatesRenewed", "FilesChanged", {}, {}, **SHOWN),
+            (
+                "shows another certificate, /etc/tls/shop.pem for shop.test, *.shop.test at 0.0.0.0:8443: "
+                "its files have changed"
+            ),
+        ),
+        (
+            event("CertificateProblem", "CertificateUnusable", {}, {}, **SHOWN, why="is encrypted: take it off"),
+            (
+                "has a certificate that needs somebody, /etc/tls/shop.pem for shop.test, *.shop.test at 0.0.0.0:8443: "
+                "its files have changed and cannot be used, the one before stays; is encrypted: take it off"
+            ),
+        ),
+        (
+            event("CertificateProblem", "CertificateOutOfDate", {}, {}, **SHOWN | {"names": list("abcde")}, why="old"),
+            (
+                "has a certificate that needs somebody, /etc/tls/shop.pem for a, b, c, and 2 more at 0.0.0.0:8443: "
+                "clients will refuse it; old"
+            ),
+        ),
+        (
+            event("EndpointSet", "its disk", ENDPOINT | {"state": "ready"}, ENDPOINT | {"state": "drain"}),
+            "has the endpoint http://a:1 of stable set from ready to drain: its disk",
+        ),
+        (
+            event("EndpointDown", "ChecksFailed", **ENDPOINT, why="3 checks failed: 503"),
+            "sends nothing to http://a:1 of stable: it does not pass its checks; 3 checks failed: 503",
+        ),
+        (
+            event("EndpointEjected", "WorseThanSiblings", **ENDPOINT, out_s=30.0, bad=9, n=20, why="45 % bad"),
+            "sends nothing to http://a:1 of stable for 30 s: it fails more than its siblings; 45 % bad",
+        ),
+        (
+            event("ConfigChanged", "too noisy", changed=["limits", "judge.block"]),
+            "is served by a changed config (limits, judge.block): too noisy",
+        ),
+        (event("ServiceAdded", "", {}, AT), "came into the config, at 10 %"),
+        (event("ServiceRemoved", "", AT, {}), "is in the config no more, it was at 10 %"),
+        (event("NewChanged", "", AT, AT | {"label": "2.3"}, endpoints=["http://b:1"]), "got 2.3 as its new version"),
+        (event("NewChanged", "", AT, AT, endpoints=["http://b:1", "http://c:1"]), "got http://b:1, http://c:1 as its"),
+        (event("NewRemoved", "", AT | {"label": "2.3"}, AT), "has no new version any more, it was 2.3"),
+        (
+            event("NewRefused", "TableRefused"),
+            "goes on with the versions that it had: the workers cannot use the new table",
+        ),
+        (
+            event("FinishUndone", "Overtaken"),
+            "did not finish, and stays at 10 %: something else was decided while it was being stored",
+        ),
+        (event("WorkerLost", "was ended by signal 9", slot=1), "lost worker 1: was ended by signal 9"),
+        (
+            event("HookCalled", "after_rollback", exit=0, output="paged ann"),
+            "called the hook after_rollback: it ended with exit code 0; paged ann",
+        ),
+        (
+            event("HookFailed", "after_rollback", status=500, body="no"),
+            "called the hook after_rollback in vain: it answered 500; no",
+        ),
+        (
+            event("HookFailed", "after_complete", why="no answer within 5 s"),
+            "called the hook after_complete in vain: no answer within 5 s",
+        ),
+        (event("EventsLost", "NotStored", {}, {}, lost=1200), "has lost 1,200 events: the state could not be stored"),
+    ],
+)
+def test_an_event_names_what_it_is_about_and_why(which, said):
+    assert told.predicate(which).startswith(said)
+    assert told.sentence(which).startswith("web ")
+    assert " by ann" in told.sentence(which)
+
+
+def test_every_event_that_is_made_has_a_sentence():
+    made = re.compile(r'(?:Note|\.say|News|_found)\([^"()]*(?:"(\w+)" if \w+ else )?"([A-Z]\w+)"')
+    sources = [path.read_text() for path in Path(proxy.__file__).parent.rglob("*.py")]
+    kinds = {kind for source in sources for found in made.findall(source) for kind in found if kind}
+    assert {"RolledBack", "EndpointDown", "CertificateProblem", "ServiceRemoved", "NewRefused"} <= kinds
+    assert [kind for kind in sorted(kinds) if " says " in told.sentence(event(kind))] == []
