@@ -90,9 +90,7 @@ def server_context(pem: str) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(ALPN)
-    # A client that negotiates again and again costs us far more than itself, and no HTTP client needs to.
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    _see_truncation(context)
+    _harden(context)
     context.load_cert_chain(pem, password=_no_passphrase)
     return context
 
@@ -143,7 +141,7 @@ def client_context(
         context.verify_mode = ssl.CERT_NONE
     if cert is not None:
         context.load_cert_chain(cert, key, password=_no_passphrase)
-    _see_truncation(context)
+    _harden(context)
     return context
 
 
@@ -177,7 +175,9 @@ def path_of(fd: int) -> str:
     return f"/proc/self/fd/{fd}"
 
 
-def _see_truncation(context: ssl.SSLContext) -> None:
+def _harden(context: ssl.SSLContext) -> None:
+    # To negotiate again and again costs us far more than whoever asks for it, and nothing in HTTP needs it.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     # Else OpenSSL takes a TCP end without close_notify, which anybody on the way can make, for the peer's own.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
 

@@ -1,4 +1,4 @@
-"""What a client can do to a TLS listener before there is TLS."""
+"""What a client can do to a TLS listener, and an endpoint to whoever asks it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import pytest
 
 from proxy.dataplane.downstream import _TURNED_AWAY_MOST
 from proxy.ipc import layout
-from proxy.routing.table import RequestLimits
-from proxy.tls import read_pair
-from tests.certificates import issue
+from proxy.routing.table import EndpointTls, RequestLimits
+from proxy.tls import client_context, read_pair
+from tests.certificates import ca_file, issue
 from tests.dataplane.conftest import IDLE
 from tests.dataplane.harness import LoneWorker, same
+from tests.dataplane.records import CLIENT, HANDSHAKE, SERVER, Writer, keyed
 from tests.dataplane.test_tls import TlsGate
+from tests.dataplane.wire import holding, request
 
 
 @pytest.fixture
@@ -74,3 +76,106 @@ def test_those_who_are_turned_away_take_nobodys_room(gate):
     first.sock.shutdown(socket.SHUT_RDWR)
     same(lambda: gate.worker.row(layout.ROW_CONNECTIONS), 0)
     assert gate.client().request().status == 200
+
+
+# ---------------------------------------------------------------- messages without data
+
+
+@pytest.fixture
+def written(authority, tmp_path):
+    """Return a function that connects, and returns the client with the writer of what it sends from here on."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    secrets = keyed(context, tmp_path)
+
+    def connect(gate):
+        client = gate.client(context=context)
+        return client, Writer(secrets, CLIENT, client.sock.cipher()[0])
+
+    return connect
+
+
+def send_records(stream, *records):
+    """Send what is encrypted already."""
+    socket.socket.sendall(stream.sock, b"".join(records))
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_client_that_sends_key_updates_without_end_is_let_go(tls, written, asks):
+    tls.serve(tls.backend())
+    client, writer = written(tls)
+    send_records(client, writer.record(request()))
+    assert client.response().status == 200
+    send_records(client, *(writer.key_update(asks=asks) for _ in range(1000)))
+    assert client.drain() in {"reset", "cut"}
+    tls.alone()
+
+
+def test_it_does_not_help_to_mix_them_with_a_little_data(tls, written):
+    tls.serve(tls.backend())
+    client, writer = written(tls)
+    send_records(client, writer.record(request("POST", "/", "Content-Length: 100000")))
+    send_records(client, *(writer.key_update(asks=False) + writer.record(b"x" * 10) for _ in range(1000)))
+    assert client.drain() in {"reset", "cut"}
+    tls.alone()
+
+
+def test_nor_to_leave_the_answers_unread(tls, written, release):
+    """Data pays for messages, but not while they pile up."""
+    tls.serve(tls.backend(holding(release, b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n" + bytes(8_000_000))))
+    client, writer = written(tls)
+    send_records(client, writer.record(request()))
+    client.head()
+
+    def flood():
+        for _ in range(5000):
+            send_records(client, writer.key_update(asks=True), *(writer.record(b"x") for _ in range(64)))
+
+    with pytest.raises(ConnectionError):
+        flood()
+
+
+def test_a_key_update_now_and_then_is_nothing_special(tls, written):
+    tls.serve(tls.backend())
+    client, writer = written(tls)
+    for _ in range(200):
+        update = writer.key_update(asks=True)
+        send_records(client, update, *(writer.record(bytes([byte])) for byte in request("GET", "/" + "x" * 40)))
+        assert client.response().status == 200
+
+
+def test_records_may_come_in_any_pieces(tls, written):
+    tls.serve(tls.backend())
+    client, writer = written(tls)
+    stream = b"".join(writer.key_update(asks=False) + writer.record(request()) for _ in range(3))
+    for size in (1, 2, 3, 4, 5, 7, 26, 27, 28, 31):
+        for at in range(0, len(stream), size):
+            send_records(client, stream[at : at + size])
+        assert [client.response().status for _ in range(3)] == [200] * 3
+        stream = b"".join(writer.record(request()[:9]) + writer.record(request()[9:]) for _ in range(3))
+
+
+@pytest.mark.parametrize("kind", ["key_update", "ticket"])
+def test_an_endpoint_that_answers_with_messages_of_tls_alone_is_left(gate, authority, tmp_path, kind):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 0
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    secrets = keyed(context, tmp_path)
+    ticket = b"\x04\0\0\x0f" + b"\0\0\x0e\x10" + b"\0\0\0\0" + b"\x01\0" + b"\0\x01t" + b"\0\0"
+
+    def flood(peer):
+        peer.request()
+        writer = Writer(secrets, SERVER, peer.sock.cipher()[0])
+        while True:
+            if kind == "key_update":
+                send_records(peer, writer.key_update(asks=True))
+            else:
+                send_records(peer, writer.record(ticket * 100, HANDSHAKE))
+
+    gate.serve(gate.backend(flood, tls=context), endpoint_tls=EndpointTls(ca=str(ca_file(authority, tmp_path))))
+    assert gate.client().request().status == 502
+    same(lambda: gate.judged(0), (1, {"reset": 1}))
+
+
+def test_an_endpoint_is_not_followed_into_a_renegotiation():
+    assert client_context().options & ssl.OP_NO_RENEGOTIATION
