@@ -16,9 +16,9 @@ from proxy.admin import observe, openapi, problem, report
 from proxy.admin.crowd import CROWD, Crowd, Runner
 from proxy.admin.events import STREAMS, Streams
 from proxy.admin.gate import Caller, Gate
+from proxy.admin.measured import MEASURED, Measured
 from proxy.admin.route import MAX_BODY, Call, Route, read_query
 from proxy.admin.routes import ROUTES
-from proxy.admin.track import TRACKS, Tracks
 from proxy.config.compile import AdminSettings
 from proxy.controlplane.operations import Operations
 
@@ -39,8 +39,7 @@ def build(operations: Operations, settings: AdminSettings) -> web.Application:
     app[report.REPORTING] = asyncio.Lock()
     app[observe.OPENAPI] = observe.document(openapi.document(ROUTES))
     app.on_shutdown.append(streams.close)
-    app[TRACKS] = tracks = Tracks(operations)
-    app.cleanup_ctx.append(tracks.follow)
+    app[MEASURED] = Measured(operations)
     for route in ROUTES:
         _add(app, route, gate, operations, crowd, public=route.path == "/metrics" and settings.public_metrics)
     return app

@@ -11,9 +11,9 @@ import time
 import orjson
 from aiohttp import web
 
+from proxy.admin.measured import MEASURED
 from proxy.admin.problem import HEADERS
 from proxy.admin.route import Call
-from proxy.admin.track import TRACKS
 from proxy.controlplane.operations import Json
 from proxy.errors import Refused
 from proxy.rollout import report, told
@@ -39,9 +39,9 @@ async def get_report(call: Call) -> web.StreamResponse:
     async with call.request.app[REPORTING]:
         events = await _events(call, name)
         item = call.operations.service(name)
-        tracks = call.request.app[TRACKS]
-        points = [*await tracks.past(name, report.started(name, events)), *tracks.points(name)]
-        body = await asyncio.to_thread(_rendered, kind, name, item, events, points)
+        now = time.time()
+        points = await call.request.app[MEASURED].of(name, report.span(name, events, now))
+        body = await asyncio.to_thread(_rendered, kind, name, item, events, points, now)
     headers = {**HEADERS, "Vary": "Accept"}
     return web.Response(body=body, content_type=kind, charset=None if kind == JSON else "utf-8", headers=headers)
 
@@ -87,8 +87,8 @@ async def _events(call: Call, name: str) -> list[Json]:
     return found
 
 
-def _rendered(kind: str, name: str, item: Json, events: list[Json], points: list[Json]) -> bytes:
-    found = report.build(name, item, events, points, round(time.time(), 3))
+def _rendered(kind: str, name: str, item: Json, events: list[Json], points: list[Json], now: float) -> bytes:
+    found = report.build(name, item, events, points, round(now, 3))
     if kind == JSON:
         return orjson.dumps(found)
     return (report.html(found) if kind == HTML else report.markdown(found)).encode()

@@ -17,6 +17,7 @@ one in which a rollback was decided is the last.
 A file that has become too large or too old is packed as `SERVICE.N.jsonl.gz` with the next number, and the oldest go:
 together they hold 2 GiB of lines (a week at 3.3 kB/s), which take a fifth of that on the disk, or less.
 Lines are gathered and written once a second by a thread of its own; what a kill -9 takes away is at most that second.
+Without a state file they are temporary files, two of 16 MiB for each service at most.
 A disk that fails or hangs is logged once, and blocks are lost: the judge does not wait. Of an append that fails no half
 line stays, and while a write hangs the newest minute of blocks waits in memory.
 
@@ -38,6 +39,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
+from tempfile import gettempdir
 from typing import IO, Any, NamedTuple, cast
 from urllib.parse import quote
 
@@ -54,6 +57,7 @@ from proxy.routing.table import NEW, STABLE, VERSIONS
 
 MOST_BYTES = 64 * 1024 * 1024
 MOST_AGE_S = 7 * 86_400.0
+PASSING_BYTES = 16 * 1024 * 1024  # without a state file
 KEPT = 32  # files of a service, the present one included
 PACKED = 3  # how hard old ones are packed
 FLUSH_S = 1.0
@@ -106,15 +110,22 @@ class _File:
 
 
 class Blocks:
-    """Writes the journals of all services into `directory`."""
+    """Writes the journals of all services into `directory`; `passing`: it goes with `close`."""
 
     def __init__(
-        self, directory: Path, *, most_bytes: int = MOST_BYTES, most_age_s: float = MOST_AGE_S, kept: int = KEPT
+        self,
+        directory: Path,
+        *,
+        most_bytes: int = MOST_BYTES,
+        most_age_s: float = MOST_AGE_S,
+        kept: int = KEPT,
+        passing: bool = False,
     ) -> None:
         self._directory = directory
         self._most_bytes = most_bytes
         self._most_age_s = most_age_s
         self._kept = kept
+        self._passing = passing
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tidegate-blocks")
         self._series: dict[str, _Series] = {}
         self._lines: dict[str, deque[_Line]] = {}
@@ -185,8 +196,14 @@ class Blocks:
                 self._hanging = True
             return
         self._flushed, self._hanging = now, False
-        lines, self._lines = self._lines, {}
-        self._writing = self._thread.submit(self._write, lines)
+        self.write()
+
+    def write(self) -> Future[None] | None:
+        """Give what was gathered to the thread, unless it still writes; return what it does, `None` for nothing."""
+        if self._lines and (self._writing is None or self._writing.done()):
+            lines, self._lines = self._lines, {}
+            self._writing = self._thread.submit(self._write, lines)
+        return self._writing
 
     def close(self) -> None:
         """Write what there is."""
@@ -194,6 +211,8 @@ class Blocks:
             self._thread.submit(self._write, self._lines)
             self._lines = {}
         self._thread.shutdown()
+        if self._passing:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def path(self, service: str) -> Path:
         """Return the present file of a service."""
@@ -233,7 +252,7 @@ class Blocks:
         failed: Exception | None = None
         for service, many in lines.items():
             try:
-                self._directory.mkdir(parents=True, exist_ok=True)
+                self._directory.mkdir(mode=0o700 if self._passing else 0o777, parents=True, exist_ok=True)
                 self._append(service, many)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the next blocks may go
                 failed = error
@@ -289,6 +308,20 @@ class Blocks:
         path.unlink()
         for old in olds[: max(0, len(olds) + 2 - self._kept)]:
             old.unlink()
+
+
+def blocks_beside(state: Path | None) -> Blocks | None:
+    """Return the journals beside a state file; without one, in a directory that goes with the process.
+
+    `None` when there is no place for temporary files.
+    """
+    if state is not None:
+        return Blocks(state.with_name(f"{state.name}.blocks"))
+    try:
+        directory = Path(gettempdir()) / f"tidegate-{token_hex(8)}.blocks"
+    except OSError:
+        return None
+    return Blocks(directory, most_bytes=PASSING_BYTES, kept=2, passing=True)
 
 
 def _olds(path: Path) -> list[Path]:

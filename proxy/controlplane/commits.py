@@ -28,6 +28,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
@@ -88,7 +89,7 @@ class Commits:
     `tasks`: what is under way. After a move that is in force `on_hook(service, hook, revision)` is told which hooks are
     to be asked by which state, and `on_owed(owed)` which are to be called and paid; `owes(move, hook)` says which those
     are (`None`: it is asked). `opened(service)` is called when `new` has got weight after it had none, and gives the
-    instant (s) from which it is judged.
+    instant (s) from which it is judged. `kept(move)` is what the event of a move that ends a rollout keeps of it.
     """
 
     def __init__(self, generations: Generations, store: Store, latch: Latch, journal: Journal, clock: Clock) -> None:
@@ -110,6 +111,7 @@ class Commits:
         self.on_owed: Callable[[Owed], None] = lambda _owed: None
         self.owes: Callable[[Move, CallHook], Owed | None] = lambda _made, _hook: None
         self.opened: Callable[[str], float] = lambda _service: self._now()
+        self.kept: Callable[[Move], Json] = lambda _made: {}
 
     def begin(
         self,
@@ -140,8 +142,9 @@ class Commits:
                 entry.rolled_back(one.after.reason, self._now())
         wall, found = self._clock.wall(), _found(more)
         events = [
-            self._journal.make(one.service, note, wall, {**found, **decided.get(one.service, {})})
+            self._journal.make(one.service, note, wall, {**found, **decided.get(one.service, {}), **kept})
             for one in moves
+            for kept in [_found(partial(self.kept, one)) if one.ends_rollout else {}]
             for note in one.notes
         ]
         now = self._now()

@@ -94,6 +94,7 @@ class Controller:
         self.status = status = Status(services, endpoints, journal, blocks)
         self.weights = Weights(services, status)
         self.versions = NewVersions(services, status)
+        commits.kept = status.rollout
         self.endpoint_changes = EndpointChanges(services, status, endpoints, store, journal, clock)
         self.reloads = Reloads(services, store, latch)
         self.rollouts = Rollouts(services, status, store, self.next_tick, reached)

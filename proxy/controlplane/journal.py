@@ -158,7 +158,7 @@ def _line(event: Json) -> str:
     parts += [
         f"{key}={value}"
         for key, value in event["evidence"].items()
-        if key != told.PROBLEMS and not (isinstance(value, str) and value in sentence)
+        if key not in (told.PROBLEMS, told.ROLLOUT) and not _in(sentence, value)
     ]
     # What people typed must not begin a line of its own.
     return "".join(char if char.isprintable() else " " for char in " ".join(parts))

@@ -67,6 +67,13 @@ class Move:
         return self.after.phase == ROLLED_BACK != self.before.phase and self.after.reason != DRILL
 
     @property
+    def ends_rollout(self) -> bool:
+        """Whether a rollout is over with it: rolled back (by no drill), finished, or its version is another one."""
+        if self.before.rollout is None or self.before.phase == ROLLED_BACK:
+            return False
+        return self.rolls_back or self.after.rollout is None
+
+    @property
     def opens(self) -> bool:
         """Whether `new` gets weight after it had none."""
         return self.before.weight_bp == 0 < self.after.weight_bp

@@ -101,7 +101,7 @@ class Operations(Protocol):
         """Yield stored and then live events with seq > since, until the supervisor ends."""
 
     async def past(self, name: str, since: float, until: float) -> list[Json]:
-        """Return what earlier supervisors measured from `since` to `until` (s since 1970), as points of a report."""
+        """Return what was measured while `since` < t <= `until` (s since 1970), as points of a report."""
 
     def histogram(self, name: str, version: int, window_s: float, phase: str) -> tuple[dict[int, int], float]:
         """Return sparse HDR counts (index → count) of `phase` ("total" | "ttfb") and the seconds they cover."""

@@ -233,7 +233,7 @@ class Running:
         return self._controller.status.follow_events(since)
 
     async def past(self, name: str, since: float, until: float) -> list[Json]:
-        """Return what earlier supervisors measured of a service, as points of a report."""
+        """Return what was measured of a service, as points of a report."""
         return await self._controller.status.past(name, since, until)
 
 

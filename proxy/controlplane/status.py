@@ -5,6 +5,7 @@ The services in force know it, the pure `view.py` gives it its form; nothing is 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 
@@ -13,13 +14,17 @@ from proxy.controlplane.blocks import Blocks
 from proxy.controlplane.endpoints import Endpoints
 from proxy.controlplane.entry import Entry
 from proxy.controlplane.journal import Journal
+from proxy.controlplane.move import Move
 from proxy.controlplane.operations import Json
 from proxy.controlplane.recall import recall
 from proxy.controlplane.services import Services
 from proxy.metrics.expose import ServiceStanding
+from proxy.rollout import told
 from proxy.rollout.machine import STABLE_NOT_READY
 from proxy.routing.split import seed_of
 from proxy.routing.table import NEW, STABLE
+
+WRITTEN_S = 1.0  # so long is waited for blocks that are being written
 
 
 class Status:
@@ -45,7 +50,7 @@ class Status:
             self._journal.last(name),
             now,
             self._why,
-            drilling=entry.drilling,
+            drilling=entry.drill is not None,
         )
 
     def standings(self) -> dict[str, ServiceStanding]:
@@ -95,9 +100,25 @@ class Status:
         """Yield events with a number above `since`, those to come too."""
         return self._journal.follow(since)
 
+    def rollout(self, made: Move) -> Json:
+        """Return what the event of a move that ends a rollout keeps of it: {"rollout": …}; {} before the start."""
+        services = self._services
+        entry = services.entries.get(made.service)
+        if entry is None:
+            return {}
+        counts, now = services.counts(made.service), services.now()
+        return {told.ROLLOUT: view.rollout(made.before, counts, entry.watch, services.history, now)}
+
     async def past(self, name: str, since: float, until: float) -> list[Json]:
         """Return what the block journal has of a service, as points of a report; empty without a journal."""
-        return [] if self._blocks is None else await recall(self._blocks.path(name).parent, name, since, until)
+        if self._blocks is None:
+            return []
+        # What is being written, and then what was gathered meanwhile. A disk that hangs has only what was before.
+        for _ in range(2):
+            writing = self._blocks.write()
+            if writing is not None:
+                await asyncio.wait((asyncio.wrap_future(writing),), timeout=WRITTEN_S)
+        return await recall(self._blocks.path(name).parent, name, since, until)
 
     def answer(self, entry: Entry, answer: Json, *, durable: bool, lowers: bool = False) -> Json:
         """Return the answer with what has to be said beside it."""

@@ -38,7 +38,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.config.compile import AdminSettings, Compiled, Settings
 from proxy.controlplane import listeners as sockets
 from proxy.controlplane import platform, roster
-from proxy.controlplane.blocks import Blocks
+from proxy.controlplane.blocks import blocks_beside
 from proxy.controlplane.board import Board
 from proxy.controlplane.certificates import LOOK_S, Certificates, Finding
 from proxy.controlplane.checks import Checks
@@ -180,7 +180,7 @@ class Supervisor:
             clock,
             self.switch,
             checks=Checks(clock),
-            blocks=None if store.path is None else Blocks(store.path.with_name(f"{store.path.name}.blocks")),
+            blocks=blocks_beside(store.path),
             reached=self._reached,
         )
 

@@ -80,8 +80,6 @@ def service_status(
 
     `why(service, version, url)` says why an endpoint is not simply ready, "" if it is.
     """
-    by_proof = state.rollout is not None and state.rollout.now_at.advance == PROVEN
-    shown = [STABLE, NEW] if counts.versions[NEW].endpoints else [STABLE]
     return {
         "weights": {
             "stable": percent(FULL - state.weight_bp),
@@ -97,13 +95,9 @@ def service_status(
             VERSIONS[version]: _version(
                 counts.name, version, counts.versions[version], watch.reach[version], history, why
             )
-            for version in shown
+            for version in _shown(counts)
         },
-        "limits": [
-            _limit(counts.name, verdict, state, history, by_proof=by_proof, of_stage=index >= watch.always)
-            for index, verdict in enumerate(watch.verdicts)
-            if verdict.limit.version in shown
-        ],
+        "limits": _limits(counts, watch, state, history),
         "last_event": last_event,
     }
 
@@ -132,6 +126,15 @@ def stage(state: ServiceState, watch: Watch, now: float) -> Json | None:
         "stages": [
             {"name": one.name, "weight": percent(one.weight_bp), "hold_s": one.hold_s} for one in rollout.plan.stages
         ],
+    }
+
+
+def rollout(state: ServiceState, counts: ServiceCounts, watch: Watch, history: History, now: float) -> Json:
+    """Return what is kept of a rollout that ends: a report shows it when the service is something else by then."""
+    return {
+        "labels": {name: counts.versions[version].label for version, name in enumerate(VERSIONS)},
+        "stage": stage(state, watch, now),
+        "limits": _limits(counts, watch, state, history),
     }
 
 
@@ -178,6 +181,19 @@ def percentile_ms(service: str, verdict: Verdict, history: History) -> float | N
 def unit(verdict: Verdict) -> str:
     """Return the unit of a limit's value."""
     return unit_of(verdict.limit)
+
+
+def _shown(counts: ServiceCounts) -> tuple[int, ...]:
+    return (STABLE, NEW) if counts.versions[NEW].endpoints else (STABLE,)
+
+
+def _limits(counts: ServiceCounts, watch: Watch, state: ServiceState, history: History) -> list[Json]:
+    by_proof = state.rollout is not None and state.rollout.now_at.advance == PROVEN
+    return [
+        _limit(counts.name, verdict, state, history, by_proof=by_proof, of_stage=index >= watch.always)
+        for index, verdict in enumerate(watch.verdicts)
+        if verdict.limit.version in _shown(counts)
+    ]
 
 
 def _limit(

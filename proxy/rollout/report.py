@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import takewhile
 from math import ceil, floor, log10
 from typing import Any
 
@@ -27,6 +28,7 @@ PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
 # The plots, in SVG units.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 960, 190, 64, 12, 22, 24
 TICKS = 8
+LAST_BLOCK_S = 1.0  # after a rollout's end: the block that led to it is written down after it
 GAP_S = 3.0  # without any measuring, from which a line has a gap
 # Steps of a time axis, in seconds.
 STEPS = (
@@ -48,55 +50,108 @@ MARK_LEAST = 14  # between two numbers of marks
 def build(service: str, item: Mapping[str, Any], events: Sequence[Json], points: Sequence[Json], now: float) -> Json:
     """Return the report of the last rollout of a service, or of what was done without one.
 
-    `item` is the service's object of `status`, `events` are in order, `now` is seconds since 1970.
+    `item` is the service's object of `status`, `events` are in order, `now` is seconds since 1970. Of a rollout that is
+    over the report is what it was at its end, whatever has become of the service since.
     """
-    mine = [event for event in events if event.get("service") == service and event["type"] != told.PROGRESS]
-    begun = max((index for index, event in enumerate(mine) if event["type"] == told.STARTED), default=None)
-    since = mine if begun is None else mine[begun:]
-    started = None if begun is None else since[0]["time"]
-    move = told.last_move(since)
-    over = move is not None and (move.get("after") or {}).get("phase") in ("rolled_back", "completed", "idle")
-    shown = [point for point in points if started is None or point["t"] >= started]
-    stage = item.get("stage")
+    mine, end = _course(service, events)
+    started = mine[0]["time"] if _is_rollout(mine) else None
+    move = told.last_move(mine)
+    ended = end["time"] if end is not None else _ended(move) if started is not None else None
+    if end is not None:
+        item = _as_it_ended(end)
     return {
         "service": service,
         "generated": now,
         "phase": item["phase"],
         "reason": item.get("reason") or None,
-        "plan": (since[0].get("after") or {}).get("plan") if started is not None else None,
+        "plan": (mine[0].get("after") or {}).get("plan") if started is not None else None,
         "started": started,
-        "ended": move["time"] if started is not None and over and move is not None else None,
+        "ended": ended,
         "headline": told.sentence(move) if move is not None else f"{service}: nothing was decided yet",
         "weights": {version: item["weights"][version] for version in VERSIONS},
         "labels": {version: (item["versions"].get(version) or {}).get("label", "") for version in VERSIONS},
-        "stages": _stages(stage, item["phase"], since),
-        "versions": {version: _sum(shown, version) for version in VERSIONS},
+        "stages": _stages(item.get("stage"), item["phase"], mine, ended),
+        "versions": {version: _sum(points, version) for version in VERSIONS},
         "limits": [dict(limit) for limit in item.get("limits", [])],
-        "decisions": [_decision(number, event) for number, event in enumerate(since, 1)],
-        "points": [_point(point) for point in shown],
+        "decisions": [_decision(number, event) for number, event in enumerate(mine, 1)],
+        "points": [_point(point) for point in points],
     }
 
 
-def started(service: str, events: Sequence[Json]) -> float | None:
-    """Return when the last rollout of a service was started (seconds since 1970), `None` if none was."""
-    times = [event["time"] for event in events if event["type"] == told.STARTED and event.get("service") == service]
-    return times[-1] if times else None
+def span(service: str, events: Sequence[Json], now: float) -> tuple[float, float] | None:
+    """Return the time (s since 1970) that the points of a report are wanted of, `None` when there is nothing to show.
+
+    It begins with the rollout or, without one, when `new` got weight.
+    """
+    mine, end = _course(service, events)
+    if _is_rollout(mine):
+        return mine[0]["time"], now if end is None else min(now, end["time"] + LAST_BLOCK_S)
+    opened = [event["time"] for event in mine if told.opens(event)]
+    return (opened[-1], now) if opened else None
 
 
-def _stages(stage: Mapping[str, Any] | None, phase: str, events: Sequence[Json]) -> list[Json]:
+def _course(service: str, events: Sequence[Json]) -> tuple[list[Json], Json | None]:
+    """Return what was decided about the last rollout, and the event that ended it, if one has.
+
+    After the end only that belongs to it which the end brought about. Without a rollout it is all that was decided.
+    """
+    mine = [event for event in events if event.get("service") == service and event["type"] != told.PROGRESS]
+    begun = max((index for index, event in enumerate(mine) if event["type"] == told.STARTED), default=0)
+    mine = mine[begun:]
+    place: int | None = None
+    for index, event in enumerate(mine):
+        if told.ROLLOUT in (event.get("evidence") or {}):
+            place = index
+        elif event["type"] in told.UNDONE:
+            place = None
+    if place is None:
+        return mine, None
+    after = takewhile(lambda event: not told.moves(event), mine[place + 1 :])
+    return [*mine[: place + 1], *(event for event in after if event["type"] in told.OUTCOMES)], mine[place]
+
+
+def _is_rollout(mine: Sequence[Json]) -> bool:
+    return bool(mine) and mine[0]["type"] == told.STARTED
+
+
+def _ended(move: Mapping[str, Any] | None) -> float | None:
+    """Return when a rollout was over of which no event says more."""
+    over = move is not None and (move.get("after") or {}).get("phase") in ("rolled_back", "completed", "idle")
+    return move["time"] if over and move is not None else None
+
+
+def _as_it_ended(end: Json) -> Json:
+    """Return what the service's object of `status` was when its rollout ended, as far as a report shows it."""
+    kept, before, after = end["evidence"][told.ROLLOUT], end["before"], end["after"]
+    back = after["phase"] == "rolled_back"
+    new = after["new"] if back else before["new"]
+    return {
+        "phase": after["phase"] if back else before["phase"],
+        "reason": end["reason"] if back else None,
+        "weights": {"stable": 100 - new, "new": new},
+        "versions": {name: {"label": label} for name, label in kept["labels"].items()},
+        "stage": kept["stage"],
+        "limits": kept["limits"],
+    }
+
+
+def _stages(stage: Mapping[str, Any] | None, phase: str, events: Sequence[Json], ended: float | None) -> list[Json]:
+    if stage is None:
+        return []
     entered = {
         (event.get("after") or {}).get("stage"): event["time"]
         for event in events
         if event["type"] in (told.STARTED, "StageEntered")
     }
-    if stage is None:
-        return []
     found = []
     for number, one in enumerate(stage.get("stages", [])):
         state = "done" if number < stage["index"] or phase == "completed" else "open"
         if number == stage["index"] and phase != "completed":
             state = {"rolled_back": "failed", "paused": "paused"}.get(phase, "current")
-        found.append({**one, "state": state, "entered": entered.get(one["name"])})
+        found.append({**one, "state": state, "entered": entered.get(one["name"]), "left": None})
+    been = [one for one in found if one["entered"] is not None]
+    for one, later in zip(been, [*(later["entered"] for later in been[1:]), ended], strict=True):
+        one["left"] = later
     return found
 
 
@@ -189,6 +244,9 @@ def _facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for version in VERSIONS:
         counts = report["versions"][version]
         rate = "-" if counts["error_rate"] is None else told.amount(counts["error_rate"], "ratio")
+        if not report["points"]:
+            yield f"Measured of {version}", "nothing"
+            continue
         yield f"Measured of {version}", f"{counts['requests']:,} requests, {counts['bad']:,} bad ({rate})"
     yield "Made", told.moment(report["generated"])
 
@@ -201,11 +259,11 @@ def _tables(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[li
                 f"{stage['weight']} %",
                 told.duration(stage["hold_s"]),
                 stage["state"],
-                "-" if stage["entered"] is None else told.moment(stage["entered"]),
+                *("-" if stage[when] is None else told.moment(stage[when]) for when in ("entered", "left")),
             ]
             for stage in report["stages"]
         ]
-        yield "Stages", ["stage", "weight of new", "hold", "state", "entered"], rows
+        yield "Stages", ["stage", "weight of new", "hold", "state", "entered", "left"], rows
     if report["limits"]:
         head = ["limit", "version", "bound", "value", "verdict", "requests", "needs", "judged", "action"]
         yield "Limits", head, [_limit(limit) for limit in report["limits"]]
@@ -298,7 +356,7 @@ def _plots(report: Mapping[str, Any]) -> Iterator[str]:
     points = report["points"]
     yield "<h2>Measured</h2>"
     if len(points) < 2:
-        yield "<p>There are no points to plot: nothing was measured since the process began, or only just now.</p>"
+        yield "<p>There are no points to plot: nothing was measured, or only just now.</p>"
         return
     begin, end = points[0]["t"] - points[0]["seconds"], points[-1]["t"]
     marks = [one for one in report["decisions"] if begin <= one["t"] <= end]

@@ -20,6 +20,10 @@ PAGES = 20  # so often at most, from the newest ones on
 
 PROGRESS = "ProgressReport"
 STARTED = "RolloutStarted"
+ROLLOUT = "rollout"  # in the evidence of the event that ended a rollout: its labels, stage and limits
+UNDONE = frozenset({"FinishUndone", "NewRefused"})  # what had ended a rollout was taken back
+# What an end brings about.
+OUTCOMES = frozenset({"RollbackVerified", "RollbackIneffective", "HookCalled", "HookFailed"})
 PROBLEMS = "problems"  # in the evidence of a config that was refused
 MOST_PROBLEMS = 3  # in a sentence
 # What events say that one did not move anything and is worth knowing after the last move.
@@ -86,6 +90,12 @@ def moves(event: Json) -> bool:
         and bool(after)
         and any(before.get(key) != after.get(key) for key in ("phase", "stage", "new", "plan"))
     )
+
+
+def opens(event: Json) -> bool:
+    """Tell whether `new` got weight with an event, after it had none."""
+    before, after = event.get("before") or {}, event.get("after") or {}
+    return bool(before) and bool(after) and not before.get("new") and bool(after.get("new"))
 
 
 def last_move(events: Iterable[Json]) -> Json | None:

@@ -1,12 +1,11 @@
 """GET …/report: the same report as JSON, Markdown or HTML; and the points for its plots."""
 
 import asyncio
-import copy
 
 import pytest
 
+from proxy.admin.measured import Measured
 from proxy.admin.report import accepted
-from proxy.admin.track import AFTER_S, APART_S, TRACKS, Track, Tracks
 from proxy.errors import Refused
 from tests.admin.fake import FakeOperations
 from tests.admin.serving import running, served
@@ -45,13 +44,14 @@ async def test_events_of_other_services_and_many_pages_are_no_obstacle():
 
 
 @running
-async def test_reports_are_made_one_at_a_time_and_the_past_is_read_once():
+async def test_reports_are_made_one_at_a_time():
     async with served() as api:
         await api.ask("POST", "/api/v1/services/web/rollout")
-        api.operations.journal[0]["time"] = 1.0  # a supervisor before this one started it
+        api.operations.past_points = [point(5.0)]
         found = await asyncio.gather(*(api.ask("GET", REPORT) for _ in range(3)))
-        assert len(api.operations.past_asked) == 1
         assert {value["service"] for value, _ in found} == {"web"}
+        # Each has begun where the one before ended.
+        assert [since for _, since, _ in api.operations.past_asked[1:]] == [5.0, 5.0]
 
 
 @pytest.mark.parametrize(
@@ -82,83 +82,9 @@ def test_nothing_acceptable_is_406(values):
 # --- points --------------------------------------------------------------------------------------------------------
 
 
-def seen(requests, bad=0, weight=10.0, p99=30.0, new=True):
-    def version(n, bad):
-        return {"requests": n, "bad": bad, "window": {"p50_ms": 4.0, "p95_ms": None, "p99_ms": p99}}
-
-    versions = {"stable": version(9 * requests, 0)} | ({"new": version(requests, bad)} if new else {})
-    return {"weights": {"stable": 100 - weight, "new": weight}, "versions": versions}
-
-
-def test_a_point_is_what_was_counted_between_two_looks():
-    track = Track()
-    track.look(seen(100), 1000.0)
-    track.look(seen(150, 3), 1005.0)
-    track.look(seen(160, 3, new=False), 1010.0)
-    first, second = track.points
-    assert (first["t"], first["seconds"], first["weight"]) == (1005.0, 5.0, 10.0)
-    assert first["new"] == {"requests": 50, "bad": 3, "p50_ms": 4.0, "p95_ms": None, "p99_ms": 30.0}
-    assert first["stable"]["requests"] == 450
-    assert "new" not in second
-
-
-def test_another_version_begins_at_0_and_a_clock_that_goes_back_adds_nothing():
-    track = Track()
-    track.look(seen(1000, 50), 1000.0)
-    track.look(seen(20, 1), 1005.0)
-    assert track.points[0]["new"]["requests"] == 20
-    track.look(seen(30, 1), 900.0)
-    assert len(track.points) == 1
-
-
-def test_however_long_it_runs_the_points_are_few_and_their_sums_exact():
-    track = Track(most=20)
-    for number in range(1000):
-        track.look(seen(7 * number, number, p99=float(number)), 1000.0 + 5 * number)
-    points = track.points
-    assert 10 <= len(points) <= 20
-    assert sum(point["new"]["requests"] for point in points) == 7 * 999
-    assert sum(point["new"]["bad"] for point in points) == 999
-    assert sum(point["seconds"] for point in points) == 5 * 999
-    assert (points[-1]["t"], points[-1]["new"]["p99_ms"]) == (1000.0 + 5 * 999, 999.0)
-    times = [point["t"] for point in points]
-    assert times == sorted(times)
-
-
-def test_a_track_begins_anew_with_a_rollout_and_ends_some_time_after_it():
-    track = Track()
-
-    def look(t, weight):
-        track.look(seen(int(t), weight=weight), t)
-
-    look(0.0, 0.0)
-    look(5.0, 0.0)
-    assert track.points == []  # nothing to report yet
-    look(10.0, 10.0)
-    look(15.0, 0.0)  # a drill: a short while without weight
-    look(20.0, 10.0)
-    assert len(track.points) == 3
-    look(25.0, 0.0)
-    look(20.0 + AFTER_S, 0.0)
-    many = len(track.points)
-    look(25.0 + AFTER_S, 0.0)
-    assert len(track.points) == many == 5
-    look(30.0 + AFTER_S + APART_S, 10.0)
-    assert len(track.points) == 1
-
-
-def test_tracks_follow_the_services_that_there_are():
-    operations = FakeOperations(("web", "api"))
-    operations.weight_bp["web"] = 1000
-    now = iter(range(100))
-    tracks = Tracks(operations, lambda: float(next(now)))
-    tracks.look()
-    tracks.look()
-    assert len(tracks.points("web")) == 1
-    assert tracks.points("api") == tracks.points("nope") == []
-    del operations.weight_bp["web"]
-    tracks.look()
-    assert tracks.points("web") == []
+def point(t, requests=10):
+    part = {"requests": requests, "bad": 1, "p50_ms": 4.0, "p95_ms": None, "p99_ms": 30.0}
+    return {"t": t, "seconds": 5.0, "weight": 10, "stable": part, "new": part}
 
 
 @running
@@ -166,28 +92,34 @@ async def test_the_points_come_into_the_report():
     async with served() as api:
         await api.ask("POST", "/api/v1/services/web/rollout")
         started = api.operations.journal[0]["time"]
-        track = api.run.app[TRACKS]._tracks["web"]
-        before = copy.deepcopy(api.operations.service("web"))
-        track._last = (started, before)
-        track.look(api.operations.service("web"), started + 5)
+        api.operations.past_points = [point(started + 5)]
         value, _ = await api.ask("GET", REPORT)
-        assert [point["t"] for point in value["points"]] == [started + 5]
+        assert [one["t"] for one in value["points"]] == [started + 5]
+        assert value["versions"]["new"] == {"requests": 10, "bad": 1, "error_rate": 0.1}
+        assert api.operations.past_asked[0][:2] == ("web", started)
 
 
 @running
-async def test_what_was_measured_before_the_supervisor_started_is_read_once_for_a_rollout():
+async def test_of_a_journal_only_what_is_new_is_read():
     operations = FakeOperations()
-    operations.past_points = [{"t": 1.0, "seconds": 1.0, "weight": 10}]
-    times = iter((1000.0, 1002.0, 1007.0, 1012.0))
-    tracks = Tracks(operations, lambda: next(times))
-    assert await tracks.past("web", None) == []
-    assert await tracks.past("web", 500.0) == await tracks.past("web", 500.0) == operations.past_points
-    assert operations.past_asked == [("web", 500.0, 1000.0)]
-    operations.weight_bp["web"] = 1000
-    for _ in range(3):
-        tracks.look()
-    await tracks.past("web", 500.0)
-    assert operations.past_asked[1:] == [("web", 500.0, 1002.0)]
-    # What this supervisor has seen from the beginning needs no past.
-    assert await tracks.past("web", 1002.0) == []
+    measured = Measured(operations)
+    assert await measured.of("web", None) == []
+    operations.past_points = [point(1005.0), point(1009.75)]
+    assert await measured.of("web", (1000.0, 1010.0)) == operations.past_points
+    operations.past_points = [point(1015.0)]
+    assert [one["t"] for one in await measured.of("web", (1000.0, 1016.0))] == [1005.0, 1009.75, 1015.0]
+    assert operations.past_asked == [("web", 1000.0, 1010.0), ("web", 1009.75, 1016.0)]
+    # What is over is read once; another rollout begins anew.
+    await measured.of("web", (1000.0, 1016.0))
     assert len(operations.past_asked) == 2
+    assert await measured.of("web", (2000.0, 2016.0)) == operations.past_points
+    assert operations.past_asked[2:] == [("web", 2000.0, 2016.0)]
+
+
+@running
+async def test_a_journal_that_could_not_be_read_is_read_again():
+    operations = FakeOperations()
+    measured = Measured(operations)
+    assert await measured.of("web", (1000.0, 1010.0)) == []
+    operations.past_points = [point(1005.0)]
+    assert await measured.of("web", (1000.0, 1010.0)) == operations.past_points

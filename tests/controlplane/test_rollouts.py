@@ -155,6 +155,33 @@ async def test_a_failing_version_is_rolled_back_by_evidence_and_the_rollback_is_
     )
 
 
+@pytest.mark.parametrize("way", ["failing", "a person", "another version", "no version"])
+def test_the_event_that_ends_a_rollout_keeps_what_it_was(way, tmp_path):
+    async def test(start):
+        world = await start(PLANS)
+        controller = world.controller
+        await controller.rollouts.start("web", None, ANN)
+        await flow(world, 5, bad=0 if way != "failing" else 10)
+        match way:
+            case "a person":
+                await controller.weights.rollback("web", ANN)
+            case "another version":
+                await controller.versions.put_new("web", "3", [C.url], ANN)
+            case "no version":
+                await controller.versions.delete_new("web", ANN)
+        kinds = {"another version": "NewChanged", "no version": "NewRemoved"}
+        kept = last(world, kinds.get(way, "RolledBack"))["evidence"]["rollout"]
+        assert kept["labels"] == {"stable": "1", "new": "2"}
+        assert (kept["stage"]["plan"], kept["stage"]["name"], len(kept["limits"])) == ("default", "canary", 2)
+        assert (way == "failing") is ("FAIL" in {limit["verdict"] for limit in kept["limits"]})
+        # It is over once: what comes after it keeps nothing.
+        await controller.weights.rollback("web", ANN)
+        ends = [one.event() for one in controller._journal._tail if "rollout" in one.event()["evidence"]]
+        assert len(ends) == 1
+
+    running(test)(tmp_path)
+
+
 @running
 async def test_a_rollback_that_does_not_help_is_said_to_be_ineffective(start):
     world = await start(PLANS)
@@ -334,6 +361,10 @@ async def test_v1_to_v2_to_v3_and_v3_gets_nobody_before_its_own_first_stage(star
     words = []
     world.on_switch = lambda: words.append([world.word(generation=one) for one in range(len(world.generations.live))])
     done = await world.controller.rollouts.finish("web", ANN)
+    kept = last(world, "RolloutFinished")["evidence"]["rollout"]
+    assert kept["labels"] == {"stable": "1", "new": "2"}
+    assert (kept["stage"]["plan"], kept["stage"]["index"], kept["stage"]["elapsed_s"]) == ("default", 2, 20.0)
+    assert [limit["metric"] for limit in kept["limits"]] == ["error_rate", "p99"]
     # The old generation keeps its word: whoever is still there goes on to v2, which is stable in the new one.
     assert words == [[10_000, 0]]
     assert (done["phase"], done["weights"]["new"], done["stage"]) == ("idle", 0, None)
@@ -1119,6 +1150,7 @@ async def test_a_drill_shuts_the_gate_by_the_very_limits_and_restores_everything
     # Nothing of it is left in what is judged or shown.
     await flow(world, 5)
     status = world.controller.status.service_status("web")
+    assert "rollout" not in last(world, "DrillShut")["evidence"]  # it has ended nothing
     assert status["versions"]["new"]["bad"] == 0
     assert all(one["verdict"] == "PASS" for one in status["limits"])
 

@@ -78,3 +78,50 @@ def test_a_rollout_from_pre_flight_to_replay(tmp_path, product, backends):
     other = json.loads(tidegate("replay", journal, "--limits", "error_rate=90%,p99=4500ms", "-o", "json").output)
     assert (other["rolled_back_at"], other["decisions"]) == (None, [])
     assert other["blocks"] == found["blocks"] > 3
+    assert report["versions"]["new"]["requests"] == requests_to_new(journal, report["started"])
+
+
+SHORT = """rollouts:
+      default:
+        stages:
+          - {name: canary, weight: 10%, hold: 1h}
+          - {name: full, weight: 100%, hold: 1h}
+"""
+
+
+def test_a_finished_rollout_is_reported_as_it_was(tmp_path, product, backends):
+    product = product(SHORT)
+    url = ("--admin", f"http://127.0.0.1:{product.admin}")
+
+    def verb(*args):
+        result = tidegate(*args, *url)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    product.start()
+    with backends.load(product.port, 200):
+        until_now(lambda: product.web()["versions"]["stable"]["requests"] > 50)
+        verb("rollout", "start")
+        until_now(lambda: product.web()["stage"]["requests"] > 20, 30)
+        verb("rollout", "promote")
+        until_now(lambda: product.web()["stage"]["requests"] > 100, 30)
+        verb("rollout", "promote")
+        labels = {version: one["label"] for version, one in product.web()["versions"].items()}
+        verb("rollout", "finish")
+        verb("rollback", "--reason", "nothing is left of it in the status")
+        report = json.loads(verb("report", "-o", "json"))
+        assert json.loads(verb("report", "-o", "json")) | {"generated": 0} == report | {"generated": 0}
+    assert product.end() == 0
+    assert (report["plan"], report["phase"], report["reason"]) == ("default", "completed", None)
+    assert report["labels"] == labels
+    assert [(one["name"], one["state"]) for one in report["stages"]] == [("canary", "done"), ("full", "done")]
+    assert [one["type"] for one in report["decisions"]][-2:] == ["RolloutCompleted", "RolloutFinished"]
+    assert {limit["metric"] for limit in report["limits"]} == {"error_rate", "p99"}
+    journal = tmp_path / "tidegate.db.blocks" / "web.jsonl"
+    assert report["versions"]["new"]["requests"] == requests_to_new(journal, report["started"]) > 120
+
+
+def requests_to_new(journal, since):
+    """Return how many requests to `new` a block journal has."""
+    blocks = [json.loads(line) for line in journal.read_text().splitlines()]
+    return sum(block["new"]["requests"] for block in blocks if block.get("t", 0) > since)

@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.rollout import told
-from proxy.rollout.report import TICKS, _measured, _scale, _ticks, _weights, build, html, markdown
+from proxy.rollout.report import (
+    LAST_BLOCK_S,
+    TICKS,
+    _measured,
+    _scale,
+    _ticks,
+    _weights,
+    build,
+    html,
+    markdown,
+    span,
+)
 
 T0 = 1_790_000_000.0
 EVIL = "<script>alert(1)</script>|`x`"
@@ -95,8 +106,6 @@ def test_points_become_rates_and_shares_and_their_sums_are_exact():
     found = made()
     assert found["points"][0]["new"] == {"rate": 1.0, "error_rate": 0.0, "p50_ms": 4.0, "p95_ms": 20.0, "p99_ms": 80.5}
     assert found["versions"]["new"] == {"requests": 500, "bad": 5, "error_rate": 0.01}
-    early = build("web", item(), EVENTS, points(begin=T0), T0 + 1000)
-    assert all(point["t"] >= T0 + 200 for point in early["points"])
 
 
 @pytest.mark.parametrize(
@@ -112,6 +121,78 @@ def test_stages_are_where_the_phase_says(phase, states):
     assert [one["state"] for one in found["stages"]] == states
     assert found["ended"] is None
     assert "still running" in markdown(found)
+
+
+KEPT = {
+    "labels": {"stable": "2.2.0", "new": "2.3.0"},
+    "stage": {"index": 2, "of": 3, "stages": STAGES},
+    "limits": LIMITS[:2],
+}
+FULL = RAMP | {"new": 100, "stage": "full", "revision": 5}
+DONE = FULL | {"phase": "completed", "revision": 6}
+AFTER = IDLE | {"revision": 7, "stable": "2.3.0"}
+FINISHED = [
+    event(2, "RolloutStarted", IDLE, CANARY, actor="ann"),
+    event(3, "StageEntered", CANARY, RAMP),
+    event(4, "StageEntered", RAMP, FULL),
+    event(5, "RolloutCompleted", FULL, DONE),
+    event(6, "RolloutFinished", DONE, AFTER, actor="ann", evidence={"rollout": KEPT}),
+]
+LATER = [
+    event(7, "HookCalled", AFTER, AFTER),
+    event(8, "EndpointDown", AFTER, AFTER),
+    event(9, "RolledBack", AFTER, AFTER | {"phase": "rolled_back"}, actor="bob"),
+    event(10, "RollbackVerified", AFTER, AFTER),
+]
+
+
+@pytest.mark.parametrize("later", range(len(LATER) + 1))
+def test_a_finished_rollout_is_shown_as_it_was_whatever_came_after_it(later):
+    now = item(phase="rolled_back", reason="OperatorRollback", stage=None, limits=[], versions={})
+    found = build("web", now, [*FINISHED, *LATER[:later]], points(), T0 + 2000)
+    assert (found["plan"], found["phase"], found["reason"]) == ("default", "completed", None)
+    assert (found["started"], found["ended"]) == (T0 + 200, T0 + 600)
+    assert found["labels"] == {"stable": "2.2.0", "new": "2.3.0"}
+    assert found["weights"] == {"stable": 0, "new": 100}
+    assert [limit["metric"] for limit in found["limits"]] == ["error_rate", "p99"]
+    assert [(one["state"], one["entered"], one["left"]) for one in found["stages"]] == [
+        ("done", T0 + 200, T0 + 300),
+        ("done", T0 + 300, T0 + 400),
+        ("done", T0 + 400, T0 + 600),
+    ]
+    kinds = [one["type"] for one in found["decisions"]]
+    assert kinds == [one["type"] for one in FINISHED] + ["HookCalled"] * (later > 0)
+    assert found["headline"].startswith("web finished: 2.3.0 is stable")
+
+
+def test_a_rolled_back_rollout_is_shown_as_it_was_when_other_weights_were_set_since():
+    back = event(6, "RolledBack", RAMP, BACK, reason="ErrorRateAboveLimit", evidence=FAILED | {"rollout": KEPT})
+    later = [event(7, "RollbackVerified", BACK, BACK), event(8, "WeightsSet", BACK, IDLE | {"new": 5})]
+    found = build("web", item(phase="idle", stage=None), [*EVENTS[:4], back, *later], points(), T0 + 2000)
+    assert (found["phase"], found["reason"], found["ended"]) == ("rolled_back", "ErrorRateAboveLimit", T0 + 600)
+    assert found["weights"] == {"stable": 100, "new": 0}
+    assert [one["type"] for one in found["decisions"]][-2:] == ["RolledBack", "RollbackVerified"]
+    assert [one["left"] for one in found["stages"]] == [T0 + 400, T0 + 600, None]
+
+
+@pytest.mark.parametrize("undone", ["FinishUndone", "NewRefused"])
+def test_a_finish_that_was_taken_back_has_ended_nothing(undone):
+    events = [*FINISHED, event(7, undone, DONE, DONE)]
+    found = build("web", item(phase="completed"), events, points(), T0 + 2000)
+    assert found["phase"] == "completed"
+    assert [one["type"] for one in found["decisions"]][-1] == undone
+
+
+def test_points_are_asked_of_the_rollout_alone():
+    assert span("web", FINISHED[:3], T0 + 500) == (T0 + 200, T0 + 500)
+    assert span("web", [*FINISHED, *LATER], T0 + 2000) == (T0 + 200, T0 + 600 + LAST_BLOCK_S)
+    assert span("web", FINISHED, T0 + 600.25) == (T0 + 200, T0 + 600.25)
+    by_hand = [event(1, "WeightsSet", IDLE, IDLE | {"new": 5}), event(2, "WeightsSet", IDLE | {"new": 5}, IDLE)]
+    again = event(3, "WeightsSet", IDLE, IDLE | {"new": 7})
+    assert span("web", by_hand, T0 + 900) == (T0 + 100, T0 + 900)
+    assert span("web", [*by_hand, again], T0 + 900) == (T0 + 300, T0 + 900)
+    assert span("web", [event(1, "EndpointDown", {}, {})], T0 + 900) is None
+    assert span("web", [], T0 + 900) is None
 
 
 def test_without_a_rollout_it_is_of_what_was_done():
@@ -220,7 +301,7 @@ def test_whatever_comes_from_elsewhere_is_escaped():
     for line in markdown(found).splitlines():
         assert "<script" not in line
         if line.startswith("|"):
-            assert line.replace("\\|", "").count("|") in {5, 6, 10}
+            assert line.replace("\\|", "").count("|") in {5, 7, 10}
 
 
 def test_markdown_has_the_same_tables_as_the_page():
