@@ -11,6 +11,8 @@ Rules:
 * A worker is killed (-9) and replaced when its beat does not change for 5 s, or when it does not acknowledge a table
   within 5 s; until it has said that it listens it has 30 s for both. The waiting is counted in our own sweeps and not
   by a clock: after the whole machine was stopped for a while, everybody starts counting again where they were.
+* A worker that refuses its first table serves nobody: it is killed and replaced like one that ends. Where none has ever
+  listened, that is the end of the start (`all_listen`): the next one would refuse it as well.
 * A new process is on the roster before it is given a socket.
 """
 
@@ -61,6 +63,7 @@ class _Worker:
     beat: int
     receiver: channel.Receiver = field(default_factory=channel.Receiver)
     listening: bool = False
+    serves: bool = False  # it has a table
     doomed: bool = False  # killed by us, not yet gone
     mute: bool = False  # it closed its channel: it is about to end, or could not be led any more
     sweeps: int = 0  # since it listens
@@ -101,7 +104,8 @@ class Workers:
         self._restarts: dict[int, asyncio.TimerHandle] = {}
         self._changed = asyncio.Event()
         self._ending = False
-        self.ended_total = 0  # workers that ended when nobody had asked them to
+        self._listened = False  # whether any worker ever did
+        self._refused = ""  # why the first table of all was, if it was
 
     # --- what the supervisor asks for ----------------------------------------------------------------------------
 
@@ -116,8 +120,13 @@ class Workers:
         return sum(worker.listening for worker in self._alive.values())
 
     async def all_listen(self) -> None:
-        """Return when every slot has a worker that listens."""
+        """Return when every slot has a worker that listens.
+
+        Raise `TidegateError` when one refuses the table before any has ever listened.
+        """
         while self.listening < self._slots:
+            if self._refused and not self._listened:
+                raise TidegateError(self._refused)
             await self._next_change()
 
     async def all_ended(self) -> None:
@@ -270,7 +279,6 @@ class Workers:
             if not awaited.answer.done():
                 awaited.answer.set_result(None)  # its successor starts with the current table
         if not self._ending:
-            self.ended_total += 1
             how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
             self._log(f"worker {worker.slot} (pid {worker.process.pid}) {how}: starting another")
             self._lost(worker.slot, how)
@@ -346,7 +354,7 @@ class Workers:
     def _hear(self, worker: _Worker, message: dict[str, Any]) -> None:
         kind = message.get("type")
         if kind == "listening":
-            worker.listening = True
+            worker.listening = self._listened = True
             worker.silent_sweeps = 0
         elif kind == "notice":
             self._log(f"worker {worker.slot}: {message['text']}")
@@ -357,6 +365,10 @@ class Workers:
             awaited = worker.awaited.pop(message["generation"], None)
             if awaited is not None and not awaited.answer.done():
                 awaited.answer.set_result(why)
+            worker.serves = worker.serves or why is None
+            if not worker.serves and not worker.doomed:
+                self._refused = f"worker {worker.slot} cannot use its first table: {message.get('why')}"
+                self._give_up(worker, f"cannot use its first table ({message.get('why')})")
         self._change()
 
     # --- waiting -------------------------------------------------------------------------------------------------

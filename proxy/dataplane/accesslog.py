@@ -2,7 +2,7 @@
 
 A worker appends lines to a buffer (1 µs each) and hands the buffer to the kernel once per sweep with O_APPEND, so
 that lines of several workers never mix within a write. No header is logged, so there is nothing to redact but the
-query of the target, which stays out as well. What cannot be written (disk full) is dropped and counted.
+query of the target, which stays out as well. What cannot be written (disk full, not open) is dropped and counted.
 """
 
 from __future__ import annotations
@@ -21,26 +21,34 @@ if TYPE_CHECKING:
     from proxy.dataplane.exchange import Exchange
 
 _STDOUT = 1
+_CLOSED = -1
 
 
 class AccessLog:
     """The log of one worker; `lost` counts lines that could not be written."""
 
-    __slots__ = ("_descriptor", "_lines", "_min_status", "_sample", "_skipped", "lost")
+    __slots__ = ("_descriptor", "_lines", "_min_status", "_sample", "_skipped", "lost", "path")
 
     def __init__(self, settings: Settings) -> None:
-        path = settings.path
-        assert path is not None
-        self._descriptor = (
-            os.dup(_STDOUT)
-            if path == "-"
-            else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        )
+        """Make a log that is not open yet."""
+        assert settings.path is not None
+        self.path = settings.path
+        self._descriptor = _CLOSED
         self._sample = settings.sample
         self._min_status = settings.min_status
         self._lines: list[bytes] = []
         self._skipped = 0.0
         self.lost = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is anything to write to."""
+        return self._descriptor != _CLOSED
+
+    def open(self) -> None:
+        """Open it; raise `OSError` where that cannot be. A pipe that nobody reads cannot, and is not waited for."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        self._descriptor = os.dup(_STDOUT) if self.path == "-" else os.open(self.path, flags, 0o640)
 
     def add(self, exchange: Exchange) -> None:
         """Note an exchange that is over."""
@@ -109,4 +117,6 @@ class AccessLog:
     def close(self) -> None:
         """Write the rest and close."""
         self.flush()
-        os.close(self._descriptor)
+        if self.is_open:
+            os.close(self._descriptor)
+            self._descriptor = _CLOSED

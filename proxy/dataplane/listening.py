@@ -1,7 +1,7 @@
 """The listening sockets of a worker, and what stands between one and the connections that it accepts.
 
-Every worker holds the sockets of all slots and accepts on its own. When a neighbour's beat stands still for 1 s
-(crashed, stopped, hung), it accepts on that one's socket too until the beat moves again: with SO_REUSEPORT the
+Every worker holds the sockets of all slots and accepts on its own. While a neighbour is absent for 1 s or
+more (crashed, stopped, hung, starting), it accepts on that one's socket too: with SO_REUSEPORT the
 kernel goes on dealing new connections to a socket whose owner is gone, and nobody else would ever accept them.
 `neighbours.py` says whose turn it is. Sockets without a slot (unix, inherited) are shared: everybody accepts.
 

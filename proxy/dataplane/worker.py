@@ -12,6 +12,7 @@ controller and the neighbours. Nothing else in this process runs on a timer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
@@ -48,6 +49,7 @@ from proxy.routing.table import RoutingTable, from_plain
 from proxy.tls import path_of, server_contexts
 
 _TICK_S = TICK_NS / 1e9
+_LATER_S = 0.0015  # uvloop rounds to whole milliseconds twice: without it, one in four came before its tick
 _SECOND = 20  # ticks
 _HANDOVER_TICKS = 4
 _DRAIN_IDLE = 2 * _SECOND  # for so long a drain waits for a request on an idle connection
@@ -236,7 +238,8 @@ class Worker:
             try:
                 self._switch(message, descriptors)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the generation in force stays
-                self._say({"type": "refused", "generation": message["generation"], "why": str(error)})
+                why = str(error) or repr(error)
+                self._say({"type": "refused", "generation": message["generation"], "why": why})
         elif kind == "certificates":
             self._take_certificates(message["listeners"], descriptors)
         elif kind == "drain":
@@ -297,7 +300,7 @@ class Worker:
             segments.append(control := Segment.attach(unused.pop(0), layout.control_layout(table).hash))
             segments.append(counters := Segment.attach(unused.pop(0), layout.counters_layout(table).hash))
             plane = Plane(generation, table, control, counters, self.pools, self.queues)
-            self._settle(table)  # may be refused: the access log cannot be opened
+            self._settle(table)  # may be refused: another access log cannot be opened
             plane.take_over()
         except Exception:
             self._forget()
@@ -322,6 +325,7 @@ class Worker:
             return
         if all(listener.serving for listener in own_listeners(self._listeners, self._slot)):
             self._listening = True
+            self._board.words[self._row + layout.ROW_ACCEPTING] = self._accepting()
             self._say({"type": "listening"})
         else:
             self.loop.call_later(_TICK_S if self._accepting_held else 0, self._check_listening)
@@ -335,14 +339,18 @@ class Worker:
         }
         request_parser = RequestParser(limits.head, limits.target, limits.headers, frozenset(watch))
         trusted_networks = tuple(ip_network(network, strict=False) for network in table.trusted_proxies)
-        access_log = AccessLog(table.access_log) if table.access_log.path is not None else None
+        access_log = self._access_log_of(table)
         # From here on nothing fails.
         if self.access_log is not None:
             self.access_log.close()
+            if access_log is not None:
+                access_log.lost = self.access_log.lost
         self.access_log = access_log
         self.request_parser = request_parser
         self.header_ticks = ticks(limits.header_timeout_s)
         self.keepalive_ticks = ticks(limits.keepalive_timeout_s)
+        if self.draining:
+            self._hurry()
         self.body_idle_ticks = ticks(limits.body_idle_timeout_s)
         self.body_idle_ns = round(limits.body_idle_timeout_s * 1e9)
         self.connection_limit = limits.connections
@@ -351,13 +359,42 @@ class Worker:
         self.via = table.via
         self.half_close = table.half_close == "allow"
 
+    def _access_log_of(self, table: RoutingTable) -> AccessLog | None:
+        """Return the log of a table; raise where another one than before cannot be opened.
+
+        One that was in force already, or is a new worker's first, must not keep clients from being served: what it
+        would hold is lost and counted until it can be opened.
+        """
+        if table.access_log.path is None:
+            return None
+        log, before = AccessLog(table.access_log), self.access_log
+        known = before if before is not None and before.path == log.path else None
+        try:
+            log.open()
+        except OSError as error:
+            fault = f"the access log {log.path} cannot be opened ({(error.strerror or 'unknown').lower()})"
+            if hasattr(self, "plane") and known is None:
+                raise ValueError(fault) from error
+            if known is None or known.is_open:
+                self.notice(f"{fault}: its lines are lost until it can be; make its directory, or mend owner and mode")
+        return log
+
+    def _open_access_log(self) -> None:
+        """Try again to open a log that could not be opened."""
+        log = self.access_log
+        if log is None or log.is_open:
+            return
+        with contextlib.suppress(OSError):
+            log.open()
+            self.notice(f"the access log {log.path} is open; {log.lost} lines were lost")
+
     # ---------------------------------------------------------------- the sweep
 
     def _sweep(self) -> None:
         now = monotonic_ns()
         wheel = self.wheel
         due = (now - self._began_ns) // TICK_NS + 1
-        late_us = (now - self._began_ns - (wheel.tick - 1) * TICK_NS) // 1000
+        late_us = (now - self._began_ns - wheel.tick * TICK_NS) // 1000
         try:
             # A loop that was held up turns the wheel as far as the time went.
             while wheel.tick < due:
@@ -368,9 +405,7 @@ class Worker:
             words[row + layout.ROW_LOOP_LAG_US] = max(0, late_us)
             words[row + layout.ROW_CONNECTIONS] = len(self.downstreams) - self.turned_away
             words[row + layout.ROW_ACCEPTED] = self.accepted
-            words[row + layout.ROW_ACCEPTING] = self._listening and not (
-                self._stop_accepting_at or self._accepting_held
-            )
+            words[row + layout.ROW_ACCEPTING] = self._accepting()
             words[row + layout.ROW_TUNNELS] = self.tunnels
             if hasattr(self, "plane"):
                 self._watch_controller()
@@ -395,7 +430,12 @@ class Worker:
         except Exception as error:  # noqa: BLE001 -- the sweep must go on
             self.internal_error(error)
         next_ns = self._began_ns + wheel.tick * TICK_NS
-        self.loop.call_later(max(0.001, (next_ns - monotonic_ns()) / 1e9), self._sweep)
+        self.loop.call_later(max(0.0, (next_ns - monotonic_ns()) / 1e9) + _LATER_S, self._sweep)
+
+    def _accepting(self) -> int:
+        if self._stop_accepting_at or self._accepting_held:
+            return layout.ACCEPTING_SHUT
+        return layout.ACCEPTING if self._listening else layout.ACCEPTING_NOT_YET
 
     def _second(self) -> None:
         self.date = formatdate(usegmt=True).encode()
@@ -405,6 +445,7 @@ class Worker:
         self.scarce_from = self.clients_below if may < 0 else may - _NEARLY_ALL
         if hasattr(self, "_board"):
             self._board.words[self._row + layout.ROW_RSS] = int(os.pread(self._statm, 100, 0).split()[1]) * _PAGE
+        self._open_access_log()
 
     def _watch_controller(self) -> None:
         """Send everything to `stable` while nobody judges (DESIGN §1, promise 7), where stable can serve."""
@@ -520,7 +561,10 @@ class Worker:
     def _look_for_successor(self) -> None:
         if self._handover is not None or self._handover_path is None:
             return
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:  # no descriptor: the next look may have one
+            return
         try:
             sock.settimeout(0.05)
             sock.connect(self._handover_path)
@@ -577,6 +621,9 @@ class Worker:
 
     def _drain(self, delay_s: float, timeout_s: float) -> None:
         """Keep accepting for `delay_s`, then finish what is open for up to `timeout_s`, then end."""
+        if not hasattr(self, "plane"):
+            self.loop.stop()  # who waits in our queue is a neighbour's: nobody can be served here
+            return
         if self._drain_until:
             return
         tick = self.wheel.tick
@@ -590,9 +637,7 @@ class Worker:
             return
         if not self.draining:
             self.draining = True
-            # A request may be on its way on an idle connection: it gets its answer, with `Connection: close`.
-            self.header_ticks = min(self.header_ticks, _DRAIN_IDLE)
-            self.keepalive_ticks = min(self.keepalive_ticks, _DRAIN_IDLE)
+            self._hurry()
             for downstream in self.downstreams:
                 if downstream.idle() and not downstream.buffer:
                     self.wheel.arm(downstream, _DRAIN_IDLE)
@@ -604,11 +649,20 @@ class Worker:
             # One turn of the loop more, so that what was written is flushed and ends are counted.
             self.loop.call_soon(self.loop.call_soon, self.loop.stop)
 
+    def _hurry(self) -> None:
+        # A request may be on its way on an idle connection: it gets its answer, with `Connection: close`.
+        self.header_ticks = min(self.header_ticks, _DRAIN_IDLE)
+        self.keepalive_ticks = min(self.keepalive_ticks, _DRAIN_IDLE)
+
     def _stop_accepting(self) -> None:
-        """Close the listening sockets, after their accept queues are empty."""
+        """Close the listening sockets, after their accept queues are empty.
+
+        Neighbours' too: one that is dead is not replaced any more. Only an orphan leaves them: they are a successor's.
+        """
         for listener in self._listeners:
+            ours = not self._orphan or listener.slot in (None, self._slot) or listener.accepting
             listener.rest()
-            if listener.slot is None or listener.slot == self._slot:
+            if ours:
                 for waiting in listener.take_queue():
                     self.loop.create_task(self._adopt(listener, waiting))
             listener.close()
@@ -620,10 +674,7 @@ class Worker:
 
     def on_signal(self) -> None:
         """TERM: finish what is open and end."""
-        if hasattr(self, "plane"):
-            self._drain(0.0, self.plane.table.drain.timeout_s)
-        else:
-            self.loop.stop()
+        self._drain(0.0, self.plane.table.drain.timeout_s if hasattr(self, "plane") else 0.0)
 
     def finish(self) -> None:
         """Leave nothing half written."""

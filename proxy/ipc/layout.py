@@ -51,9 +51,11 @@ ROW_WORDS = 16
     ROW_GENERATION,  # the generation in force
     ROW_STABLE_ONLY,  # 1 while the watchdog or a lost supervisor sends everything to stable
     ROW_ACCEPTED,  # connections accepted by this worker
-    ROW_ACCEPTING,  # 1 while it takes new connections
+    ROW_ACCEPTING,  # ACCEPTING_…: whether it takes new connections
     ROW_TUNNELS,  # open tunnels
 ) = range(10)
+# Not yet: it is starting, so its queue is its neighbours'. Shut: it drains, or has no descriptors left for clients.
+ACCEPTING_NOT_YET, ACCEPTING, ACCEPTING_SHUT = range(3)
 
 # Control: per service.
 CONTROL_SERVICE_WORDS = 4

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from proxy.controlplane.generations import Generations, ServiceWords
 from proxy.controlplane.listeners import inode, open_listeners, sockets_of
 from proxy.controlplane.roster import Roster, read
 from proxy.controlplane.workers import Workers
+from proxy.errors import TidegateError
 from proxy.routing.table import Endpoint, RoutingTable, Service, Version
 from tests.controlplane.waiting import until
 
@@ -131,7 +133,6 @@ def test_a_killed_worker_is_replaced_and_its_counts_are_kept(tmp_path):
             assert await it.ask() != first
             assert it.counted == 6
             assert any("signal 9" in line and str(first) in line for line in it.lines)
-            assert it.workers.ended_total == 1
 
     asyncio.run(main())
 
@@ -251,6 +252,30 @@ def test_a_refused_table_says_why(tmp_path):
     asyncio.run(main())
 
 
+def test_a_worker_that_refuses_its_first_table_is_replaced(tmp_path):
+    async def main():
+        async with fleet(tmp_path, 2, "refuse=2") as it:
+            await listening(it)
+            first, second = it.pids
+            await asyncio.wait_for(it.workers.switch(it.generations.create(TABLE, WORDS)), 30)  # both stay as they are
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: sum("first table" in line for line in it.lines) >= 2)  # again and again
+            assert it.pids[1] == second
+            said = r"worker 0 \(pid \d+\) cannot use its first table \(does not please me\): killed"
+            assert any(re.fullmatch(said, line) for line in it.lines)
+
+    asyncio.run(main())
+
+
+def test_the_start_ends_where_the_first_table_of_all_is_refused(tmp_path):
+    async def main():
+        async with fleet(tmp_path, 1, "refuse=1") as it:
+            with pytest.raises(TidegateError, match="worker 0 cannot use its first table: does not please me"):
+                await listening(it)
+
+    asyncio.run(main())
+
+
 def test_a_worker_that_dies_in_a_switch_does_not_hold_it_up(tmp_path):
     async def main():
         async with fleet(tmp_path, 1) as it:
@@ -275,7 +300,6 @@ def test_drained_workers_serve_until_the_delay_is_over_and_are_not_replaced(tmp_
             async with asyncio.timeout(10):
                 await it.workers.all_ended()
             assert it.lines == []
-            assert it.workers.ended_total == 0
 
     asyncio.run(main())
 

@@ -227,6 +227,7 @@ def test_drain_ends_connections_whose_answer_had_begun_before(lone, release):
     assert client.head().get("Connection") is None
     lone.worker.say({"type": "drain", "delay_s": 0, "timeout_s": 60})
     lone.sweeps(3)
+    lone.serve(lone.backend())  # a table that comes meanwhile gives idle connections no more time
     release.set()
     assert client.exactly(8) == b"halfhalf"
     assert client.end() == "eof"
@@ -260,6 +261,36 @@ def test_connections_in_the_accept_queue_are_served_before_the_end(lone):
     for client in clients:
         client.close()
     assert worker.process.wait(30) == 0
+
+
+def test_the_queue_of_a_neighbour_is_served_before_the_end(beside):
+    """Who is dead when a drain begins is not replaced any more."""
+    lone, theirs = beside
+    lone.worker.board.words[layout.row(1) + layout.ROW_ACCEPTING] = layout.ACCEPTING
+    lone.serve(lone.backend())
+    with socket.create_connection(theirs.getsockname(), timeout=30) as sock:
+        client = Client(sock)
+        client.send(request())
+        lone.worker.say({"type": "drain", "delay_s": 0, "timeout_s": 5})
+        assert client.response().status == 200
+    assert lone.worker.process.wait(30) == 0
+
+
+def test_a_worker_without_a_table_takes_nobody_with_it(monkeypatch):
+    """Whoever waits in its queue is left to those that can serve."""
+    monkeypatch.setattr(LoneWorker, "switch", lambda *_: None)
+    monkeypatch.setattr(LoneWorker, "expect", lambda *_, **__: None)
+    worker = LoneWorker(RoutingTable(()))
+    try:
+        with worker.connect() as sock:
+            worker.say({"type": "drain", "delay_s": 0, "timeout_s": 5})
+            assert worker.process.wait(30) == 0
+            worker.listener.settimeout(30)
+            accepted, _ = worker.listener.accept()
+            assert accepted.getpeername() == sock.getsockname()
+            accepted.close()
+    finally:
+        worker.close()
 
 
 @pytest.mark.slow
@@ -388,44 +419,57 @@ def test_an_orphan_calls_again_when_it_is_hung_up_on(orphanage):
         worker.close()
 
 
-@pytest.mark.slow
-def test_a_neighbours_accept_queue_is_adopted_while_it_is_silent():
+@pytest.fixture
+def beside():
+    """A worker whose neighbour, in slot 1, is the test itself."""
     with socket.socket() as theirs:
         theirs.bind(("127.0.0.1", 0))
         theirs.listen(64)
         theirs.settimeout(30)
-        address = theirs.getsockname()
         worker = LoneWorker(RoutingTable(()), neighbour=theirs)
         lone = Gate(worker)
         try:
-            lone.serve(lone.backend())
-            beat = layout.row(1) + layout.ROW_BEAT
-            with socket.create_connection(address, timeout=30) as sock:
-                assert Client(sock).request().status == 200
-            # The neighbour is back: its queue is its own again.
-            stop = threading.Event()
-
-            def live():
-                while not stop.wait(0.02):
-                    worker.board.words[beat] += 1
-
-            neighbour = threading.Thread(target=live)
-            neighbour.start()
-            lone.sweeps(3)
-            with socket.create_connection(address, timeout=30) as sock:
-                accepted, _ = theirs.accept()
-                assert accepted.getpeername() == sock.getsockname()
-                accepted.close()
-            assert lone.client().request().status == 200
-            # Its connections count against the limit of all workers together.
-            worker.board.words[layout.row(1) + layout.ROW_CONNECTIONS] = 20_000
-            lone.sweeps(2)
-            assert lone.client().response().status == 503
-            stop.set()
-            neighbour.join()
+            yield lone, theirs
             lone.close()
         finally:
             worker.close()
+
+
+@pytest.mark.slow
+def test_a_neighbours_accept_queue_is_adopted_while_it_is_absent(beside):
+    lone, theirs = beside
+    worker, address, row = lone.worker, theirs.getsockname(), layout.row(1)
+    lone.serve(lone.backend())
+
+    def adopted():
+        with socket.create_connection(address, timeout=30) as sock:
+            assert Client(sock).request().status == 200
+
+    adopted()  # it is silent
+    stop = threading.Event()
+
+    def live():
+        while not stop.wait(0.02):
+            worker.board.words[row + layout.ROW_BEAT] += 1
+
+    neighbour = threading.Thread(target=live)
+    neighbour.start()
+    lone.sweeps(30)
+    adopted()  # it beats, but accepts nobody
+    # The neighbour is back: its queue is its own again.
+    worker.board.words[row + layout.ROW_ACCEPTING] = layout.ACCEPTING
+    lone.sweeps(3)
+    with socket.create_connection(address, timeout=30) as sock:
+        accepted, _ = theirs.accept()
+        assert accepted.getpeername() == sock.getsockname()
+        accepted.close()
+    assert lone.client().request().status == 200
+    # Its connections count against the limit of all workers together.
+    worker.board.words[row + layout.ROW_CONNECTIONS] = 20_000
+    lone.sweeps(2)
+    assert lone.client().response().status == 503
+    stop.set()
+    neighbour.join()
 
 
 # ---------------------------------------------------------------- gauges and log
@@ -442,6 +486,12 @@ def test_the_workers_row(lone):
     same(lambda: worker.row(layout.ROW_CONNECTIONS), 3)
     assert worker.row(layout.ROW_ACCEPTED) == accepted + 3
     eventually(lambda: worker.row(layout.ROW_RSS) > 5_000_000, "the resident size")
+
+
+def test_a_sweep_comes_with_its_tick_and_not_before(gate):
+    begin, at = gate.worker.row(layout.ROW_BEAT), time.monotonic()
+    eventually(lambda: gate.worker.row(layout.ROW_BEAT) >= begin + 20, "20 sweeps")
+    assert time.monotonic() - at > 0.85  # the first and the last were perhaps seen late
 
 
 def log_lines(path, count):
@@ -479,6 +529,31 @@ def test_the_access_log(gate, tmp_path):
     assert (first["service"], first["host"], first["label"]) == ("web", "shop.test", "1")
     assert first["duration_ms"] >= 0
     assert "secret" not in path.read_text()
+
+
+@pytest.mark.slow
+def test_a_log_that_cannot_be_opened_keeps_nobody_from_being_served(tmp_path):
+    """A worker that replaces another must serve, whatever has become of the log's directory."""
+    path = tmp_path / "logs" / "access.log"
+    log = AccessLog(str(path))
+    worker = LoneWorker(RoutingTable((), access_log=log))
+    lone = Gate(worker)
+    try:
+        text = worker.expect("notice")["text"]
+        assert f"the access log {path} cannot be opened (no such file or directory): its lines are lost" in text
+        for _ in range(2):
+            lone.serve(lone.backend(), access_log=log)  # nor does another table with the same log matter
+            assert lone.client().request().status == 200
+        lone.sweeps(2)
+        path.parent.mkdir()
+        eventually(path.exists, "the log")
+        assert lone.client().request().status == 200
+        assert len(log_lines(path, 1)) == 1
+        said = [one["text"] for one in worker.hear() if one["type"] == "notice"]
+        assert said == [text, f"the access log {path} is open; 2 lines were lost"]
+        lone.close()
+    finally:
+        worker.close()
 
 
 def test_the_access_log_has_what_went_wrong(gate, tmp_path, release):

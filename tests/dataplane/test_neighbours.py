@@ -2,8 +2,17 @@
 
 import pytest
 
-from proxy.dataplane.neighbours import LOOKS, SILENT, Neighbours
-from proxy.ipc.layout import ROW_ACCEPTING, ROW_BEAT, ROW_CONNECTIONS, board_words, row
+from proxy.dataplane.neighbours import ABSENT, LOOKS, Neighbours
+from proxy.ipc.layout import (
+    ACCEPTING,
+    ACCEPTING_NOT_YET,
+    ACCEPTING_SHUT,
+    ROW_ACCEPTING,
+    ROW_BEAT,
+    ROW_CONNECTIONS,
+    board_words,
+    row,
+)
 
 SLOTS = 4
 
@@ -15,7 +24,7 @@ class Board:
         self.words = [0] * board_words(SLOTS)
         self.all = [Neighbours(slot, SLOTS) for slot in range(SLOTS)]
         for slot in range(SLOTS):
-            self.words[row(slot) + ROW_ACCEPTING] = 1
+            self.words[row(slot) + ROW_ACCEPTING] = ACCEPTING
 
     def hold(self, *connections):
         for slot, count in enumerate(connections):
@@ -67,7 +76,7 @@ def test_those_with_room_accept_for_the_crowded_who_then_rests(board):
 def test_a_crowded_worker_accepts_when_nobody_else_does(board):
     board.hold(900, 0, 0, 0)
     for slot in (1, 2, 3):
-        board.words[row(slot) + ROW_ACCEPTING] = 0
+        board.words[row(slot) + ROW_ACCEPTING] = ACCEPTING_SHUT
     board.look(5)
     assert 0 in board.who_accepts(0)
 
@@ -81,15 +90,32 @@ def test_a_crowded_worker_accepts_again_as_soon_as_who_had_room_stands_still(boa
 
 
 def test_a_silent_neighbours_queue_is_adopted_until_it_beats(board):
-    board.look(SILENT + 1, still={2})
+    board.look(ABSENT + 1, still={2})
     assert board.who_accepts(2) >= {0, 1, 3}
     board.look()
     assert board.who_accepts(2) == {2}
 
 
+def test_the_queue_of_who_does_not_come_to_accept_is_adopted_until_it_does(board):
+    board.words[row(2) + ROW_ACCEPTING] = ACCEPTING_NOT_YET
+    board.look(ABSENT - 1)
+    assert board.who_accepts(2) == {2}
+    board.look()
+    assert board.who_accepts(2) >= {0, 1, 3}
+    board.words[row(2) + ROW_ACCEPTING] = ACCEPTING
+    board.look()
+    assert board.who_accepts(2) == {2}
+
+
+def test_the_queue_of_who_drains_or_lets_clients_wait_is_left_alone(board):
+    board.words[row(2) + ROW_ACCEPTING] = ACCEPTING_SHUT
+    board.look(2 * ABSENT)
+    assert board.who_accepts(2) == {2}
+
+
 def test_connections_of_the_silent_count_for_the_limit_but_not_for_the_mean(board):
     board.hold(300, 300, 300, 900)
-    board.look(SILENT + 1, still={3})
+    board.look(ABSENT + 1, still={3})
     assert board.all[0].elsewhere == 1500
     assert board.who_accepts(0) == {0}
 

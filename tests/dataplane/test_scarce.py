@@ -140,6 +140,8 @@ def test_a_neighbours_queue_is_adopted_as_soon_as_there_is_a_descriptor_for_it()
         theirs.listen(64)
         worker = LoneWorker(IDLE, neighbour=theirs)
 
+        worker.board.words[layout.row(1) + layout.ROW_ACCEPTING] = layout.ACCEPTING
+
         def live():
             while not stop.wait(0.02):
                 worker.board.words[beat] += 1
