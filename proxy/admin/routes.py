@@ -181,8 +181,10 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         f"{SERVICE}/rollout/drill",
         rollouts.post_drill,
-        "Prove on the running system, by a failure that no client sees, that a breach shuts the gate",
+        "Prove on the running system, by failures that no client sees, that a breach shuts the gate; as a dry run: by "
+        "which limit, and how long it takes",
         role="operator",
+        query=(DRY_RUN,),
         body=bodies.Why,
         tag="rollout",
     ),

@@ -15,9 +15,10 @@ from proxy.cli import text
 from proxy.cli.client import Client, UsageError, connect
 from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile
 from proxy.cli.steer import Reason, warn
+from proxy.rollout import told
 
 HOOKS_S = 60.0  # before an order is answered its hooks may take their time
-DRILL_S = 60.0
+REACHED_S = 30.0  # what a drill takes beside its decision, at most
 NO_GO = 1
 
 IfMatch = Annotated[
@@ -136,6 +137,9 @@ def status(
 
 @rollout.command()
 def drill(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which limit would decide and how long it takes, shut nothing.")
+    ] = False,
     reason: Reason = "",
     admin: Admin = DEFAULT_ADMIN,
     token_file: TokenFile = None,
@@ -144,7 +148,15 @@ def drill(
     output: Output = Format.TEXT,
 ) -> None:
     """Prove that a breach shuts the gate in every worker, by a failure that no client sees; then all is as before."""
-    client = connect(admin, token_file, ca, timeout_s=DRILL_S)
+    wanted = _call(connect(admin, token_file, ca), service, "/drill", {}, dry_run=True)
+    if dry_run and output is Format.JSON:
+        typer.echo(json.dumps(wanted))
+        return
+    about, most = told.duration(wanted["expected_s"]), told.duration(wanted["most_s"])
+    typer.echo(f"{wanted['limit']} decides about {about} after the first failure, {most} at most", err=not dry_run)
+    if dry_run:
+        return
+    client = connect(admin, token_file, ca, timeout_s=wanted["most_s"] + REACHED_S)
     found = _call(client, service, "/drill", _why(reason))
     typer.echo(json.dumps(found) if output is Format.JSON else "\n".join(_drilled(found)))
     if found["drill"] != "passed":
@@ -178,7 +190,7 @@ def _named_or_read(plan: str) -> str | dict[str, Any]:
     from proxy.config.include import read_text
     from proxy.config.load import load
 
-    document = load(read_text(Path(plan)), os.environ, plan)
+    document = load(read_text(Path(plan), "a rollout plan"), os.environ, plan)
     if document.problems:
         raise document.error()
     found: Any = document.data

@@ -22,6 +22,7 @@ from proxy.controlplane.blocks import Blocks, Rules
 from proxy.controlplane.checks import Checks
 from proxy.controlplane.collector import Collector
 from proxy.controlplane.commits import Commits
+from proxy.controlplane.drill import Drills
 from proxy.controlplane.endpoint_changes import EndpointChanges
 from proxy.controlplane.endpoints import Endpoints
 from proxy.controlplane.entry import Entry
@@ -31,7 +32,7 @@ from proxy.controlplane.latch import Latch
 from proxy.controlplane.move import move
 from proxy.controlplane.operations import Json, Order
 from proxy.controlplane.reload import Reloads, said
-from proxy.controlplane.rollouts import DRILL_BAD, Rollouts
+from proxy.controlplane.rollouts import Rollouts
 from proxy.controlplane.services import Services, Switch
 from proxy.controlplane.silence import Silence
 from proxy.controlplane.status import Status
@@ -41,8 +42,9 @@ from proxy.controlplane.weights import Weights
 from proxy.metrics.snapshot import ServiceCounts, Snapshot
 from proxy.rollout.analysis import evidence, reason_of, value
 from proxy.rollout.bench import action_of, kind_of
-from proxy.rollout.event import Breach, Tick, WorkerLost
+from proxy.rollout.drill import FAILURES, made_up_by, sees
 from proxy.rollout.effect import Note
+from proxy.rollout.event import Breach, Tick, WorkerLost
 from proxy.rollout.plan import ROLLBACK, ServicePlan
 from proxy.rollout.state import PROGRESSING, ROLLED_BACK, ServiceState
 from proxy.routing.table import NEW, RoutingTable
@@ -54,8 +56,8 @@ TICK_S = 0.25  # between two ticks, unless a service has shorter blocks
 class Controller:
     """Decides for all services.
 
-    `services` are those in force, `status` shows them; `weights`, `versions`, `endpoint_changes`, `rollouts` and
-    `reloads` carry out orders about them.
+    `services` are those in force, `status` shows them; `weights`, `versions`, `endpoint_changes`, `rollouts`, `drills`
+    and `reloads` carry out orders about them.
     """
 
     def __init__(
@@ -92,12 +94,13 @@ class Controller:
             plans, table, commits, endpoints, generations, collector, latch, clock, switch, salts, checks
         )
         self.status = status = Status(services, endpoints, journal, blocks)
+        commits.kept = status.rollout
         self.weights = Weights(services, status)
         self.versions = NewVersions(services, status)
-        commits.kept = status.rollout
         self.endpoint_changes = EndpointChanges(services, status, endpoints, store, journal, clock)
         self.reloads = Reloads(services, store, latch)
-        self.rollouts = Rollouts(services, status, store, self.next_tick, reached)
+        self.rollouts = Rollouts(services, status, store)
+        self.drills = Drills(services, store, self.next_tick, reached)
         self._silence = Silence(services)
         self._ticked = asyncio.Event()
 
@@ -134,7 +137,7 @@ class Controller:
     async def close(self) -> None:
         """Store what is to be kept, wait for what is being stored, and end those who follow events."""
         for entry in self.services.entries.values():
-            entry.drilling = False
+            entry.drill = None
         self._ticked.set()
         self.rollouts.close()
         await self.commits.close(self.services.entries.values())
@@ -179,8 +182,8 @@ class Controller:
 
     def _judge(self, entry: Entry, counts: ServiceCounts, now: float, tick_s: float) -> None:
         watch = entry.watch
-        if entry.drilling:
-            watch.inject(DRILL_BAD)
+        if entry.drill is not None and not entry.drill.over:
+            watch.inject(FAILURES)
         watch.look(
             entry.plan,
             entry.state,
@@ -205,14 +208,14 @@ class Controller:
         # What only has to be said, and a pause, can wait until what is being stored is in force.
         if entry.pending is not None and (not breach.stable_ready or breach.action != ROLLBACK):
             return
-        if entry.drilling and breach.action == ROLLBACK:
+        if entry.drill is not None and not entry.drill.over and made_up_by(breach, entry.watch.limits):
+            if breach.action != ROLLBACK:
+                return
             breach = replace(breach, drill=True)
         made = move(entry.plan, entry.latest, breach, now)
         self.commits.decide(made, self.services.entries, partial(self._measured, entry, breach))
-        if breach.drill and entry.state.phase == ROLLED_BACK:
-            entry.drilled_ns, entry.drilled_by = self._clock.monotonic_ns(), breach.reason
-            entry.drilled_from = made.before
-            entry.drilling = False
+        if entry.drill is not None and breach.drill and entry.state.phase == ROLLED_BACK:
+            entry.drill.decided(self._clock.monotonic_ns(), breach.reason, made.before)
 
     def _measured(self, entry: Entry, breach: Breach) -> Json:
         """Return the value of the limit that fails: its percentile is looked up only after the gate is shut."""
@@ -224,9 +227,11 @@ class Controller:
 
     def _pass_time(self, entry: Entry, now: float) -> None:
         state = entry.state
-        if entry.pending is not None or now < entry.held_until or entry.drilling:
+        if entry.pending is not None or now < entry.held_until:
             return
         if state.phase == PROGRESSING and state.rollout is not None:
+            if entry.drill is not None:
+                return
             event = entry.watch.tick(state, now, entry.watch.percentile)
         elif state.expiry is not None or state.no_stable:
             event = Tick(entry.watch.stable_ready)
@@ -237,6 +242,8 @@ class Controller:
     def _tell(self, entry: Entry, now: float) -> None:
         for verdict in entry.watch.told(entry.state, now):
             limit = verdict.limit
+            if entry.drill is not None and sees(limit):
+                continue
             numbers = {**evidence(verdict), "action": action_of(limit, entry.state), "dry_run": limit.dry_run}
             self.commits.say(entry, kind_of(verdict), reason_of(verdict.limit), numbers)
 
@@ -245,7 +252,7 @@ class Controller:
         rollout = entry.state.rollout
         if rollout is None or rollout.plan.progress_report_s is None or entry.state.phase != PROGRESSING:
             entry.reported = now
-        elif now - entry.reported >= rollout.plan.progress_report_s:
+        elif entry.drill is None and now - entry.reported >= rollout.plan.progress_report_s:
             entry.reported = now
             shown = view.stage(entry.state, entry.watch, now)
             limits = [evidence(verdict) for verdict in entry.watch.verdicts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from proxy.controlplane.verify import Verification
 from proxy.controlplane.watch import Watch
@@ -23,24 +23,38 @@ from proxy.rollout.state import (
 from proxy.routing.table import NEW, Version
 
 
+@dataclass(slots=True)
+class Drill:
+    """A drill under way: failures are made up until it is `over`.
+
+    `decided_ns`, `reason`: the instant (CLOCK_MONOTONIC) and reason of the decision that they led to; `met`: the state
+    that it met, `None` before.
+    """
+
+    over: bool = False
+    decided_ns: int = 0
+    reason: str = ""
+    met: ServiceState | None = None
+
+    def decided(self, decided_ns: int, reason: str, met: ServiceState) -> None:
+        """Take note of the decision: no more failures are needed."""
+        self.over, self.decided_ns, self.reason, self.met = True, decided_ns, reason, met
+
+
 class Entry:
     """One service. `pending`: the state that is being stored before it comes into force; `quiet` is set without one.
 
     `back`: what is stored again of versions if something that acts at once comes before a `finish` that is pending.
     `held_until`: nothing that gives `new` more is tried before, because storing it failed. `verification`: of the last
-    rollback, while it lasts. `reported`: when progress was last told. `drilling`: synthetic failures are being added;
-    `drilled_ns`, `drilled_by`, `drilled_from`: the instant (CLOCK_MONOTONIC) and reason of the decision that they led
-    to, and the state that it met. `asking`: hooks are being asked before something is ordered; a rollback ends that.
+    rollback, while it lasts. `reported`: when progress was last told. `drill`: the one under way.
+    `asking`: hooks are being asked before something is ordered; a rollback ends that.
     """
 
     __slots__ = (
         "asking",
         "back",
         "dirty",
-        "drilled_by",
-        "drilled_from",
-        "drilled_ns",
-        "drilling",
+        "drill",
         "held_until",
         "pending",
         "plan",
@@ -60,10 +74,7 @@ class Entry:
         self.back: Mapping[tuple[str, str], Version | None] = {}
         self.dirty = False  # the state in force is not the stored one
         self.asking = False
-        self.drilling = False
-        self.drilled_ns: int | None = None
-        self.drilled_by = ""
-        self.drilled_from: ServiceState | None = None
+        self.drill: Drill | None = None
         self.held_until = 0.0
         self.reported = 0.0
         self.verification: Verification | None = None
@@ -81,10 +92,6 @@ class Entry:
             reasons.append(MAX_HOLD_OVER)
         for reason in (OPERATOR_ROLLBACK, NO_HEALTHY_ENDPOINT, *reasons):
             self.rollbacks.setdefault(reason, 0)
-
-    def begin_drill(self) -> None:
-        """Let synthetic failures be added from the next tick on."""
-        self.drilling, self.drilled_ns, self.drilled_by, self.drilled_from = True, None, "", None
 
     def rolled_back(self, reason: str, now: float) -> None:
         """Count a rollback, and begin to verify its effect."""

@@ -74,9 +74,10 @@ class Operations(Protocol):
         """Make the new version the stable one. Return the service's object."""
 
     async def drill(self, name: str, order: Order) -> Json:
-        """Shut the gate by a synthetic failure and restore it.
+        """Shut the gate by made-up failures and restore it.
 
-        Return {"drill": "passed" | "failed", "limit", "decided_s", "reached_s", "latched", "restored", "why"}.
+        Return {"drill": "passed" | "failed", "limit", "decided_s", "reached_s", "latched", "restored", "why"}; for a
+        dry run {"limit", "expected_s", "most_s"}. Refused: 409 where it cannot succeed, 503 when nothing can be stored.
         """
 
     async def put_new(self, name: str, label: str, endpoints: list[str], order: Order) -> Json:

@@ -50,7 +50,7 @@ async def preflight(
         *_measured(entry, plan, history),
         *_limits(entry, plan, counts, readings),
         *await _hooks(plan),
-        await _state(store),
+        await state(store),
     ]
     return {
         "go": all(finding["finding"] != NO_GO for finding in findings),
@@ -153,7 +153,8 @@ async def _unreachable(hook: Hook) -> str:
     return ""
 
 
-async def _state(store: Store) -> Json:
+async def state(store: Store) -> Json:
+    """Return the finding about the state store: whether it can be written."""
     try:
         await asyncio.wait_for(asyncio.wrap_future(store.probe()), CONNECT_S)
     except StateError as error:

@@ -1,4 +1,4 @@
-"""Rollouts: what people order about them, what their hooks answer, and the drill.
+"""Rollouts: what people order about them, what their hooks answer.
 
 Rules beside those of every order (`proxy.controlplane.services`):
 
@@ -17,7 +17,7 @@ Rules beside those of every order (`proxy.controlplane.services`):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,41 +35,28 @@ from proxy.controlplane.status import Status
 from proxy.controlplane.store import REGISTERED, STABLE_REGISTERED, Owed, Store
 from proxy.errors import ConfigError, Refused
 from proxy.rollout.effect import BEFORE_STAGE, CallHook
-from proxy.rollout.event import Finish, HookAnswered, Pause, Promote, Restored, Resume, Start
+from proxy.rollout.event import Finish, HookAnswered, Pause, Promote, Resume, Start
 from proxy.rollout.machine import allowed, running
 from proxy.rollout.plan import Hook, Plan
-from proxy.rollout.state import DRILL, PROGRESSING, ROLLED_BACK, ServiceState, shown
+from proxy.rollout.state import PROGRESSING, ServiceState, shown
 from proxy.routing.table import VERSIONS, Version
 
 BEFORE_START = "before_start"
 
-DRILL_MOST_S = 30.0
-REACHED_MOST_S = 5.0
-REACHED_EVERY_S = 0.01
-DRILL_BAD = 200  # synthetic failures per tick
-
 
 class Rollouts:
-    """Carries out the orders about rollouts, and calls hooks.
-
-    `next_tick(s)` waits for the next tick that judges every service; `reached(service, ns)` tells whether every worker
-    has shown since that instant that it sends nobody to `new`.
-    """
+    """Carries out the orders about rollouts, and calls hooks."""
 
     def __init__(
         self,
         services: Services,
         status: Status,
         store: Store,
-        next_tick: Callable[[float], Awaitable[None]],
-        reached: Callable[[str, int], bool],
     ) -> None:
-        self.reached = reached
         self._services = services
         self._status = status
         self._commits = services.commits
         self._store = store
-        self._next_tick = next_tick
         self._calls: set[asyncio.Task[Answer]] = set()  # of hooks that have not answered
         self._closed = False
         self._commits.on_hook = self._asked
@@ -256,6 +243,7 @@ class Rollouts:
             "HookFailed",
             f"the hook {name} did not say go; nothing was changed",
             cure="look at what it said, mend it, and repeat the request",
+            command="mend what it said, and try again",
             extra={"phase": entry.state.phase, "allowed": allowed(entry.state), **said},
         )
 
@@ -311,88 +299,16 @@ class Rollouts:
             **{key: value for key, value in shown(state).items() if key in ("phase", "new", "revision")},
         }
 
-    # --- drill ---------------------------------------------------------------------------------------------------
-
-    async def drill(self, name: str, order: Order) -> Json:
-        """Prove on the running system that a breach reaches weight 0 in every worker; return what it took.
-
-        Failures that no client had are added to what the judges see of `new` (to nothing else), so that the very
-        limits, judges, transition table, control words and latch that a real breach would use are used. It is waited
-        until every worker has shown since the decision that it sends nobody to `new`. Then everything is as before:
-        same salt, same users, same stage, whose judging begins anew; users of `new` are on stable meanwhile. Killed in
-        between, the gate stays shut.
-
-        Returns {"drill": "passed" | "failed", "limit", "decided_s", "reached_s", "latched", "restored", "why"}: seconds
-        from the first injection to the decision, and from that until every worker had it (`None`: not all did).
-
-        Nobody else waits for it; what is ordered meanwhile stands.
-
-        What it does not prove: that the workers would have counted a real failure (no request fails), that stable can
-        carry the traffic for longer than this took, that hooks work (none is called), nor how fast a failure of a few
-        percent would be seen: everything that is injected is bad. A real breach meanwhile is seen again afterwards.
-        """
-        return await self._commits.run(self._drill(self._services.entry(name), order))
-
-    async def _drill(self, entry: Entry, order: Order) -> Json:
-        services = self._services
-        _may_drill(entry)
-        began = services.now()
-        before = entry.state
-        entry.begin_drill()
-        try:
-            while entry.drilling and services.now() - began < DRILL_MOST_S:
-                await self._next_tick(DRILL_MOST_S)
-        finally:
-            entry.drilling = False
-        decided_ns, met = entry.drilled_ns, entry.drilled_from
-        if entry.state.phase != ROLLED_BACK or entry.state.reason != DRILL or decided_ns is None or met is None:
-            entry.watch.forget()
-            why = (
-                "something else was decided meanwhile: that stands"
-                if entry.state.revision != before.revision
-                else f"no limit that rolls back failed within {DRILL_MOST_S:g} s of total failure"
-            )
-            return {"drill": "failed", "why": why, "restored": entry.state.revision == before.revision}
-        limit = entry.drilled_by
-        reached_s = await self._reached(entry, decided_ns)
-        entry.watch.forget()
-        took: Json = {
-            "limit": limit,
-            "decided_s": round(decided_ns / 1e9 - began, 4),
-            "reached_s": reached_s,
-            "latched": services.latched(entry.plan.name) is not None,
-        }
-        # What a person ordered while the drill had not decided yet stands: that is what the gate was shut on.
-        restored = await self._restore(entry, met, order, took)
-        passed = reached_s is not None and took["latched"] and restored
-        why = "" if passed else "not every worker showed that it sends nobody to new" if restored else "not restored"
-        return {"drill": "passed" if passed else "failed", **took, "restored": restored, "why": why}
-
-    async def _reached(self, entry: Entry, decided_ns: int) -> float | None:
-        services = self._services
-        while (took_s := services.now() - decided_ns / 1e9) < REACHED_MOST_S:
-            if services.words_at_0(entry.plan.name) and self.reached(entry.plan.name, decided_ns):
-                return round(took_s, 4)
-            await asyncio.sleep(REACHED_EVERY_S)
-        return None
-
-    async def _restore(self, entry: Entry, before: ServiceState, order: Order, took: Json) -> bool:
-        async with self._services.change(entry):
-            try:
-                return await self._services.carry_out(entry, Restored(before, order.actor, took))
-            except Refused:
-                return False
-
     def _plan(self, entry: Entry, plan: str | Mapping[str, Any] | None) -> Plan:
         if plan is None or isinstance(plan, str):
             found = entry.plan.rollout(plan or "")
             if found is None:
                 known = ", ".join(one.name for one in entry.plan.rollouts)
                 what = f"{entry.plan.name} has no rollout plan {plan!r}" if plan else f"{entry.plan.name}: which plan?"
-                cure = (
-                    f"there are: {known}" if known else "name one under rollouts in the config, or send it in the body"
-                )
-                raise Refused(404 if plan else 400, "NoSuchPlan", what, cure=cure)
+                there, none = f"there are: {known}", "name one under rollouts in the config"
+                cure = there if known else f"{none}, or send it in the body"
+                command = there if known else f"{none}, or give a FILE (with a / in its name, or ending in .yaml)"
+                raise Refused(404 if plan else 400, "NoSuchPlan", what, cure=cure, command=command)
             return found
         try:
             return compile_plan_body(dict(plan), entry.plan, self._services.service(entry.plan.name), name=INLINE)
@@ -405,19 +321,3 @@ class Rollouts:
 def shown_hook(answer: Answer) -> dict[str, Any]:
     """Return what people see of a hook's answer: what it said, not where it is (that may hold a secret)."""
     return {key: value for key, value in answer.said.items() if key not in ("url", "run")}
-
-
-def _may_drill(entry: Entry) -> None:
-    state = entry.state
-    phase: dict[str, object] = {"phase": state.phase, "allowed": allowed(state)}
-    if entry.drilling or entry.pending is not None:
-        raise Refused(409, "Busy", "something is being decided right now", cure="try again", extra=phase)
-    if not state.weight_bp:
-        cure = "give new weight first (a rollout, or weights set)"
-        raise Refused(
-            409, "NothingToShut", "the weight of new is 0 %: there is no gate to shut", cure=cure, extra=phase
-        )
-    if state.watchdog_off:
-        raise Refused(409, "WrongPhase", "in completed nothing automatic moves users", cure="finish first", extra=phase)
-    if not entry.watch.stable_ready:
-        raise Refused(409, "NoStable", "stable has no ready endpoint: users would be sent to it", extra=phase)

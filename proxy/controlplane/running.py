@@ -201,8 +201,8 @@ class Running:
         return await self._controller.rollouts.finish(name, order)
 
     async def drill(self, name: str, order: Order) -> Json:
-        """Shut the gate by a synthetic failure and restore it."""
-        return await self._controller.rollouts.drill(name, order)
+        """Shut the gate by made-up failures and restore it."""
+        return await self._controller.drills.drill(name, order)
 
     async def put_new(self, name: str, label: str, endpoints: list[str], order: Order) -> Json:
         """Register the new version."""

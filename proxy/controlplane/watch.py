@@ -15,6 +15,7 @@ from proxy.metrics import hdr
 from proxy.metrics.snapshot import Judged, ServiceCounts
 from proxy.rollout.analysis import Reading, Sight
 from proxy.rollout.bench import Bench
+from proxy.rollout.drill import made_up
 from proxy.rollout.judges import TRAILING_S
 from proxy.rollout.plan import HOLD, Limit, ServicePlan
 from proxy.rollout.reach import Reach
@@ -99,21 +100,11 @@ class Watch(Bench):
 
     # --- drills --------------------------------------------------------------------------------------------------
 
-    def inject(self, bad: int) -> None:
-        """Let the judges see so many bad and slow responses of `new` more; nothing of it is in any other number."""
+    def inject(self, failures: int) -> None:
+        """Let the judges see so many failures of `new` more; nothing of it is in any other number."""
         if self._seen is None:
             return
-        seen = self._seen[NEW]
-        part = Judged(
-            ended=bad,
-            bad=bad,
-            client_errors=bad,
-            slow=(bad,) * len(seen.slow),
-            fast=(0,) * len(seen.fast),
-            ttfb_slow=(bad,) * len(seen.ttfb_slow),
-            ttfb_fast=(0,) * len(seen.ttfb_fast),
-            signals=((0, 0),) * len(seen.signals),
-        )
+        part = made_up(failures, self._seen[NEW])
         self._injected = part if self._injected is None else self._injected + part
 
     def forget(self) -> None:

@@ -163,6 +163,16 @@ class Detector:
         self._total = total
         self._rest = (allowed, stake) if share == 0 and wealth == before else None
 
+    def bets(self, share: float, allowed: float, most: int) -> int | None:
+        """Return after how many bets, each on this `share`, there is an alarm; `None`: not after `most`."""
+        if share <= allowed:
+            return None
+        for bets in range(1, most + 1):
+            self.bet(share, allowed)
+            if self.alarm:
+                return bets
+        return None
+
     def _work_out(self, allowed: float, stake: float) -> list[_Terms]:
         largest = stake * (min(MOST_LOSS / allowed, self._most) if allowed else self._most)
         terms = []

@@ -266,7 +266,7 @@ def _evidence_s(stage: Stage, limit: Limit, world: _World, factor: float | None)
         if fixed is None:
             return None
         allowed, share, detector = fixed, 1.0 if factor is None else min(1.0, factor * fixed), Detector
-    bets = _bets(share, allowed, detector(world.alarm_at))
+    bets = detector(world.alarm_at).bets(share, allowed, MOST_BETS)
     if bets is None or rate is None:
         return None if bets is None else bets * world.block_s
     # A bet needs responses: where there are less per block, blocks are put together.
@@ -285,16 +285,6 @@ def _draws(n: int, share: float) -> list[tuple[float, float]]:
     n = min(n, MANY)
     weights = [comb(n, bad) * share**bad * (1 - share) ** (n - bad) for bad in range(n + 1)]
     return [(bad / n, weight) for bad, weight in enumerate(weights) if weight > HARDLY]
-
-
-def _bets(share: float, allowed: float, detector: Detector) -> int | None:
-    if share <= allowed:
-        return None
-    for bets in range(1, MOST_BETS + 1):
-        detector.bet(share, allowed)
-        if detector.alarm:
-            return bets
-    return None
 
 
 def _allowed(limit: Limit) -> float | None:

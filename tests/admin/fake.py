@@ -133,6 +133,8 @@ class FakeOperations:
 
     async def drill(self, name, order):
         self.orders.append(order)
+        if order.dry_run:
+            return {"limit": "P99AboveLimit", "expected_s": 1.5, "most_s": 31.5}
         return self.drilled
 
     def _order(self, name, phase, new_bp, order, kind, phases, *, listed=True):

@@ -128,7 +128,8 @@ def test_a_dry_run_says_go_or_fails_with_no_go(admin):
 def test_a_drill_says_what_it_took_and_fails_when_it_failed(admin):
     result = tidegate("rollout", "drill", "--admin", admin.url)
     assert result.exit_code == 0
-    assert result.output.splitlines() == [
+    assert result.stderr == "P99AboveLimit decides about 1.5 s after the first failure, 31.5 s at most\n"
+    assert result.stdout.splitlines() == [
         "drill passed",
         "  decided 750 ms after the first failure, by P99AboveLimit",
         "  weight 0 in every worker 12 ms after that",
@@ -138,10 +139,22 @@ def test_a_drill_says_what_it_took_and_fails_when_it_failed(admin):
     admin.operations.drilled = {"drill": "failed", "why": "something else was decided", "restored": False}
     result = tidegate("rollout", "drill", "--admin", admin.url)
     assert result.exit_code == 1
-    assert result.output.splitlines() == [
+    assert result.stdout.splitlines() == [
         "drill failed: something else was decided",
         "  everything is NOT as before: see `tidegate status`",
     ]
+    assert json.loads(tidegate("rollout", "drill", "-o", "json", "--admin", admin.url).stdout)["drill"] == "failed"
+
+
+def test_a_dry_drill_only_says_how_long_one_takes(admin):
+    result = tidegate("rollout", "drill", "--dry-run", "--admin", admin.url)
+    assert result.stdout == "P99AboveLimit decides about 1.5 s after the first failure, 31.5 s at most\n"
+    assert json.loads(tidegate("rollout", "drill", "--dry-run", "-o", "json", "--admin", admin.url).stdout) == {
+        "limit": "P99AboveLimit",
+        "expected_s": 1.5,
+        "most_s": 31.5,
+    }
+    assert [order.dry_run for order in admin.operations.orders] == [True, True]
 
 
 def test_what_was_not_stored_is_said(admin):

@@ -1124,6 +1124,13 @@ async def test_a_changed_plan_at_a_restart_is_kept_and_said(start):
     assert reasons(again, "PlanKept") == ["PlanChanged"]
 
 
+async def drilling(world, **more):
+    """Begin a drill, and return it as soon as failures are made up."""
+    drill = asyncio.create_task(world.controller.drills.drill("web", Order("ann", **more)))
+    await stored(lambda: drill.done() or world.controller.services.entry("web").drill is not None)
+    return drill
+
+
 @running
 async def test_a_drill_shuts_the_gate_by_the_very_limits_and_restores_everything(start):
     world = await start(PLANS)
@@ -1131,9 +1138,9 @@ async def test_a_drill_shuts_the_gate_by_the_very_limits_and_restores_everything
     await flow(world, 12)
     before = world.state()
     asked = []
-    world.controller.rollouts.reached = lambda service, ns: asked.append((service, ns)) or len(asked) > 1
+    world.controller.drills.reached = lambda service, ns: asked.append((service, ns)) or len(asked) > 1
     seen = []
-    drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
+    drill = await drilling(world)
     while not drill.done():
         world.good(10)
         await world.tick()
@@ -1143,6 +1150,7 @@ async def test_a_drill_shuts_the_gate_by_the_very_limits_and_restores_everything
     assert (found["drill"], found["limit"], found["restored"]) == ("passed", "ErrorRateAboveLimit", True)
     assert (0, True) in seen
     assert found["latched"]
+    assert "rollout" not in last(world, "DrillShut")["evidence"]  # it has ended nothing
     state = world.state()
     assert (state.phase, state.weight_bp, state.salt, world.word()) == (PROGRESSING, 5000, before.salt, 5000)
     assert world.latch.read("web") is None
@@ -1150,7 +1158,6 @@ async def test_a_drill_shuts_the_gate_by_the_very_limits_and_restores_everything
     # Nothing of it is left in what is judged or shown.
     await flow(world, 5)
     status = world.controller.status.service_status("web")
-    assert "rollout" not in last(world, "DrillShut")["evidence"]  # it has ended nothing
     assert status["versions"]["new"]["bad"] == 0
     assert all(one["verdict"] == "PASS" for one in status["limits"])
 
@@ -1160,8 +1167,7 @@ async def test_what_a_person_orders_before_the_drill_has_decided_stands_after_it
     world = await start(PLANS)
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 12)
-    drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
-    await asyncio.sleep(0)
+    drill = await drilling(world)
     await world.controller.weights.set_weights("web", 700, ANN)
     while not drill.done():
         world.good(10)
@@ -1176,8 +1182,8 @@ async def test_a_drill_holds_nobody_up_and_what_is_ordered_after_its_decision_st
     world = await start(PLANS)
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 12)
-    world.controller.rollouts.reached = lambda service, ns: world.state().phase == IDLE
-    drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
+    world.controller.drills.reached = lambda service, ns: world.state().phase == IDLE
+    drill = await drilling(world)
     while world.word():
         world.good(10)
         await world.tick()
@@ -1197,8 +1203,8 @@ async def test_0_percent_that_is_ordered_while_a_drill_has_shut_the_gate_stays(s
     await world.controller.rollouts.start("web", None, ANN)
     await flow(world, 12)
     held = [True]
-    world.controller.rollouts.reached = lambda _service, _ns: not held[0]
-    drill = asyncio.create_task(world.controller.rollouts.drill("web", ANN))
+    world.controller.drills.reached = lambda _service, _ns: not held[0]
+    drill = await drilling(world)
     while world.word():
         world.good(10)
         await world.tick()
@@ -1214,13 +1220,108 @@ async def test_0_percent_that_is_ordered_while_a_drill_has_shut_the_gate_stays(s
     assert last(world, "RolledBack")["reason"] == "get it out"
 
 
+async def drilled(world, **more):
+    """Return what a drill says, while time passes and all is well."""
+    drill = await drilling(world, **more)
+    while not drill.done():
+        world.good(10)
+        await world.tick()
+        await asyncio.sleep(0.005)
+    return await drill
+
+
+async def refused(world):
+    """Return with what a drill is refused: not a block may pass for it."""
+    with pytest.raises(Refused) as found:
+        await world.controller.drills.drill("web", ANN)
+    return found.value
+
+
 @running
 async def test_a_drill_needs_a_gate_to_shut(start):
     world = await start(PLANS)
-    with pytest.raises(Refused) as refused:
-        await world.controller.rollouts.drill("web", ANN)
-    assert refused.value.title == "NothingToShut"
-    assert refused.value.extra == {"phase": IDLE, "allowed": ["start", "weights", "rollback", "versions/new"]}
+    found = await refused(world)
+    assert found.title == "NothingToShut"
+    cure = "give new weight first: tidegate rollout start, or tidegate weights set"
+    assert str(found) == f"new is at 0 %: there is no gate to shut ({cure})"
+    assert found.extra == {"phase": IDLE, "allowed": ["start", "weights", "rollback", "versions/new"]}
+    await world.controller.weights.set_weights("web", 1000, ANN)
+    await world.controller.weights.rollback("web", ANN)
+    assert "was rolled back (OperatorRollback) and its gate is shut" in str(await refused(world))
+    await world.controller.versions.delete_new("web", ANN)
+    assert (await refused(world)).title == "NoNewVersion"
+
+
+@running
+async def test_a_drill_of_limits_that_roll_nobody_back_is_refused_at_once(start):
+    only_alerts = (replace(ERRORS, action="alert"), replace(SLOW, action="pause"), replace(SLOW, dry_run=True))
+    world = await start((replace(SERVICE, limits=only_alerts),))
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 1)
+    found = await refused(world)
+    assert (found.status, found.title, found.extra["phase"]) == (409, "NoLimit", PROGRESSING)
+    assert str(found) == (
+        "no limit in stage 'canary' of plan 'default' would roll back for requests that fail: error_rate has action "
+        "alert; p99 has action pause; p99 is a dry run (add one with action rollback to the limits of service web, or "
+        "to the stage, such as {error_rate: 5%})"
+    )
+    world.controller.services.entry("web").plan = replace(SERVICE, limits=())
+    await flow(world, 1)
+    assert "there is none" in str(await refused(world))
+
+
+@running
+async def test_a_drill_lasts_as_long_as_its_limit_needs_and_says_so_before(start):
+    late = Limit("error_rate", max=0.02, window_s=60.0, for_s=60.0)
+    world = await start((replace(SERVICE, limits=(late,), rollouts=()),))
+    await world.controller.weights.set_weights("web", 1000, ANN)
+    await flow(world, 5)
+    before = world.controller.status.service_status("web")
+    said = await world.controller.drills.drill("web", Order("ann", dry_run=True))
+    assert said == {"limit": "ErrorRateAboveLimit", "expected_s": 60.5, "most_s": 90.5}
+    assert world.controller.status.service_status("web") == before
+    found = await drilled(world)
+    assert found["drill"] == "passed"
+    assert 60 <= found["decided_s"] <= 60.5
+
+
+@running
+async def test_a_drill_pauses_and_alarms_nobody(start):
+    limits = (ERRORS, replace(SLOW, action="pause", window_s=1.0), Limit("availability", min=0.9, action="alert"))
+    world = await start((replace(SERVICE, limits=limits),))
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 5)
+    assert (await drilled(world))["drill"] == "passed"
+    await flow(world, 3)
+    assert world.state().phase == PROGRESSING
+    kinds = [event.type for event in world.controller._journal._tail]
+    assert kinds[-2:] == ["DrillShut", "DrillOver"]
+
+
+@running
+async def test_a_real_breach_during_a_drill_is_none_of_it(start):
+    late = Limit("error_rate", max=0.02, window_s=60.0, for_s=60.0)
+    world = await start((replace(SERVICE, limits=(late,), rollouts=()),))
+    await world.controller.weights.set_weights("web", 1000, ANN)
+    await flow(world, 2)
+    drill = await drilling(world)
+    while not drill.done():
+        world.fail_connections(NEW)
+        await world.tick()
+        await asyncio.sleep(0.005)
+    found = await drill
+    assert (found["drill"], found["why"]) == ("failed", "something else was decided meanwhile: that stands")
+    assert (world.state().phase, world.state().reason, world.word()) == (ROLLED_BACK, "NoHealthyEndpoint", 0)
+
+
+@running
+async def test_no_drill_shuts_what_could_not_be_opened_again(start):
+    world = await start(PLANS)
+    await world.controller.weights.set_weights("web", 1000, ANN)
+    await flow(world, 1)
+    world.break_store()
+    found = await refused(world)
+    assert (found.status, found.title, world.word()) == (503, "NotStored", 1000)
 
 
 @running

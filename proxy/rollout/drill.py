@@ -1,0 +1,107 @@
+"""What a drill will meet: which limits see failures that are made up, and how soon the first of them acts.
+
+A *drill* (`proxy.controlplane.drill`) adds requests that fail to what the judges see of `new`: counts of responses that
+were bad, refused the client, and were slower than every limit. So a limit decides it only when it rolls back and
+compares such counts with a number of its own:
+
+* what is read elsewhere (checks), what responses say of themselves (signals) and percentiles of histograms have nothing
+  made up in them;
+* a limit relative to stable sees it, but who is to be compared with a stable that is as it was? That decides nothing.
+
+`FAILURES` are so many that the requests of users beside them hardly matter, in any window. So the time is arithmetic:
+evidence needs its blocks, a window only its `for`, and both what is left of `after`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.metrics.snapshot import Judged
+from proxy.rollout.analysis import Counter, allowed, reason_of
+from proxy.rollout.betting import Detector
+from proxy.rollout.event import Breach
+from proxy.rollout.judges import Court
+from proxy.rollout.plan import CHECK, COUNTED, HOLD, ROLLBACK, WINDOW, Limit
+from proxy.rollout.state import SHARED_FAULT
+from proxy.routing.table import NEW
+
+# Made up per tick; beside so many, this share of a block fails at least.
+FAILURES = 1_000_000
+FAILING = 0.99
+# A limit that has not acted after so many bets acts never.
+MOST_BETS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """The limit that acts first (`None`: none does) and after how many seconds; `blind`: why each other cannot act."""
+
+    limit: Limit | None
+    seconds: float
+    blind: tuple[str, ...]
+
+
+def prospect(court: Court, limits: Sequence[Limit], now: float) -> Prospect:
+    """Return what a drill that begins at `now` (s) will meet, by the limits in force."""
+    acting: list[tuple[float, Limit]] = []
+    blind: list[str] = []
+    for limit in limits:
+        if limit.version != NEW or limit.action == HOLD:
+            continue
+        why = _blind(court, limit)
+        seconds = None if why else _acts_after_s(court, limit, now)
+        if seconds is None:
+            blind.append(f"{limit.metric} {why or 'allows that all fail'}")
+        else:
+            acting.append((seconds, limit))
+    soonest, first = min(acting, key=lambda one: one[0], default=(0.0, None))
+    return Prospect(first, soonest, tuple(blind))
+
+
+def sees(limit: Limit) -> bool:
+    """Tell whether what is made up is in what a limit is judged by."""
+    compared = limit.max_ratio is not None and limit.quantile is not None
+    return limit.version == NEW and limit.source == COUNTED and not compared
+
+
+def made_up_by(breach: Breach, limits: Sequence[Limit]) -> bool:
+    """Tell whether what is made up alone may have led to a breach; one that it cannot is real."""
+    return breach.reason in {SHARED_FAULT, *(reason_of(limit) for limit in limits if sees(limit))}
+
+
+def made_up(requests: int, like: Judged) -> Judged:
+    """Return so many requests that failed in every way, with the thresholds and signals of `like`."""
+    return Judged(
+        ended=requests,
+        bad=requests,
+        client_errors=requests,
+        slow=(requests,) * len(like.slow),
+        fast=(0,) * len(like.fast),
+        ttfb_slow=(requests,) * len(like.ttfb_slow),
+        ttfb_fast=(0,) * len(like.ttfb_fast),
+        signals=((0, 0),) * len(like.signals),
+    )
+
+
+def _blind(court: Court, limit: Limit) -> str:
+    """Return why made-up failures do not let a limit act, "" if they may."""
+    if not limit.acts or limit.action != ROLLBACK:
+        return "is a dry run" if limit.dry_run else f"has action {limit.action}"
+    if limit.source != COUNTED:
+        return "is a check, which is read elsewhere" if limit.source == CHECK else "is what responses say in a header"
+    if limit.max_ratio is not None:
+        return "is relative to stable"
+    return "" if Counter(limit, court.columns).readable else "is not counted by the workers"
+
+
+def _acts_after_s(court: Court, limit: Limit, now: float) -> float | None:
+    """Return after how many seconds of failures a limit acts at the latest, `None` if it allows them."""
+    block_s, most = court.plan.block_s, allowed(limit)
+    if limit.judge == WINDOW:
+        # The block in which it begins, and one more because they lie on a grid.
+        takes_s = limit.for_s + 2 * block_s if most < FAILING else None
+    else:
+        bets = Detector(court.alarm_at).bets(FAILING, most, MOST_BETS)
+        takes_s = None if bets is None else (bets + 1) * block_s
+    return None if takes_s is None else max(takes_s, court.began + limit.after_s - now)
