@@ -13,7 +13,7 @@ import pytest
 
 from proxy.ipc import layout
 from proxy.metrics import hdr
-from proxy.routing.table import Endpoint, RoutingTable, Service, Sticky, Version
+from proxy.routing.table import Endpoint, RoutingTable, Service, Sticky, Timeouts, Version
 from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import Backend, Client, Script, deaf_endpoint, refused_endpoint
 
@@ -29,9 +29,16 @@ def endpoints_of(one: Any) -> tuple[Endpoint, ...]:
     return tuple(each if isinstance(each, Endpoint) else each.endpoint for each in several)
 
 
+def patient(**fields: float) -> Timeouts:
+    """Return time-outs for a busy machine: one that a test does not name is so long that it never comes."""
+    return Timeouts(**{"connect_s": 30.0, "pool_idle_s": 60.0, **fields})
+
+
 def service(stable: Any, new: Any = None, *, name: str = "web", **fields: Any) -> Service:
     """Return a service; its versions are labelled "1" and "2", and keys are drawn at random unless said otherwise."""
     fields.setdefault("sticky", RANDOM)
+    fields.setdefault("timeouts", patient())
+    fields.setdefault("watchdog_s", 60.0)
     versions = [Version(label, endpoints_of(one)) for label, one in (("1", stable), ("2", new))]
     return Service(name, versions[0], versions[1], **fields)
 

@@ -6,8 +6,7 @@ import socket
 
 import pytest
 
-from proxy.routing.table import Timeouts
-from tests.dataplane.conftest import IDLE, Gate
+from tests.dataplane.conftest import IDLE, Gate, patient
 from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import Client, request, response
 
@@ -90,7 +89,7 @@ def test_a_client_that_does_not_take_an_interim_answer_is_let_go(unix):
         peer.drain()
 
     stable = unix.backend(hints)
-    unix.serve(stable, timeouts=Timeouts(idle_s=0.2, first_byte_s=0.3))
+    unix.serve(stable, timeouts=patient(idle_s=1.0))
     client = unix.client()
     client.send(request() + request())
     eventually(lambda: stable.peers and stable.peers[0].ended, "the end of the endpoint's connection")

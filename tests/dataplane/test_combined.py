@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from proxy.ipc import layout
-from proxy.routing.table import Timeouts
+from tests.dataplane.conftest import patient
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import Ended, answers, ok, request, response
 
@@ -106,7 +106,7 @@ def test_a_client_that_leaves_an_upgrade_leaves_what_it_sent_behind_it(gate, rel
     gate.serve(stable)
     client = gate.client()
     client.send(request("GET", "/", *ASK) + SMUGGLED * 3)
-    assert release.wait(10)
+    assert release.wait(30)
     getattr(client, how)()
     eventually(lambda: stable.peers[0].ended, "the end of the endpoint's connection")
     gate.finished(0)
@@ -151,7 +151,7 @@ def test_a_body_that_ends_while_its_answer_is_coming_ends_the_connection_all_the
         message = peer.head()
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
         peer.body(message)
-        assert release.wait(10)
+        assert release.wait(30)
         peer.send(b"done")
         ok(peer)
 
@@ -180,7 +180,7 @@ def test_pipelined_requests_of_http_1_0_are_answered_in_order(gate):
 def test_a_break_leaves_pipelined_requests_undone(gate, release):
     def script(peer):
         peer.request()
-        assert release.wait(10)
+        assert release.wait(30)
         peer.drain()
 
     stable = gate.backend(script)
@@ -219,7 +219,7 @@ def test_an_endless_answer_of_heads_ends(gate):
                 gate.sweeps(1)
                 peer.send(b"HTTP/1.1 102 Processing\r\n\r\n")
 
-    gate.serve(gate.backend(script), timeouts=Timeouts(first_byte_s=0.4))
+    gate.serve(gate.backend(script), timeouts=patient(first_byte_s=0.4))
     answer = gate.client().request()
     assert answer.status == 504
     same(lambda: gate.bad(0), {"timeout": 1})

@@ -9,15 +9,15 @@ import pytest
 
 from proxy.ipc import layout
 from proxy.routing.split import bucket, seed_of
-from proxy.routing.table import FULL, Match, Override, RoutingTable, Sticky, Timeouts
-from tests.dataplane.conftest import service
+from proxy.routing.table import FULL, Match, Override, RoutingTable, Sticky
+from tests.dataplane.conftest import patient, service
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import answers, request, response
 
 SEED = seed_of("test")  # as the harness deals
 COOKIE = re.compile(r"^tidegate=([A-Za-z0-9_-]{22}); Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax$")
 MINTED = "A" * 22
-PATIENT = Timeouts(connect_s=8.0)  # a SYN that was dropped comes again after a second
+PATIENT = patient()  # a SYN that was dropped comes again after a second
 
 
 def version_of(client, *lines, target="/"):
@@ -296,8 +296,9 @@ def test_nothing_is_dispatched_to_new_after_the_store(both):
 # ---------------------------------------------------------------- the watchdog
 
 
+@pytest.mark.slow
 def test_new_gets_traffic_only_while_somebody_watches(both):
-    client = both.both(FULL, watchdog_s=0.2)
+    client = both.both(FULL, watchdog_s=1.0)
     assert version_of(client)[0] == "new"
     both.worker.stop_beating()
     try:
@@ -339,7 +340,7 @@ def test_the_watchdog_may_be_off(both):
 @pytest.mark.slow
 def test_a_request_that_waits_for_its_connection_when_the_watchdog_bites(gate):
     new = gate.backend(name="new")
-    gate.serve(gate.backend(), gate.slow_to_accept(new), weight=FULL, timeouts=PATIENT, watchdog_s=0.25)
+    gate.serve(gate.backend(), gate.slow_to_accept(new), weight=FULL, timeouts=PATIENT, watchdog_s=1.0)
     client = gate.client()
     client.send(request())
     same(lambda: gate.in_flight(1), 1)
@@ -354,7 +355,7 @@ def test_a_request_that_waits_for_its_connection_when_the_watchdog_bites(gate):
 
 @pytest.mark.slow
 def test_a_failed_connect_makes_stable_unfit_for_the_watchdog_for_a_while(gate):
-    gate.serve(gate.refused(), gate.backend(name="new"), weight=0, watchdog_s=0.25, timeouts=Timeouts(connect_s=0.2))
+    gate.serve(gate.refused(), gate.backend(name="new"), weight=0, watchdog_s=0.25, timeouts=patient(connect_s=0.2))
     client = gate.client()
     assert client.request().status == 502
     gate.worker.set_weight(FULL)

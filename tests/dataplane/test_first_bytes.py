@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.ipc import layout
-from proxy.routing.table import Timeouts
+from tests.dataplane.conftest import patient
 from tests.dataplane.harness import same
 from tests.dataplane.wire import fails, holding, request
 
@@ -74,7 +74,7 @@ def test_leaving_before_the_first_byte_takes_nothing_back(gate, release):
 
 def test_a_timeout_before_the_first_byte_is_a_first_byte_at_its_value(gate):
     stable = gate.backend(lambda peer: (peer.request(), peer.drain()))
-    gate.serve(stable, timeouts=Timeouts(first_byte_s=0.15), ttfb_thresholds_us=(100_000, 2_000_000))
+    gate.serve(stable, timeouts=patient(first_byte_s=0.15), ttfb_thresholds_us=(100_000, 2_000_000))
     assert gate.client().request().status == 504
     same(lambda: first_bytes(gate), ([1, 0], [0, 1, 0]))
     (waited,) = gate.latencies(0, layout.VERSION_TTFB_HDR)

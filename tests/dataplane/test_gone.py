@@ -12,8 +12,8 @@ from errno import ECONNRESET
 import pytest
 
 from proxy.ipc import layout
-from proxy.routing.table import RequestLimits, RoutingTable, Timeouts
-from tests.dataplane.conftest import Gate
+from proxy.routing.table import RequestLimits, RoutingTable
+from tests.dataplane.conftest import Gate, patient
 from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import request, response
 
@@ -83,14 +83,14 @@ def test_the_endpoint_hears_of_it_while_nobody_reads(gate, phase, how):
 def test_the_endpoint_hears_of_it_when_reading_stopped_before_there_was_a_connection(gate, how):
     """The deadlines of an attempt do not put off the look at a client that nobody reads from."""
     backend = gate.backend(silent)
-    gate.serve(gate.slow_to_accept(backend), timeouts=Timeouts(connect_s=30.0))
+    gate.serve(gate.slow_to_accept(backend), timeouts=patient())
     client = gate.client()
     client.send(request())
     gate.fill(client)
     gate.accept_now(backend)
     eventually(lambda: backend.requests, "the request")
     leave(client, how)
-    eventually(lambda: seen(backend.peers[0]), "the endpoint's side", within_s=10.0)
+    eventually(lambda: seen(backend.peers[0]), "the endpoint's side")
     gate.finished(0)
     same(gate.aborts, 1)
 
@@ -112,7 +112,7 @@ def test_the_endpoint_hears_of_it_when_much_waits_since_the_request_before(gate,
     gate.fill(client)
     eventually(lambda: len(backend.requests) == 2, "the second request")
     leave(client, how)
-    eventually(lambda: seen(backend.peers[0]), "the endpoint's side", within_s=10.0)
+    eventually(lambda: seen(backend.peers[0]), "the endpoint's side")
     gate.finished(0)
     same(gate.aborts, 1)
 
@@ -155,7 +155,7 @@ def test_a_client_that_takes_nothing_is_let_go_with_a_break(gate, release):
         peer.send(response(body=b"x" * 30_000_000))
         assert release.wait(30)
 
-    gate.serve(gate.backend(script), timeouts=Timeouts(idle_s=0.2))
+    gate.serve(gate.backend(script), timeouts=patient(idle_s=1.0))
     client = gate.client(SO_RCVBUF=8192)
     client.send(request())
     eventually(lambda: seen(client), "the break")
@@ -172,7 +172,7 @@ def test_a_tunnels_client_that_takes_nothing_is_let_go_with_a_break(gate, releas
         assert release.wait(30)
 
     limits = RequestLimits(body_idle_timeout_s=0.3)
-    gate.serve(gate.backend(script), limits=limits, timeouts=Timeouts(tunnel_idle_s=0.3))
+    gate.serve(gate.backend(script), limits=limits, timeouts=patient(tunnel_idle_s=0.3))
     client = gate.client(SO_RCVBUF=8192)
     client.send(request("GET", "/", "Upgrade: x", "Connection: Upgrade"))
     eventually(lambda: client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == ECONNRESET, "the break")

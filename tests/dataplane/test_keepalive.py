@@ -10,7 +10,8 @@ import threading
 import pytest
 
 from proxy.ipc import layout
-from proxy.routing.table import RequestLimits, Timeouts
+from proxy.routing.table import RequestLimits
+from tests.dataplane.conftest import patient
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import answers, request, response
 
@@ -237,7 +238,7 @@ def test_an_http_1_0_endpoint(gate):
 
 
 def test_an_idle_connection_is_closed_in_silence(gate):
-    gate.serve(gate.backend(), limits=RequestLimits(keepalive_timeout_s=0.1, header_timeout_s=0.4))
+    gate.serve(gate.backend(), limits=RequestLimits(keepalive_timeout_s=0.1, header_timeout_s=0.8))
     fresh = gate.client()
     used = gate.client()
     assert used.request().status == 200
@@ -247,7 +248,7 @@ def test_an_idle_connection_is_closed_in_silence(gate):
 
 
 def test_a_head_that_does_not_come_in_time(gate):
-    gate.serve(gate.backend(), limits=RequestLimits(header_timeout_s=0.4))
+    gate.serve(gate.backend(), limits=RequestLimits(header_timeout_s=0.8))
     client = gate.client()
     client.send(b"GET / HTTP/1.1\r\nHo")
     answer = client.response()
@@ -259,7 +260,7 @@ def test_a_head_that_does_not_come_in_time(gate):
 
 
 def test_dribbling_a_head_does_not_buy_time(gate):
-    gate.serve(gate.backend(), limits=RequestLimits(header_timeout_s=0.4))
+    gate.serve(gate.backend(), limits=RequestLimits(header_timeout_s=0.8))
     client = gate.client()
     client.send(b"GET / HTTP/1.1\r\n")
     client.sock.settimeout(0.02)
@@ -328,7 +329,7 @@ def test_a_client_that_leaves_before_its_head_is_complete_counts_nowhere(gate, h
 def test_a_slow_reader_of_a_last_answer_gets_all_of_it(gate):
     """The worker closes only after everything is out, however long a steady reader takes."""
     size = 6 * 1024 * 1024
-    gate.serve(gate.backend(answers(response(body=b"x" * size))), limits=RequestLimits(body_idle_timeout_s=0.4))
+    gate.serve(gate.backend(answers(response(body=b"x" * size))), limits=RequestLimits(body_idle_timeout_s=1.2))
     client = gate.client(SO_RCVBUF=16 * 1024)
     client.send(request("GET", "/", "Connection: close"))
     client.head()
@@ -338,7 +339,7 @@ def test_a_slow_reader_of_a_last_answer_gets_all_of_it(gate):
         piece = client.sock.recv(24 * 1024)
         assert piece, f"cut {size} bytes before the end"
         size -= len(piece)
-        pause.wait(0.004)  # in all several times the limit
+        pause.wait(0.012)  # in all several times the limit
 
 
 @pytest.mark.slow
@@ -347,7 +348,7 @@ def test_a_client_that_takes_nothing_of_a_last_answer_is_let_go(gate):
     gate.serve(
         gate.backend(answers(response(body=b"x" * 8 * 1024 * 1024))),
         limits=RequestLimits(body_idle_timeout_s=0.1),
-        timeouts=Timeouts(idle_s=0.2),
+        timeouts=patient(idle_s=0.2),
     )
     client = gate.client(SO_RCVBUF=16 * 1024)
     client.send(request("GET", "/", "Connection: close"))

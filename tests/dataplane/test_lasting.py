@@ -144,7 +144,7 @@ def test_other_answers_are_finished(gate, release):
 
 @pytest.mark.slow
 def test_it_is_spread_over_the_time(gate):
-    both(gate, close_tunnels_s=1.0)
+    both(gate, close_tunnels_s=2.0)
     clients = [tunnel(gate) for _ in range(24)]
     ends = []
 
@@ -165,7 +165,7 @@ def test_it_is_spread_over_the_time(gate):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["lowered", "silent", "kept", "shut without word"])
 def test_what_is_no_rollback_closes_nothing(gate, what):
-    both(gate, close_tunnels_s=None if what == "kept" else 0.0)
+    both(gate, close_tunnels_s=None if what == "kept" else 0.0, watchdog_s=2.0 if what == "silent" else 60.0)
     client, stream = tunnel(gate), events(gate)
     if what == "lowered":
         gate.worker.set_weight(1)

@@ -15,8 +15,8 @@ import pytest
 
 from proxy.ipc import channel, layout
 from proxy.ipc.segment import Segment
-from proxy.routing.table import AccessLog, Drain, Failover, Override, RequestLimits, RoutingTable, Timeouts, to_plain
-from tests.dataplane.conftest import Gate, service
+from proxy.routing.table import AccessLog, Drain, Failover, Override, RequestLimits, RoutingTable, to_plain
+from tests.dataplane.conftest import Gate, patient, service
 from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import Client, answers, fails, request, response
 
@@ -68,7 +68,7 @@ def test_a_shut_gate_shuts_the_old_generation_too(gate):
     worker = gate.worker
     new = gate.backend(name="new")
     endpoint = gate.slow_to_accept(new)
-    gate.serve(gate.backend(), endpoint, weight=10_000, timeouts=Timeouts(connect_s=8.0))
+    gate.serve(gate.backend(), endpoint, weight=10_000, timeouts=patient())
     first = worker.generation
     client = gate.client()
     client.send(request())
@@ -188,7 +188,7 @@ def test_drain(lone, release):
     half.send(b"GET / HTTP/1.1\r\nHo")
     busy.send(request() + request())
     eventually(lambda: stable.requests, "the request")
-    lone.worker.say({"type": "drain", "delay_s": 0, "timeout_s": 5})
+    lone.worker.say({"type": "drain", "delay_s": 0, "timeout_s": 30})
     assert idle.end() == "eof"
     release.set()
     answer = busy.response()
@@ -201,10 +201,11 @@ def test_drain(lone, release):
     assert lone.judged(0) == (2, {})
 
 
+@pytest.mark.slow
 def test_drain_with_a_delay_goes_on_accepting(lone):
     lone.serve(lone.backend())
     old = lone.client()
-    lone.worker.say({"type": "drain", "delay_s": 0.4, "timeout_s": 5})
+    lone.worker.say({"type": "drain", "delay_s": 2.5, "timeout_s": 30})
     lone.sweeps(2)
     for client in (old, lone.client()):
         answer = client.request()
@@ -255,7 +256,7 @@ def test_connections_in_the_accept_queue_are_served_before_the_end(lone):
     clients = [lone.client() for _ in range(20)]
     for client in clients:
         client.send(request())
-    worker.say({"type": "drain", "delay_s": 0, "timeout_s": 5})
+    worker.say({"type": "drain", "delay_s": 0, "timeout_s": 30})
     os.kill(worker.process.pid, signal.SIGCONT)
     assert [client.response().status for client in clients] == [200] * 20
     for client in clients:
@@ -616,14 +617,14 @@ def test_an_ipv6_and_a_unix_listener(tmp_path):
 @pytest.mark.slow
 def test_a_request_that_has_just_arrived_is_no_idle_connection(lone):
     """The worker is stopped while a deadline passes and a request comes: it looks at the deadline first."""
-    lone.serve(lone.backend(), limits=RequestLimits(keepalive_timeout_s=0.3))
+    lone.serve(lone.backend(), limits=RequestLimits(keepalive_timeout_s=1.0))
     client = lone.client()
     assert client.request().status == 200
     process = lone.worker.process
     os.kill(process.pid, signal.SIGSTOP)
     try:
         client.send(request())
-        over = time.monotonic() + 1.0
+        over = time.monotonic() + 1.5
         eventually(lambda: time.monotonic() > over, "the deadline")
     finally:
         os.kill(process.pid, signal.SIGCONT)

@@ -9,7 +9,8 @@ import pytest
 
 from proxy.ipc import layout
 from proxy.metrics import hdr
-from proxy.routing.table import FULL, Failover, Override, RequestLimits, Timeouts
+from proxy.routing.table import FULL, Failover, Override, RequestLimits
+from tests.dataplane.conftest import patient
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import answers, fails, holding, request, response
 
@@ -74,20 +75,21 @@ def test_the_first_byte_and_the_last_are_told_apart(gate):
     same(lambda: (gate.slow(0), gate.fast(0), gate.fast(0, 2)), (1, 0, 1))
 
 
+@pytest.mark.slow
 def test_what_the_user_waited_has_the_rescue_in_it(gate):
     gate.serve(
         gate.backend(),
         gate.backend(lambda peer: (peer.request(), peer.drain())),
         weight=10_000,
-        timeouts=Timeouts(first_byte_s=0.4),
+        timeouts=patient(first_byte_s=1.5),
     )
     assert gate.client().request().status == 200
     table, _, counters = gate.worker.segments[gate.worker.generation]
     at = layout.counters_layout(table).services[0] + layout.SERVICE_USER_HDR
-    same(lambda: sum(counters.words[at : at + hdr.index(390_000)]), 0)
+    same(lambda: sum(counters.words[at : at + hdr.index(1_400_000)]), 0)
     same(lambda: sum(counters.words[at : at + layout.HDR_WORDS]), 1)
     same(lambda: gate.ended(0), 1)
-    assert gate.latencies(0)[0] < 390_000
+    assert gate.latencies(0)[0] < 1_400_000
 
 
 def test_overrides_are_counted_apart(gate):
@@ -339,7 +341,7 @@ def test_half_close_in_the_middle_of_a_body_is_leaving(gate):
 
 def test_no_first_byte_in_time(gate):
     stable = gate.backend(lambda peer: (peer.request(), peer.drain()))
-    gate.serve(stable, timeouts=Timeouts(first_byte_s=0.15), thresholds_us=THRESHOLDS)
+    gate.serve(stable, timeouts=patient(first_byte_s=0.15), thresholds_us=THRESHOLDS)
     answer = gate.client().request()
     assert (answer.status, json.loads(answer.body)["reason"]) == (504, "timeout")
     upstream_sees_the_end(stable)
@@ -353,7 +355,7 @@ def test_no_first_byte_in_time(gate):
 @pytest.mark.slow
 def test_the_first_byte_is_awaited_from_the_end_of_the_body(gate):
     stable = gate.backend(lambda peer: (peer.request(), peer.drain()))
-    gate.serve(stable, timeouts=Timeouts(first_byte_s=0.15))
+    gate.serve(stable, timeouts=patient(first_byte_s=0.15))
     client = gate.client()
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n")
     for byte in b"abcde":
@@ -367,7 +369,7 @@ def test_the_first_byte_is_awaited_from_the_end_of_the_body(gate):
 
 def test_an_answer_that_stops_is_cut_and_charged(gate):
     stable = gate.backend(lambda peer: (peer.request(), peer.send(PART), peer.drain()))
-    gate.serve(stable, timeouts=Timeouts(idle_s=0.1))
+    gate.serve(stable, timeouts=patient(idle_s=0.1))
     client = gate.client()
     client.send(request())
     client.head()
@@ -385,19 +387,19 @@ def test_total_time(gate):
             gate.sweeps(1)
             peer.send(b"x")
 
-    gate.serve(gate.backend(trickle), timeouts=Timeouts(total_s=0.2))
+    gate.serve(gate.backend(trickle), timeouts=patient(total_s=0.8))
     client = gate.client()
     client.send(request())
     client.head()
     assert client.drain() == "eof"
     same(lambda: gate.judged(0), (1, {"timeout": 1}))
-    gate.serve(gate.backend(lambda peer: (peer.request(), peer.drain())), timeouts=Timeouts(total_s=0.1))
+    gate.serve(gate.backend(lambda peer: (peer.request(), peer.drain())), timeouts=patient(total_s=0.1))
     assert gate.client().request().status == 504
     same(lambda: gate.judged(0), (1, {"timeout": 1}))
 
 
 def test_total_time_taken_by_the_client_is_not_charged(gate):
-    gate.serve(gate.backend(), timeouts=Timeouts(total_s=0.15))
+    gate.serve(gate.backend(), timeouts=patient(total_s=0.15))
     client = gate.client()
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
     assert client.response("POST").status == 504
@@ -407,8 +409,8 @@ def test_total_time_taken_by_the_client_is_not_charged(gate):
 def test_an_upload_that_the_endpoint_does_not_take(gate, release):
     gate.serve(
         gate.backend(lambda peer: (peer.head(), release.wait(30))),
-        timeouts=Timeouts(idle_s=0.15),
-        limits=RequestLimits(body_idle_timeout_s=0.1),
+        timeouts=patient(idle_s=0.8),
+        limits=RequestLimits(body_idle_timeout_s=0.6),
     )
     client = gate.client()
     whole = request("POST", "/", body=b"x" * 50_000_000)
@@ -434,23 +436,23 @@ def _send_all(client, data):
 @pytest.mark.slow
 def test_a_slow_reader_is_never_charged(gate):
     size = 12 * 1024 * 1024
-    gate.serve(gate.backend(answers(response(body=b"x" * size))), thresholds_us=(1_000_000, 2_000_000))
+    gate.serve(gate.backend(answers(response(body=b"x" * size))), thresholds_us=(2_000_000, 4_000_000))
     client = gate.client(SO_RCVBUF=64 * 1024)
     client.send(request())
     client.head()
-    gate.sweeps(24)
+    threading.Event().wait(2.2)  # longer than the threshold
     same(lambda: gate.in_flight(0), 1)
     same(lambda: gate.slow(0), 0)
     client.exactly(size)
     same(lambda: gate.judged(0), (1, {}))
     same(lambda: [gate.slow(0), gate.fast(0)], [0, 1])
-    assert gate.latencies(0)[0] < 1_000_000
+    assert gate.latencies(0)[0] < 2_000_000
 
 
 @pytest.mark.slow
 def test_a_client_that_stops_reading_is_let_go_and_nobody_charged(gate):
     stable = gate.backend(answers(response(body=b"x" * 24 * 1024 * 1024)))
-    gate.serve(stable, timeouts=Timeouts(idle_s=0.2))
+    gate.serve(stable, timeouts=patient(idle_s=1.0))
     client = gate.client(SO_RCVBUF=64 * 1024)
     client.send(request())
     client.head()
@@ -462,7 +464,7 @@ def test_a_client_that_stops_reading_is_let_go_and_nobody_charged(gate):
 @pytest.mark.slow
 def test_a_steady_slow_reader_is_not_let_go(gate):
     size = 12 * 1024 * 1024
-    gate.serve(gate.backend(answers(response(body=b"x" * size))), timeouts=Timeouts(idle_s=0.6))
+    gate.serve(gate.backend(answers(response(body=b"x" * size))), timeouts=patient(idle_s=1.2))
     client = gate.client(SO_RCVBUF=16 * 1024)
     client.send(request())
     client.head()
@@ -472,17 +474,17 @@ def test_a_steady_slow_reader_is_not_let_go(gate):
         piece = client.sock.recv(48 * 1024)
         assert piece, f"cut {size} bytes before the end"
         size -= len(piece)
-        pause.wait(0.002)
+        pause.wait(0.006)
     same(lambda: gate.judged(0), (1, {}))
 
 
 @pytest.mark.slow
 def test_a_slow_uploader_is_never_charged(gate):
-    gate.serve(gate.backend(), thresholds_us=ROOMY, timeouts=Timeouts(first_byte_s=0.4, idle_s=0.4))
+    gate.serve(gate.backend(), thresholds_us=ROOMY, timeouts=patient(first_byte_s=1.0, idle_s=1.0))
     client = gate.client()
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n")
     for byte in b"hello, world":
-        gate.sweeps(1)
+        gate.sweeps(2)
         client.send(bytes([byte]))
     assert client.response("POST").status == 200
     same(lambda: gate.judged(0), (1, {}))
@@ -497,7 +499,7 @@ def test_a_slow_uploader_of_an_exchange_that_is_answered_already_is_not_charged(
         peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         peer.body(message)
 
-    gate.serve(gate.backend(script), timeouts=Timeouts(idle_s=0.3), limits=RequestLimits(body_idle_timeout_s=0.1))
+    gate.serve(gate.backend(script), timeouts=patient(idle_s=2.0), limits=RequestLimits(body_idle_timeout_s=0.6))
     client = gate.client()
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
     assert client.head().status == 200

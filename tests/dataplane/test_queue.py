@@ -9,7 +9,8 @@ import pytest
 from proxy.dataplane.queue import share
 from proxy.ipc import layout
 from proxy.metrics import hdr
-from proxy.routing.table import Failover, InFlight, Override, Timeouts
+from proxy.routing.table import Failover, InFlight, Override
+from tests.dataplane.conftest import patient
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import Ended, answers, holding, request, response
 
@@ -108,18 +109,18 @@ def test_waiting_is_the_users_time_and_not_the_versions(gate, stage):
     first = ask(gate, "/1")
     one.has("/1")
     (second,) = ask_all(gate, "/2")
-    gate.sweeps(12)  # more than 0.3 s, however late some come
+    threading.Event().wait(1.6)
     one.step()
     assert first.response().status == 200
     one.has("/1", "/2")
     one.step()
     assert second.response().status == 200
     gate.finished(0)
-    assert sorted(us >= 300_000 for us in gate.latencies(0)) == [False, True]
+    assert sorted(us >= 1_500_000 for us in gate.latencies(0)) == [False, True]
     at = layout.SERVICE_USER_HDR
     waited = {index: gate.worker.service_count(at + index) for index in range(layout.HDR_COUNTS)}
     assert sum(waited.values()) == 2
-    assert min(hdr.lowest(index) for index, count in waited.items() if count) >= 300_000
+    assert min(hdr.lowest(index) for index, count in waited.items() if count) >= 1_500_000
 
 
 @pytest.mark.slow
@@ -129,7 +130,7 @@ def test_the_total_time_that_the_queue_has_taken_is_not_charged(gate, stage):
     first = ask(gate, "/1")
     one.has("/1")
     # In the same queue, but with a time of its own.
-    gate.serve(one.backend, in_flight=ONE, timeouts=Timeouts(total_s=4.0))
+    gate.serve(one.backend, in_flight=ONE, timeouts=patient(total_s=4.0))
     (second,) = ask_all(gate, "/2")
     threading.Event().wait(2.2)  # more than half of it
     one.step()
@@ -146,7 +147,7 @@ def test_the_total_time_ends_the_waiting_too(gate, stage):
     gate.serve(one.backend, in_flight=ONE)
     first = ask(gate, "/1")
     one.has("/1")
-    gate.serve(one.backend, in_flight=ONE, timeouts=Timeouts(total_s=0.2))
+    gate.serve(one.backend, in_flight=ONE, timeouts=patient(total_s=0.2))
     answer = gate.client().request("GET", "/2")
     assert (answer.status, answer.get("Retry-After")) == (503, "1")
     same(gate.local_replies, {(503, "overload"): 1})
@@ -161,7 +162,7 @@ def test_the_total_time_that_a_version_has_taken_itself_is_charged_behind_a_queu
     gate.serve(one.backend, in_flight=ONE)
     first = ask(gate, "/1")
     one.has("/1")
-    gate.serve(one.backend, in_flight=ONE, timeouts=Timeouts(total_s=4.0))
+    gate.serve(one.backend, in_flight=ONE, timeouts=patient(total_s=4.0))
     (second,) = ask_all(gate, "/2")
     one.step()
     assert first.response().status == 200
@@ -343,19 +344,20 @@ def test_whoever_waits_for_new_goes_to_stable_after_a_rollback(gate, stage):
     assert new.targets == ["/1"]
 
 
+@pytest.mark.slow
 def test_new_that_went_down_leaves_its_queue_to_stable(gate, stage):
     stable, new = stage(), stage("new")
     gate.serve(stable.backend, new.backend, weight=10_000, in_flight=ONE)
     ask(gate, "/1")
     new.has("/1")
     (waits,) = ask_all(gate, "/2", version=1)
-    gate.sweeps(12)
+    threading.Event().wait(1.6)
     gate.set_state(1, layout.ENDPOINT_DOWN)
     stable.step()
     assert waits.response().get("x-tidegate-version") == "stable"
     same(lambda: gate.bad(1), {"diverted": 1})
     gate.finished(0)
-    assert max(gate.latencies(0)) < 500_000  # what it waited for `new` is not the time of `stable`
+    assert max(gate.latencies(0)) < 1_500_000  # what it waited for `new` is not the time of `stable`
 
 
 def test_a_failover_waits_for_stable_too(gate, stage):
@@ -403,7 +405,7 @@ def test_every_end_makes_room(gate, stage):
         peer.until(b"bye")
 
     backend = gate.backend(close, half, junk, silent, switch, answers(response()))
-    gate.serve(backend, in_flight=ONE, timeouts=Timeouts(first_byte_s=0.5), failover=Failover("never"))
+    gate.serve(backend, in_flight=ONE, timeouts=patient(first_byte_s=1.0), failover=Failover("never"))
     assert gate.client().request().status == 502
     with pytest.raises(Ended):
         gate.client().request()
@@ -461,7 +463,7 @@ def test_a_drain_answers_whoever_waits(lone, stage):
     first = ask(lone, "/1")
     same(lambda: lone.in_flight(0), 1)
     (second,) = ask_all(lone, "/2")
-    lone.worker.say({"type": "drain", "delay_s": 0.0, "timeout_s": 10.0})
+    lone.worker.say({"type": "drain", "delay_s": 0.0, "timeout_s": 30.0})
     lone.sweeps(3)
     steps.release(2)
     assert first.response().get("Connection") == second.response().get("Connection") == "close"

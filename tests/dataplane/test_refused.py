@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from proxy.ipc import channel, layout
-from proxy.routing.table import AccessLog, InFlight, RequestLimits, RoutingTable, Timeouts, to_plain
-from tests.dataplane.conftest import service
+from proxy.routing.table import AccessLog, InFlight, RequestLimits, RoutingTable, to_plain
+from tests.dataplane.conftest import patient, service
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import holding, request
 
@@ -48,8 +48,8 @@ def test_queues_keep_the_limits_in_force(gate, release, tmp_path):
 
 
 def test_pools_keep_the_time_in_force(gate, tmp_path):
-    gate.serve(gate.deaf(), timeouts=Timeouts(connect_s=0.2))
+    gate.serve(gate.deaf(), timeouts=patient(connect_s=0.2))
     (endpoint,) = gate.worker.table.services[0].stable.endpoints
-    patient = service(endpoint, timeouts=Timeouts(connect_s=60.0))
-    refuse(gate, RoutingTable((patient,), access_log=AccessLog(str(tmp_path / "no" / "such"))), 903)
+    waits = service(endpoint, timeouts=patient(connect_s=60.0))
+    refuse(gate, RoutingTable((waits,), access_log=AccessLog(str(tmp_path / "no" / "such"))), 903)
     assert gate.client().request().status == 504

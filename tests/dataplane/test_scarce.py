@@ -159,7 +159,7 @@ def test_a_neighbours_queue_is_adopted_as_soon_as_there_is_a_descriptor_for_it()
             worker.expect("notice")  # it is silent for a second, and there is no descriptor to accept with
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
             for port in (theirs.getsockname()[1], worker.port):
-                with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+                with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
                     assert Client(sock).request().status == 200
             gate.close()
         finally:
@@ -187,7 +187,7 @@ def test_clients_wait_for_descriptors_and_nothing_spins(lone, allow):
     served = 0
     waiting = {client.sock: client for client in clients}
     while waiting:
-        readable, _, _ = select.select(list(waiting), [], [], 10)
+        readable, _, _ = select.select(list(waiting), [], [], 30)
         assert readable, f"{len(waiting)} still wait"
         for sock in readable:
             client = waiting.pop(sock)
@@ -220,9 +220,10 @@ def test_ten_thousand_slow_heads(allow_many, lone):
     lone.serve(lone.backend(answers(response())), limits=RequestLimits(header_timeout_s=4.0))
     good = lone.client()
     assert good.request().status == 200
-    slow = [socket.create_connection(("127.0.0.1", lone.worker.port), timeout=30) for _ in range(allow_many)]
-    for sock in slow:
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-")
+    slow = []
+    for _ in range(allow_many):
+        slow.append(socket.create_connection(("127.0.0.1", lone.worker.port), timeout=30))
+        slow[-1].sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-")
     assert good.request().status == 200
     for sock in slow:
         with contextlib.suppress(OSError):
@@ -238,7 +239,9 @@ def test_ten_thousand_slow_heads(allow_many, lone):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_connections_that_came_and_went(allow_many, lone):
-    lone.serve(lone.backend(answers(response())), limits=RequestLimits(header_timeout_s=30.0))
+    lone.serve(
+        lone.backend(answers(response())), limits=RequestLimits(header_timeout_s=200.0, keepalive_timeout_s=200.0)
+    )
     held = []
     for _ in range(3):
         socks = [socket.create_connection(("127.0.0.1", lone.worker.port), timeout=30) for _ in range(allow_many)]

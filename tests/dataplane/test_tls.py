@@ -253,7 +253,7 @@ def test_a_client_that_leaves_within_the_handshake_is_forgotten(tls):
 
 @pytest.mark.slow
 def test_a_handshake_has_the_time_of_a_head(tls):
-    tls.serve(tls.backend(), limits=RequestLimits(header_timeout_s=0.5))
+    tls.serve(tls.backend(), limits=RequestLimits(header_timeout_s=1.2))
     silent, begun = tls.plain(), tls.plain()
     begun.send(b"\x16\x03\x01\x02\x00")
     assert silent.end() == begun.end() == "eof"
@@ -489,7 +489,7 @@ def test_a_drain_ends_an_idle_connection_after_one_more_answer(authority, make):
         gate.serve(gate.backend())
         client = gate.client()
         client.request()
-        gate.worker.say({"type": "drain", "delay_s": 0, "timeout_s": 5})
+        gate.worker.say({"type": "drain", "delay_s": 0, "timeout_s": 30})
         eventually(lambda: client.request().get("Connection") == "close", "the last answer")
         assert client.end() == "eof"
         gate.worker.process.wait(30)

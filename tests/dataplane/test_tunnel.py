@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from proxy.ipc import layout
-from proxy.routing.table import AccessLog, Sticky, Timeouts
+from proxy.routing.table import AccessLog, Sticky
+from tests.dataplane.conftest import patient
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import request, response
 
@@ -233,15 +234,16 @@ def test_the_end_of_either_side_ends_the_tunnel(gate):
 
 
 def test_a_silent_tunnel_is_closed(gate):
-    _, client = open_tunnel(gate, echo, timeouts=Timeouts(tunnel_idle_s=0.2))
+    _, client = open_tunnel(gate, echo, timeouts=patient(tunnel_idle_s=0.2))
     client.drain()
     gate.finished(0)
 
 
+@pytest.mark.slow
 def test_a_tunnel_outlives_all_other_timeouts(gate):
-    fields = {"timeouts": Timeouts(first_byte_s=0.4, idle_s=0.4, total_s=0.4)}
+    fields = {"timeouts": patient(first_byte_s=1.0, idle_s=1.0, total_s=1.0)}
     _, client = open_tunnel(gate, echo, **fields)
-    gate.sweeps(12)
+    gate.sweeps(24)
     client.send(b"still here")
     assert client.exactly(10) == b"still here"
 
@@ -331,7 +333,7 @@ def test_a_break_of_the_endpoint_is_a_break_for_the_client(gate, release):
 
 def test_a_silent_tunnel_ends_in_good_order_on_both_sides(gate):
     """With FIN; and what the client is just sending does not destroy what it has not read yet."""
-    backend, client = open_tunnel(gate, echo, timeouts=Timeouts(tunnel_idle_s=0.2))
+    backend, client = open_tunnel(gate, echo, timeouts=patient(tunnel_idle_s=0.2))
     gate.finished(0)
     client.send(b"on its way")
     assert client.end() == "eof"

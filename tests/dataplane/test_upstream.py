@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from proxy.ipc import layout
-from proxy.routing.table import Failover, Timeouts
+from proxy.routing.table import Failover
+from tests.dataplane.conftest import patient
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import fails, ok, request, response
 
@@ -129,7 +130,7 @@ def test_an_endpoint_that_closes_idle_connections_is_never_charged(gate):
 
 def test_an_idle_connection_is_given_up_in_time(gate):
     stable = gate.backend()
-    gate.serve(stable, timeouts=Timeouts(pool_idle_s=0.1))
+    gate.serve(stable, timeouts=patient(pool_idle_s=0.1))
     client = gate.client()
     client.request()
     eventually(lambda: stable.peers[0].ended, "the end of the idle connection")
@@ -232,7 +233,7 @@ def test_a_refused_connect(gate, method):
 
 
 def test_a_connect_that_takes_too_long(gate):
-    gate.serve(gate.deaf(), timeouts=Timeouts(connect_s=0.1))
+    gate.serve(gate.deaf(), timeouts=patient(connect_s=0.1))
     answer = gate.client().request()
     assert (answer.status, json.loads(answer.body)["reason"]) == (504, "timeout")
     same(lambda: gate.judged(0), (1, {"connect": 1}))
@@ -260,9 +261,9 @@ def test_another_endpoint_of_the_version_takes_over(gate, method):
     for _ in range(20):
         assert client.request(method, "/", body=b"x" * 1000 if method == "POST" else b"").status == 200
     # Two seconds long the endpoint that refused is not asked again.
-    bad = gate.bad(0)
-    assert bad in ({}, {"connect": 1})
-    same(lambda: gate.ended(0), 20 + len(bad))
+    same(lambda: gate.ended(0) - gate.bad(0).get("connect", 0), 20)
+    assert set(gate.bad(0)) <= {"connect"}
+    assert gate.bad(0).get("connect", 0) < 5  # drawn anew at each request, it would be asked ten times
     assert all(len(one.body) == (1000 if method == "POST" else 0) for one in stable.requests)
 
 
@@ -278,7 +279,7 @@ def test_no_other_endpoint_takes_over_when_it_must_not_be_used(gate):
 def test_another_endpoint_of_new_is_not_tried_after_the_gate_was_shut(gate):
     """The connect took its time: what was decided before it no longer holds."""
     new = gate.backend(name="new")
-    gate.serve(gate.backend(), [gate.deaf(), new], weight=10_000, timeouts=Timeouts(connect_s=1.0), failover=NEVER)
+    gate.serve(gate.backend(), [gate.deaf(), new], weight=10_000, timeouts=patient(connect_s=1.0), failover=NEVER)
     client = gate.client()
     gate.set_state(1, layout.ENDPOINT_DRAIN, 0)
     assert client.request().body == b"new"
@@ -327,7 +328,7 @@ def test_stable_answers_for_new(gate, cause, method):
     kind, script = CAUSES[cause]
     stable = gate.backend()
     new = gate.backend(script) if script else gate.refused()
-    gate.serve(stable, new, weight=10_000, timeouts=Timeouts(first_byte_s=0.4))
+    gate.serve(stable, new, weight=10_000, timeouts=patient(first_byte_s=0.8) if cause == "timeout" else patient())
     client = gate.client()
     answer = client.request(method, "/x")
     rescued = method in {"GET", "HEAD", "OPTIONS"}
