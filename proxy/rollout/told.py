@@ -26,12 +26,12 @@ UNDONE = frozenset({"FinishUndone", "NewRefused"})  # what had ended a rollout w
 OUTCOMES = frozenset({"RollbackVerified", "RollbackIneffective", "HookCalled", "HookFailed"})
 PROBLEMS = "problems"  # in the evidence of a config that was refused
 MOST_PROBLEMS = 3  # in a sentence
+MOST_NAMES = 3  # of a certificate, in a sentence
+HOOKS = ("HookCalled", "HookFailed")  # their reason is the hook's name
 # What events say that one did not move anything and is worth knowing after the last move.
 REMARKABLE = frozenset(
     {
         "RollbackVerified",
-MOST_NAMES = 3  # of a certificate, in a sentence
-HOOKS = ("HookCalled", "HookFailed")  # their reason is the hook's name
         "RollbackIneffective",
         "NoStable",
         "StableReady",
@@ -66,12 +66,12 @@ _REASONS = {
     "CertificateUnusable": "its files have changed and cannot be used, the one before stays",
     "CertificateOutOfDate": "clients will refuse it",
     "TtlOver": "the time that it was given for is over",
+    "TableRefused": "the workers cannot use the new table",
+    "Overtaken": "something else was decided while it was being stored",
 }
 
 
 def pages_back(last: int) -> Iterator[tuple[int, int]]:
-    "TableRefused": "the workers cannot use the new table",
-    "Overtaken": "something else was decided while it was being stored",
     """Yield (since, until) of the pages in which events up to the number `last` are looked for, the newest first."""
     for until in range(last, max(0, last - PAGE * PAGES), -PAGE):
         yield max(0, until - PAGE), until
@@ -189,6 +189,8 @@ def _what(event: Json) -> str:
     pauses = after.get("phase") == PAUSED != before.get("phase")
     paused = f"which paused its rollout in stage {after.get('stage')}" if pauses else ""
     endpoint = f"{evidence.get('url')} of {evidence.get('version')}"
+    set_by_hand = f"the endpoint {after.get('url')} of {after.get('version')}"
+    named = after.get("label") or ", ".join(evidence.get("endpoints", ())) or "another version"
     silent = duration(evidence.get("silent_s", 0))
     said = {
         "RolledBack": f"was rolled back from {was}",
@@ -199,8 +201,6 @@ def _what(event: Json) -> str:
         "RolloutPaused": f"was paused at {weight} in stage {after.get('stage')}",
         "RolloutResumed": f"went on at {weight} in stage {after.get('stage')}",
         "RolloutCompleted": f"completed the rollout {after.get('plan')!r} at {weight}",
-    set_by_hand = f"the endpoint {after.get('url')} of {after.get('version')}"
-    named = after.get("label") or ", ".join(evidence.get("endpoints", ())) or "another version"
         "RolloutFinished": f"finished: {after.get('stable') or 'the new version'} is stable",
         "PlanKept": "kept the plan that its rollout was started with",
         "PlanRestarted": f"began a changed plan anew, at {weight}",
@@ -238,16 +238,6 @@ def _what(event: Json) -> str:
     return said.get(kind, f"says {kind}")
 
 
-def _stable(evidence: Json) -> str:
-    """Return how stable was seen to do after a rollback: that nobody asked it says nothing."""
-    asked = evidence.get("stable") or {}
-    return "nobody asked stable since" if asked.get("requests") == 0 else "stable is within the limits"
-
-
-def _because(event: Json) -> str:
-    evidence, reason = event.get("evidence") or {}, event.get("reason") or ""
-    if event["type"] == PROGRESS:
-        return ""
 def _certificate(evidence: Json) -> str:
     """Return which certificate it is: its file, the names in it, and who shows it."""
     names, shown_at = evidence.get("names", ()), ", ".join(evidence.get("shown_at", ()))
@@ -258,10 +248,22 @@ def _certificate(evidence: Json) -> str:
     return f"{told} at {shown_at}" if shown_at else told
 
 
+def _stable(evidence: Json) -> str:
+    """Return how stable was seen to do after a rollback: that nobody asked it says nothing."""
+    asked = evidence.get("stable") or {}
+    return "nobody asked stable since" if asked.get("requests") == 0 else "stable is within the limits"
+
+
+def _because(event: Json) -> str:
+    evidence, reason = event.get("evidence") or {}, event.get("reason") or ""
+    if event["type"] == PROGRESS:
+        return ""
     if event["type"] == "ConfigRefused":
         return problems(evidence)
     if event["type"] == "DrillOver" and evidence.get("decided_s") is not None:
         return _drilled(evidence)
+    if event["type"] in HOOKS:
+        reason = _answer(evidence)
     told = [part for part in (_REASONS.get(reason, reason), numbers(evidence)) if part]
     if evidence.get("also"):
         told.append(f"also {', '.join(evidence['also'])}")
@@ -272,8 +274,13 @@ def _certificate(evidence: Json) -> str:
     return "; ".join(told)
 
 
-    if event["type"] in HOOKS:
-        reason = _answer(evidence)
+def _answer(evidence: Json) -> str:
+    """Return how a hook ended; why it failed and what it said is told beside."""
+    if evidence.get("exit") is not None:
+        return f"it ended with exit code {evidence['exit']}"
+    return f"it answered {evidence['status']}" if evidence.get("status") is not None else ""
+
+
 def _drilled(evidence: Json) -> str:
     limit = f" by {evidence['limit']}" if evidence.get("limit") else ""
     took = f"it was decided{limit} within {duration(evidence['decided_s'])}"
@@ -284,13 +291,6 @@ def _drilled(evidence: Json) -> str:
 
 
 def _digits(number: float) -> str:
-def _answer(evidence: Json) -> str:
-    """Return how a hook ended; why it failed and what it said is told beside."""
-    if evidence.get("exit") is not None:
-        return f"it ended with exit code {evidence['exit']}"
-    return f"it answered {evidence['status']}" if evidence.get("status") is not None else ""
-
-
     """Return a number with at most three significant digits behind its whole part."""
     shown = f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
     return f"{number:.6f}".rstrip("0") if "e" in shown else shown
