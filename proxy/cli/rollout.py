@@ -149,11 +149,11 @@ def drill(
 ) -> None:
     """Prove that a breach shuts the gate in every worker, by a failure that no client sees; then all is as before."""
     wanted = _call(connect(admin, token_file, ca), service, "/drill", {}, dry_run=True)
-    if dry_run and output is Format.JSON:
+    if output is Format.TEXT:
+        about, most = told.duration(wanted["expected_s"]), told.duration(wanted["most_s"])
+        typer.echo(f"{wanted['limit']} decides about {about} after the first failure, {most} at most")
+    elif dry_run:
         typer.echo(json.dumps(wanted))
-        return
-    about, most = told.duration(wanted["expected_s"]), told.duration(wanted["most_s"])
-    typer.echo(f"{wanted['limit']} decides about {about} after the first failure, {most} at most", err=not dry_run)
     if dry_run:
         return
     client = connect(admin, token_file, ca, timeout_s=wanted["most_s"] + REACHED_S)

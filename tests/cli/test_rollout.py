@@ -128,8 +128,8 @@ def test_a_dry_run_says_go_or_fails_with_no_go(admin):
 def test_a_drill_says_what_it_took_and_fails_when_it_failed(admin):
     result = tidegate("rollout", "drill", "--admin", admin.url)
     assert result.exit_code == 0
-    assert result.stderr == "P99AboveLimit decides about 1.5 s after the first failure, 31.5 s at most\n"
-    assert result.stdout.splitlines() == [
+    assert result.output.splitlines() == [
+        "P99AboveLimit decides about 1.5 s after the first failure, 31.5 s at most",
         "drill passed",
         "  decided 750 ms after the first failure, by P99AboveLimit",
         "  weight 0 in every worker 12 ms after that",
@@ -139,17 +139,17 @@ def test_a_drill_says_what_it_took_and_fails_when_it_failed(admin):
     admin.operations.drilled = {"drill": "failed", "why": "something else was decided", "restored": False}
     result = tidegate("rollout", "drill", "--admin", admin.url)
     assert result.exit_code == 1
-    assert result.stdout.splitlines() == [
+    assert result.output.splitlines()[1:] == [
         "drill failed: something else was decided",
         "  everything is NOT as before: see `tidegate status`",
     ]
-    assert json.loads(tidegate("rollout", "drill", "-o", "json", "--admin", admin.url).stdout)["drill"] == "failed"
+    assert json.loads(tidegate("rollout", "drill", "-o", "json", "--admin", admin.url).output)["drill"] == "failed"
 
 
 def test_a_dry_drill_only_says_how_long_one_takes(admin):
     result = tidegate("rollout", "drill", "--dry-run", "--admin", admin.url)
-    assert result.stdout == "P99AboveLimit decides about 1.5 s after the first failure, 31.5 s at most\n"
-    assert json.loads(tidegate("rollout", "drill", "--dry-run", "-o", "json", "--admin", admin.url).stdout) == {
+    assert result.output == "P99AboveLimit decides about 1.5 s after the first failure, 31.5 s at most\n"
+    assert json.loads(tidegate("rollout", "drill", "--dry-run", "-o", "json", "--admin", admin.url).output) == {
         "limit": "P99AboveLimit",
         "expected_s": 1.5,
         "most_s": 31.5,
