@@ -150,6 +150,11 @@ class Journal:
         self._changed = asyncio.Event()
 
 
+def _in(sentence: str, value: object) -> bool:
+    """Tell whether a text, or every text of a list, stands in a sentence."""
+    return all(isinstance(one, str) and one in sentence for one in (value if isinstance(value, list) else [value]))
+
+
 def _line(event: Json) -> str:
     """Return an event as a line of the log: its type, its sentence (`proxy.rollout.told`), the rest as name=value."""
     sentence = told.sentence(event)
