@@ -1,30 +1,32 @@
 """TLS contexts and certificates, for every process that needs them.
 
 Nouns: a *pair* is a certificate (with its chain) and the key that belongs to it, read from two files at one instant
-and checked. It travels as one PEM text in a memory file, so that whoever loads it gets exactly what was checked,
-whatever happens to the files meanwhile.
+and checked. It travels as one PEM text, so that whoever loads it gets exactly what was checked, whatever happens to the
+files meanwhile.
 
 Rules: TLS 1.2 at least; for 1.2 only key exchange with forward secrecy and authenticated ciphers; ALPN http/1.1.
 
-Sources: RFC 9325 (recommendations for TLS), RFC 6125 §6.4.3 (wildcards: the leftmost label alone), memfd_create(2).
+Sources: RFC 9325 (recommendations for TLS), RFC 6125 §6.4.3 (wildcards: the leftmost label alone).
 """
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
+
+from proxy.memory import MemoryFile
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 ALPN = ["http/1.1"]
 _CERTIFICATES = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _KEYS = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----", re.DOTALL)
 _FILE_MOST = 1024 * 1024
+_ANY = "latin-1"  # what stands between the lines of a PEM file comes through as it is
 
 
 class WrongPair(ValueError):
@@ -44,7 +46,7 @@ class Pair:
     names: tuple[str, ...]
     not_before: float
     not_after: float
-    pem: bytes = field(repr=False)
+    pem: str = field(repr=False)
 
     def out_of_date(self, now: float) -> str:
         """Return what is wrong with the dates at `now`, "" if nothing is."""
@@ -66,16 +68,15 @@ def read_pair(cert: Path, key: Path) -> Pair:
     if b"ENCRYPTED" in keys[0]:
         cure = "take the passphrase off, as with `openssl pkey -in KEY -out PLAIN`, and protect the file by its mode"
         raise WrongPair("key", "is encrypted", cure)
-    pem = b"\n".join((chain, keys[0], b""))
-    with MemoryFile(pem) as file:
-        try:
-            told = _told(file.path)
-        except ssl.SSLError:
-            raise WrongPair("cert", "holds no certificate that can be read", "copy it again") from None
-        try:
-            server_context(file.path)
-        except ssl.SSLError as error:
-            raise _unfit(error) from None
+    pem = b"\n".join((chain, keys[0], b"")).decode(_ANY)
+    try:
+        told = _told(pem)
+    except ssl.SSLError:
+        raise WrongPair("cert", "holds no certificate that can be read", "copy it again") from None
+    try:
+        server_context(pem)
+    except ssl.SSLError as error:
+        raise _unfit(error) from None
     return Pair(
         names=_names(told),
         not_before=ssl.cert_time_to_seconds(told["notBefore"]),
@@ -85,27 +86,32 @@ def read_pair(cert: Path, key: Path) -> Pair:
 
 
 def server_context(pem: str) -> ssl.SSLContext:
-    """Return the context of a listener for the certificate and key in one PEM file."""
+    """Return the context of a listener for a pair."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(ALPN)
     _harden(context)
-    context.load_cert_chain(pem, password=_no_passphrase)
+    show(context, pem)
     return context
 
 
-def server_contexts(pairs: Sequence[tuple[Sequence[str], str]]) -> ssl.SSLContext:
-    """Return the context of a listener with several certificates, each given as (names, PEM file).
+def show(context: ssl.SSLContext, pem: str) -> None:
+    """Show a pair on the connections that a context will make."""
+    with MemoryFile("certificate", pem.encode(_ANY)) as file:
+        context.load_cert_chain(file.path, password=_no_passphrase)
+
+
+def by_server_name(contexts: Sequence[tuple[Sequence[str], ssl.SSLContext]]) -> ssl.SSLContext:
+    """Return the context of a listener that has one for each of its pairs, given as (names, context).
 
     The client's server name chooses: a certificate with that very name, else one whose wildcard covers it, else
     the first. A client that names nobody gets the first.
     """
-    contexts = [server_context(pem) for _, pem in pairs]
-    first = contexts[0]
+    first = contexts[0][1]
     if len(contexts) > 1:
         by_name: dict[str, ssl.SSLContext] = {}
-        for (names, _), context in zip(pairs, contexts, strict=True):
+        for names, context in contexts:
             for name in names:
                 by_name.setdefault(name, context)
 
@@ -145,36 +151,6 @@ def client_context(
     return context
 
 
-class MemoryFile:
-    """A text in memory with a descriptor (`fd`) and, in this process, a `path`."""
-
-    def __init__(self, content: bytes) -> None:
-        self.fd = os.memfd_create("tidegate-certificate", os.MFD_CLOEXEC)
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(self.fd, rest) :]
-
-    @property
-    def path(self) -> str:
-        """The path under which this process can open it."""
-        return path_of(self.fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give it back."""
-        os.close(self.fd)
-
-
-def path_of(fd: int) -> str:
-    """Return the path under which this process can open what a descriptor stands for, from its beginning."""
-    return f"/proc/self/fd/{fd}"
-
-
 def _harden(context: ssl.SSLContext) -> None:
     # To negotiate again and again costs us far more than whoever asks for it, and nothing in HTTP needs it.
     context.options |= ssl.OP_NO_RENEGOTIATION
@@ -199,10 +175,11 @@ def _unfit(error: ssl.SSLError) -> WrongPair:
     return WrongPair("key", "holds no private key that can be read", "copy it again")
 
 
-def _told(path: str) -> dict[str, Any]:
+def _told(pem: str) -> dict[str, Any]:
     # The standard library shows what is in a certificate only of a peer, after a handshake that trusts it. This
     # function is what its own tests use instead, in every CPython since 2.6.
-    told: dict[str, Any] = ssl._ssl._test_decode_cert(path)  # type: ignore[attr-defined]  # noqa: SLF001
+    with MemoryFile("certificate", pem.encode(_ANY)) as file:
+        told: dict[str, Any] = ssl._ssl._test_decode_cert(file.path)  # type: ignore[attr-defined]  # noqa: SLF001
     return told
 
 

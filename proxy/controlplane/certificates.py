@@ -1,8 +1,8 @@
 """The certificates that listeners and the admin API show, kept as new as their files.
 
 Nouns: what is *in force* is a pair (proxy/tls.py) per pair of files: what was last read and found right. Workers never
-open the files: they get the pairs in force as memory files, so that all show the same, and one that starts while the
-files are wrong still gets what was right.
+open the files: they get the pairs in force, in one memory file, so that all show the same, and one that starts while
+the files are wrong still gets what was right.
 
 Rules:
 * The files are looked at every second. What has another date, size or inode is read and checked; a pair that is
@@ -26,7 +26,8 @@ from typing import Any
 
 from proxy.config.compile import CertificateFiles, Settings
 from proxy.errors import ConfigError, Problem
-from proxy.tls import MemoryFile, Pair, WrongPair, read_pair, server_context
+from proxy.ipc.enclosure import enclose
+from proxy.tls import Pair, WrongPair, read_pair, server_context, show
 
 Stamp = tuple[tuple[int, int, int], ...]
 LOOK_S = 1.0
@@ -84,11 +85,9 @@ class Certificates:
     @contextlib.contextmanager
     def message(self) -> Iterator[tuple[dict[str, Any], list[int]]]:
         """Give what workers are told, and the descriptors that go with it; these are closed afterwards."""
-        shown = self._shown
-        with contextlib.ExitStack() as held:
-            files = [held.enter_context(MemoryFile(pair.pem)) for pairs in shown.values() for pair in pairs]
-            names = {address: [list(pair.names) for pair in pairs] for address, pairs in shown.items()}
-            yield {"type": "certificates", "listeners": names}, [file.fd for file in files]
+        pairs = {address: [(one.names, one.pem) for one in of] for address, of in self._shown.items()}
+        with enclose("certificates", pairs) as file:
+            yield {"type": "certificates"}, [file.fd]
 
     def look(self, now: float | None = None) -> list[Finding]:
         """Read what has changed; return what is new, for the log and the events. `now`: seconds since 1970."""
@@ -172,12 +171,10 @@ class Certificates:
             address: tuple(self._held[one].pair for one in files) for address, files in self._entrances.items() if files
         }
         if self._admin is not None and self._admin_context is not None:
-            with MemoryFile(self._held[self._admin].pair.pem) as file:
-                self._admin_context.load_cert_chain(file.path)
+            show(self._admin_context, self._held[self._admin].pair.pem)
 
     def _context(self, files: CertificateFiles) -> ssl.SSLContext:
-        with MemoryFile(self._held[files].pair.pem) as file:
-            return server_context(file.path)
+        return server_context(self._held[files].pair.pem)
 
 
 def _files_of(settings: Settings, address: str) -> tuple[CertificateFiles, ...]:

@@ -44,9 +44,9 @@ from proxy.dataplane.upstream import Upstream
 from proxy.dataplane.watch import Beat
 from proxy.http1.request import RequestParser
 from proxy.ipc import channel, files, layout
+from proxy.ipc.enclosure import enclosed
 from proxy.ipc.segment import Segment
 from proxy.routing.table import RoutingTable, from_plain
-from proxy.tls import path_of, server_contexts
 
 _TICK_S = TICK_NS / 1e9
 _LATER_S = 0.0015  # uvloop rounds to whole milliseconds twice: without it, one in four came before its tick
@@ -233,7 +233,11 @@ class Worker:
     def _obey(self, message: dict[str, Any], descriptors: list[int]) -> None:
         kind = message["type"]
         if kind == "start":
-            self._start(message, descriptors)
+            try:
+                self._start(message, descriptors)
+            except Exception as error:  # noqa: BLE001 -- it cannot go on, and must not stay as if it could
+                self.notice(f"cannot start: {error!r}")
+                self.loop.stop()
         elif kind == "table":
             try:
                 self._switch(message, descriptors)
@@ -241,7 +245,7 @@ class Worker:
                 why = str(error) or repr(error)
                 self._say({"type": "refused", "generation": message["generation"], "why": why})
         elif kind == "certificates":
-            self._take_certificates(message["listeners"], descriptors)
+            self._take_certificates(descriptors)
         elif kind == "drain":
             self._drain(message["delay_s"], message["timeout_s"])
         elif kind == "stop":
@@ -277,13 +281,14 @@ class Worker:
         self._began_ns = monotonic_ns()
         self._sweep()
 
-    def _take_certificates(self, listeners: dict[str, list[list[str]]], descriptors: list[int]) -> None:
-        """Show other certificates from the next connection on: by address, the names of each, in order."""
-        files = iter(descriptors)
+    def _take_certificates(self, descriptors: list[int]) -> None:
+        """Show other certificates from the next connection on."""
         try:
-            for address, names in listeners.items():
-                context = server_contexts([(of, path_of(next(files))) for of in names])
-                self._certificates.setdefault(address, Certificates(context)).context = context
+            for address, pairs in enclosed(descriptors[0]).items():
+                if address in self._certificates:
+                    self._certificates[address].show(pairs)
+                else:
+                    self._certificates[address] = Certificates(pairs)
         except OSError as error:
             self.notice(f"the certificates stay as they were: {error}")
         finally:

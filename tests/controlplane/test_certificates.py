@@ -13,6 +13,7 @@ from proxy.config.compile import AdminSettings, Entrance, Settings
 from proxy.controlplane.certificates import Certificates
 from proxy.controlplane.running import needs_restart
 from proxy.errors import ConfigError
+from proxy.ipc.enclosure import enclosed
 from tests.certificates import issue
 
 ADDRESS = "127.0.0.1:8443"
@@ -34,9 +35,8 @@ def issued(authority, tmp_path):
 
 
 def names(certificates):
-    with certificates.message() as (message, fds):
-        assert len(fds) == sum(map(len, message["listeners"].values()))
-        return message["listeners"]
+    with certificates.message() as (_, (fd,)):
+        return {address: [of for of, _ in pairs] for address, pairs in enclosed(fd).items()}
 
 
 def replaced(files, others):
@@ -68,7 +68,7 @@ def test_what_is_in_force_goes_to_workers_as_it_was_read(issued):
     files.cert.unlink()
     assert names(certificates) == {ADDRESS: [["a.test", "*.b.test"]]}
     with certificates.message() as (_, (fd,)):
-        assert b"PRIVATE KEY" in os.pread(fd, 100_000, 0)
+        assert "PRIVATE KEY" in enclosed(fd)[ADDRESS][0][1]
 
 
 def test_files_that_have_changed_are_read_again(issued):

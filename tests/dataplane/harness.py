@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxy.ipc import channel, layout
+from proxy.ipc.enclosure import enclose
 from proxy.ipc.segment import Segment
 from proxy.routing.split import seed_of
 from proxy.routing.table import RoutingTable, to_plain
-from proxy.tls import MemoryFile, Pair
+from proxy.tls import Pair
 
 DEADLINE_S = 30.0
 ADDRESS = "127.0.0.1:0"  # as a config says it: the name of the listener's certificates
@@ -57,8 +58,9 @@ class LoneWorker:
         neighbour: socket.socket | None = None,
         pairs: Sequence[Pair] = (),
         prefaced: bool = False,
+        stdout: int | None = None,
     ) -> None:
-        """`pairs`: the certificates of a TLS listener; `prefaced`: it takes the PROXY protocol."""
+        """`pairs`: the certificates of a TLS listener; `prefaced`: it takes the PROXY protocol; `stdout`: a file's."""
         self.table = table
         self.generation = 0
         slots = 1 if neighbour is None else 2
@@ -75,6 +77,7 @@ class LoneWorker:
             [sys.executable, "-m", "proxy.dataplane.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONWARNINGS": "error"},
+            stdout=stdout,
             stderr=subprocess.PIPE,
         )
         theirs.close()
@@ -110,11 +113,8 @@ class LoneWorker:
 
     def certify(self, pairs: Sequence[Pair]) -> None:
         """Have other certificates shown from the next connection on."""
-        files = [MemoryFile(pair.pem) for pair in pairs]
-        names = {ADDRESS: [list(pair.names) for pair in pairs]}
-        channel.send(self.phone, {"type": "certificates", "listeners": names}, [file.fd for file in files])
-        for file in files:
-            file.close()
+        with enclose("certificates", {ADDRESS: [(pair.names, pair.pem) for pair in pairs]}) as file:
+            channel.send(self.phone, {"type": "certificates"}, [file.fd])
 
     def switch(self, table: RoutingTable, weights: dict[str, int]) -> None:
         """Bring a generation into force."""

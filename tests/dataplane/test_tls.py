@@ -478,7 +478,7 @@ def test_certificates_that_cannot_be_used_change_nothing_and_are_told(authority,
     good = make("shop.test")
     with alone(authority, good) as gate:
         gate.serve(gate.backend())
-        gate.worker.certify([Pair(("x",), 0, 0, b"no certificate")])
+        gate.worker.certify([Pair(("x",), 0, 0, "no certificate")])
         assert "stay as they were" in gate.worker.expect("notice")["text"]
         assert gate.client().request().status == 200
 

@@ -39,10 +39,10 @@ def trust(authority):
 class Visitor:
     """A client that keeps its connection."""
 
-    def __init__(self, port, trust, header=b""):
+    def __init__(self, port, trust, header=b"", server_name="one.test"):
         plain = socket.create_connection(("127.0.0.1", port), timeout=30)
         plain.sendall(header)
-        self.sock = trust.wrap_socket(plain, server_hostname="one.test")
+        self.sock = trust.wrap_socket(plain, server_hostname=server_name)
         self.connection = http.client.HTTPConnection("one.test")
         self.connection.sock = self.sock
 
@@ -93,6 +93,30 @@ def test_certificates_follow_their_files_and_nobody_is_dropped(product, trust, a
     assert "holds no private key" in problem["evidence"]["why"]
     assert "nothing" not in product.log.read_text()
     assert product.end() == 0
+
+
+def test_more_certificates_than_descriptors_go_with_one_message(backends, tmp_path, trust, authority):
+    names = [f"site{number}.test" for number in range(300)]
+    pairs = [issue(authority, tmp_path, name, name=f"{name}-") for name in names]
+    listed = ", ".join(f"{{{{cert: {pair.cert.name}, key: {pair.key.name}}}}}" for pair in pairs)
+    one = Product(tmp_path, backends, config=TLS.replace("{{cert: cert.pem, key: key.pem}}", f"[{listed}]"))
+    try:
+        one.start()
+        for name in (names[0], names[150], names[-1]):
+            with Visitor(one.port, trust, server_name=name) as visitor:
+                assert (visitor.ask(), visitor.name) == (200, name)
+        renewed = issue(authority, tmp_path, names[-1], "renewed.test", name=f"{names[-1]}-")
+        assert renewed == pairs[-1]
+        until_now(lambda: one.events("CertificatesRenewed"))
+
+        def shown():
+            with Visitor(one.port, trust, server_name="renewed.test") as visitor:
+                return visitor.name
+
+        until_now(lambda: {shown() for _ in range(8)} == {names[-1]})
+        assert one.end() == 0
+    finally:
+        one.sweep_up()
 
 
 def test_tls_survives_the_supervisor_and_a_takeover(product, trust, authority):
