@@ -88,7 +88,8 @@ class Refused(TidegateError):
     """An operator's request that is not carried out.
 
     `status` is the HTTP status of the admin API, `title` a stable UpperCamelCase word,
-    `problems` name the fields at fault, `extra` goes into the problem+json object as it is.
+    `problems` name the fields at fault, `extra` goes into the problem+json object as it is. `cure` is in the words of
+    the API; `command` is the cure at the command line, where that is another one.
     """
 
     def __init__(
@@ -98,11 +99,13 @@ class Refused(TidegateError):
         what: str,
         *,
         cure: str = "",
+        command: str = "",
         problems: tuple[Problem, ...] = (),
         extra: dict[str, object] | None = None,
     ) -> None:
         super().__init__(what, cure=cure)
         self.status = status
         self.title = title
+        self.command = command
         self.problems = problems
         self.extra = extra or {}

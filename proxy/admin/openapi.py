@@ -21,6 +21,7 @@ PROBLEM = {
         "title": {"type": "string", "description": "a stable UpperCamelCase word"},
         "status": {"type": "integer"},
         "detail": {"type": "string", "description": "one sentence with the cure"},
+        "command_line": {"type": "string", "description": "the same where the cure at the command line is another"},
         "errors": {
             "type": "array",
             "items": {

@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem details, for everything that this application answers.
 
-Rules: `title` is a stable UpperCamelCase word; `detail` is one sentence with the cure; `errors` names the fields.
+Rules: `title` is a stable UpperCamelCase word; `detail` is one sentence with the cure; `errors` names the fields;
+`command_line` is the sentence as `tidegate` says it, where the cure is another one there.
 An unexpected exception is logged with its traceback and answered without it. aiohttp's own errors (no such
 route, wrong method, body too large) take the same shape. Nothing that a client sent as a secret is repeated.
 """
@@ -58,9 +59,8 @@ def from_error(error: TidegateError) -> web.Response:
         return response(400, "ConfigInvalid", detail, problems=error.problems)
     if isinstance(error, Refused):
         headers = {"WWW-Authenticate": 'Bearer realm="tidegate"'} if error.status == 401 else None
-        return response(
-            error.status, error.title, str(error), problems=error.problems, extra=error.extra, headers=headers
-        )
+        extra = error.extra | ({"command_line": f"{error.what} ({error.command})"} if error.command else {})
+        return response(error.status, error.title, str(error), problems=error.problems, extra=extra, headers=headers)
     return response(503, type(error).__name__, str(error))
 
 

@@ -15,13 +15,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from proxy.errors import TidegateError
-
-if TYPE_CHECKING:
-    import ssl
 
 TIMEOUT_S = 10.0
 STREAM_SILENCE_S = 45.0  # three missed heartbeats
@@ -48,11 +45,11 @@ class ApiError(TidegateError):
     `status` is the HTTP status, `title` its stable word, `problem` the API's object, `said` what a hook said, in lines.
     """
 
-    def __init__(self, status: int, problem: Mapping[str, Any], where: str) -> None:
+    def __init__(self, status: int, problem: Mapping[str, Any], where: str = "") -> None:
         errors = problem.get("errors") or []
         fields = "; ".join(_field(error) for error in errors)
-        what = problem.get("detail") or problem.get("title") or f"HTTP {status}"
-        super().__init__(f"{what}: {fields}" if fields else what, where=where if status in {502, 503, 504} else "")
+        what = problem.get("command_line") or problem.get("detail") or problem.get("title") or f"HTTP {status}"
+        super().__init__(f"{what}: {fields}" if fields else what, where=where)
         self.status = status
         self.title = problem.get("title", "")
         self.problem = dict(problem)
@@ -72,16 +69,29 @@ class Answer:
 class Client:
     """Calls to one admin API. `timeout_s` bounds each wait for the network."""
 
-    def __init__(self, admin: str, token: str = "", *, ca: Path | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        admin: str,
+        token: str = "",
+        *,
+        token_from: str = "",
+        ca: Path | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Take the address and the token; `token_from` is where that one stood, for people."""
         self.admin = admin
         self._ca = ca
         self._token = token
+        self._token_from = token_from
         self._timeout_s = timeout_s
         self._parse(admin)
 
     def get(self, path: str, query: Query = ()) -> Any:
         """Return the object that GET gives."""
-        return self.call("GET", path, query).value
+        value = self.call("GET", path, query).value
+        if isinstance(value, str) and value.lstrip().startswith("<"):
+            raise self._something_else("a page")
+        return value
 
     def call(
         self, method: str, path: str, query: Query = (), body: Any = None, headers: Mapping[str, str] | None = None
@@ -139,14 +149,23 @@ class Client:
         try:
             value = json.loads(raw) if is_json else raw.decode("utf-8", "replace")
         except ValueError:
-            raise Unreachable("the answer is no JSON", where=self.admin, cure="is this the admin API?") from None
+            raise self._something_else("no JSON") from None
         if response.status == 401 and not self._token:
             raise NoToken("a token is required", cure="put it into TIDEGATE_ADMIN_TOKEN or name a --token-file")
         if response.status >= 400:
-            raise ApiError(response.status, value if isinstance(value, dict) else {}, self.admin)
+            if not isinstance(value, dict) or "title" not in value:
+                raise self._something_else(f"HTTP {response.status}")
+            where = {401: self._token_from, 502: self.admin, 503: self.admin, 504: self.admin}
+            raise ApiError(response.status, value, where.get(response.status, ""))
         return Answer(response.status, value, response.headers.get("ETag", ""))
 
+    def _something_else(self, what: str) -> Unreachable:
+        cure = "say where the admin API is with --admin or TIDEGATE_ADMIN; what clients reach is another address"
+        return Unreachable(f"what answers here is not the admin API: {what}", where=self.admin, cure=cure)
+
     def _unreachable(self, error: Exception) -> Unreachable:
+        if mixed_up := self._mixed_up(error):
+            return mixed_up
         if isinstance(error, TimeoutError):
             why = "no answer in time"
         elif isinstance(error, socket.gaierror):
@@ -165,6 +184,24 @@ class Client:
             cure="is tidegate running there? say where with --admin or TIDEGATE_ADMIN",
         )
 
+    def _mixed_up(self, error: Exception) -> Unreachable | None:
+        """Return what to say where TLS was tried and the other end has none, or the other way round."""
+        scheme, host, port = self._parse(self.admin)
+        if scheme == "unix" or isinstance(error, TimeoutError | socket.gaierror | ConnectionRefusedError):
+            return None
+        if getattr(error, "verify_message", ""):
+            return None
+        from proxy.cli.tls import speaks_http, speaks_tls
+
+        name = f"[{host}]" if ":" in host else host
+        if scheme == "http" and speaks_tls(host, port or 80):
+            cure = f"write https://{name}:{port or 80}, and name who signed its certificate with --ca"
+            return Unreachable("the admin API speaks TLS, and http:// does not", where=self.admin, cure=cure)
+        if scheme == "https" and speaks_http(host, port or 443):
+            cure = f"write http://{name}:{port or 443}, or give it a certificate with admin.tls in the config"
+            return Unreachable("the admin API speaks plain HTTP, and https:// does not", where=self.admin, cure=cure)
+        return None
+
     def _connect(self, timeout_s: float) -> HTTPConnection:
         scheme, host, port = self._parse(self.admin)
         if scheme == "unix":
@@ -172,16 +209,10 @@ class Client:
         if scheme == "https":
             from http.client import HTTPSConnection
 
-            return HTTPSConnection(host, port, timeout=timeout_s, context=self._trust())
+            from proxy.cli.tls import trust
+
+            return HTTPSConnection(host, port, timeout=timeout_s, context=trust(self._ca))
         return HTTPConnection(host, port, timeout=timeout_s)
-
-    def _trust(self) -> ssl.SSLContext:
-        from proxy.tls import client_context
-
-        try:
-            return client_context(ca=None if self._ca is None else str(self._ca))
-        except OSError as error:
-            raise UsageError("the file of --ca holds no certificate that can be read", where=str(self._ca)) from error
 
     @staticmethod
     def _parse(admin: str) -> tuple[str, str, int | None]:
@@ -214,10 +245,12 @@ class _UnixConnection(HTTPConnection):
 
 def connect(admin: str, token_file: Path | None, ca: Path | None = None, *, timeout_s: float = TIMEOUT_S) -> Client:
     """Return a client for the shared options."""
-    return Client(admin, _token(token_file), ca=ca, timeout_s=timeout_s)
+    token, token_from = _token(token_file)
+    return Client(admin, token, token_from=token_from, ca=ca, timeout_s=timeout_s)
 
 
-def _token(token_file: Path | None) -> str:
+def _token(token_file: Path | None) -> tuple[str, str]:
+    """Return the token, and where it stood."""
     if token_file is None:
         where, token = "TIDEGATE_ADMIN_TOKEN", os.environ.get("TIDEGATE_ADMIN_TOKEN", "").strip()
     else:
@@ -228,7 +261,7 @@ def _token(token_file: Path | None) -> str:
             raise UsageError(f"the token file cannot be read: {why}", where=str(token_file)) from None
     if len(token.split()) > 1 or (token_file is not None and not token):
         raise UsageError("there is not one token in it", where=where)
-    return token
+    return token, where
 
 
 def _said(problem: Mapping[str, Any]) -> list[str]:

@@ -20,8 +20,9 @@ class Format(StrEnum):
     JSON = "json"
 
 
-def _remember(ctx: typer.Context, value: Format) -> Format:
-    ctx.meta[OUTPUT] = value.value
+def _remember(ctx: typer.Context, value: Format | None) -> Format | None:
+    if value is not None:
+        ctx.meta[OUTPUT] = value.value
     return value
 
 
@@ -34,6 +35,10 @@ Output = Annotated[
         help="text, or json: the API's object unchanged.",
         callback=_remember,
     ),
+]
+OutputToo = Annotated[  # of a verb below one that has it
+    Format | None,
+    typer.Option("--output", "-o", metavar="text|json", help="text or json.", callback=_remember),
 ]
 Admin = Annotated[
     str,

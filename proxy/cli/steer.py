@@ -10,7 +10,7 @@ import typer
 
 from proxy.cli import text
 from proxy.cli.client import connect
-from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile, checked
+from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, OutputToo, ServiceName, TokenFile, checked
 from proxy.config.units import parse_duration, parse_weight
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the journal.")]
@@ -59,7 +59,7 @@ def set_(
     token_file: TokenFile = None,
     ca: Ca = None,
     service: ServiceName = None,
-    output: Annotated[Format | None, typer.Option("--output", "-o", metavar="text|json", help="text or json.")] = None,
+    output: OutputToo = None,
 ) -> None:
     """Set the weight of new; stable gets the rest."""
     given = ctx.obj

@@ -25,7 +25,7 @@ def check(document: Document, base: Path) -> None:
     for loc, pair in _pairs(data):
         cert, key = pair.get("cert"), pair.get("key")
         if isinstance(cert, str) and isinstance(key, str) and cert and key:
-            _pair(document, loc, base / cert, base / key)
+            _pair(document, loc, cert, key, base)
     for index, service in mappings(data, "services"):
         _towards_endpoints(document, ("services", index, "endpoint_tls"), mapping(service, "endpoint_tls"), base)
 
@@ -40,11 +40,13 @@ def _pairs(data: Mapping[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
         yield ("admin", "tls"), mapping(admin, "tls")
 
 
-def _pair(document: Document, loc: Loc, cert: Path, key: Path) -> None:
+def _pair(document: Document, loc: Loc, cert: str, key: str, base: Path) -> None:
     try:
-        pair = read_pair(cert, key)
+        pair = read_pair(base / cert, base / key)
     except WrongPair as error:
-        document.report((*loc, error.of), str(error))
+        relative = not Path(cert if error.of == "cert" else key).is_absolute()
+        hint = f"; relative paths are taken from {base}" if relative and error.what.startswith("cannot be read") else ""
+        document.report((*loc, error.of), f"{error}{hint}")
         return
     now = time.time()
     wrong = pair.out_of_date(now)
@@ -60,7 +62,7 @@ def _towards_endpoints(document: Document, loc: Loc, tls: Mapping[str, Any], bas
         missing = "key" if key is None else "cert"
         document.report(loc, f"has no {missing} beside its {'cert' if key is None else 'key'}: give both or none")
     elif isinstance(cert, str) and isinstance(key, str):
-        _pair(document, loc, base / cert, base / key)
+        _pair(document, loc, cert, key, base)
     if isinstance(ca, str):
         try:
             client_context(ca=str(base / ca))

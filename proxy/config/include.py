@@ -20,12 +20,12 @@ from proxy.errors import ConfigError, Problem
 _SHARED = ("signals", "checks")
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file; raise `ConfigError` with its place."""
+def read_text(path: Path, what: str = "a config file") -> str:
+    """Return the text of a file; raise `ConfigError` with its place. `what` it should be, for people."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        cure = "give the path of a config file" if isinstance(error, FileNotFoundError | IsADirectoryError) else ""
+        cure = f"give the path of {what}" if isinstance(error, FileNotFoundError | IsADirectoryError) else ""
         message = f"cannot be read: {error.strerror}" + (f" ({cure})" if cure else "")
         raise ConfigError([Problem("", message, str(path), 1, 1)]) from None
     except UnicodeDecodeError as error:
@@ -83,7 +83,7 @@ def _from_file(
     file, _, chosen = reference.partition("#")
     try:
         path = base / file
-        source = load(read_text(path), environ, str(Path(document.name).parent / file))
+        source = load(read_text(path, "a rollout plan"), environ, str(Path(document.name).parent / file))
     except ConfigError as error:
         first = error.problems[0]
         if first.line == 1 and first.message.startswith("cannot be read"):

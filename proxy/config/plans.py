@@ -38,12 +38,14 @@ class CompiledPlans:
 
 def is_plan_file(path: Path) -> bool:
     """Return whether a file holds rollout plans (`stages` or `plans` at its top) and no config; see `ConfigError`."""
-    return is_plan(load(read_text(path), {}, str(path)).data)
+    return is_plan(load(read_text(path, "a config or of rollout plans"), {}, str(path)).data)
 
 
 def compile_plan_file(path: Path, environ: Mapping[str, str]) -> CompiledPlans:
     """Return the compiled plans of a file; raise `ConfigError` with all problems."""
-    return _compile(read_text(path), environ, name=str(path), base=path.absolute().parent, source=path)
+    return _compile(
+        read_text(path, "a rollout plan"), environ, name=str(path), base=path.absolute().parent, source=path
+    )
 
 
 def compile_plan_text(

@@ -172,7 +172,9 @@ def _has_a_gate(entry: Entry) -> None:
         raise _busy(state)
     if not state.has_new:
         cure = "register one with PUT versions/new or in the config, and give it weight"
-        raise Refused(409, "NoNewVersion", "the service has no new version to drill with", cure=cure, extra=extra)
+        command = "name one under `new` in the config, reload it (HUP), and give it weight"
+        what = "the service has no new version to drill with"
+        raise Refused(409, "NoNewVersion", what, cure=cure, command=command, extra=extra)
     if not state.weight_bp:
         shut = f"was rolled back ({state.reason}) and its gate is shut" if state.phase == ROLLED_BACK else "is at 0 %"
         cure = "give new weight first: tidegate rollout start, or tidegate weights set"

@@ -34,14 +34,27 @@ def choose(service: str, config: Version, stored: Mapping[tuple[str, str], Versi
     if said == config:
         if registered is None:
             return Choice(config, was, {})
-        what = named(registered) if registered.endpoints else "none"
-        note = f"{service}: new is {what}, as registered through the API; the config says {named(config)}"
-        return Choice(registered, was, {}, note)
+        return Choice(registered, was, {}, _note(service, config, registered, stored.get((service, STABLE_REGISTERED))))
     fresh: dict[tuple[str, str], Version | None] = {(service, CONFIG): config}
     if registered is None:
         return Choice(config, was, fresh)
     note = f"{service}: the config has changed and says that new is {named(config)}: the registered one is dropped"
     return Choice(config, was, {**fresh, (service, REGISTERED): None}, note)
+
+
+def _note(service: str, config: Version, registered: Version, finished: Version | None) -> str:
+    """Say why `new` is not what the config says, if it is not."""
+    if registered == config:
+        return ""
+    if registered.endpoints:
+        return f"{service}: new is {named(registered)}, as registered through the API; the config says {named(config)}"
+    since = (
+        "it was removed through the API" if finished is None else f"a finished rollout made {named(finished)} stable"
+    )
+    return (
+        f"{service}: there is no new version, since {since}; the config still says that new is {named(config)}: "
+        "name the next one there"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,17 @@ VERBS: dict[type[Event], str] = {
     Rollback: "rollback",
     NewChanged: "versions/new",
 }
+# The same at the command line, which has no verb for a new version.
+COMMANDS: dict[str, str] = {
+    "start": "rollout start",
+    "pause": "rollout pause",
+    "resume": "rollout resume",
+    "promote": "rollout promote",
+    "finish": "rollout finish",
+    "weights": "weights set",
+    "rollback": "rollback",
+    "drill": "rollout drill",
+}
 DRILL_VERB = "drill"  # a breach like any other to the machine, so it is in no row
 
 STABLE_NOT_READY = "no endpoint of stable is ready: users are sent to a version that may not answer"
@@ -296,6 +307,7 @@ def _may_take_over(state: ServiceState, event: SetWeight) -> None:
             "RolloutProgressing",
             "a rollout is progressing and decides about the weight",
             cure="pause it first, or repeat the request with take_over=true, which pauses it",
+            command="pause it first with `tidegate rollout pause`, or repeat this with --take-over, which pauses it",
             extra={"phase": state.phase, "allowed": allowed(state)},
         )
 
@@ -617,6 +629,7 @@ def _match(state: ServiceState, if_match: int | None) -> None:
             "RevisionStale",
             f"the service was changed since: its revision is {state.revision}",
             cure="read the weights again and repeat the request with their ETag",
+            command=f"look at `tidegate status`, and repeat this with --if-match {state.revision} if it still applies",
             extra={"revision": state.revision},
         )
 
@@ -640,7 +653,8 @@ def _no_new(state: ServiceState) -> Refused:
         409,
         "NoNewVersion",
         "the service has no new version",
-        cure="register one with PUT versions/new, or in the config",
+        cure="register one with PUT versions/new, or name the next one under `new` in the config and reload it",
+        command="name the next one under `new` in the config and reload it (HUP), or register it through the API",
         extra={"phase": state.phase, "allowed": allowed(state)},
     )
 
@@ -661,6 +675,7 @@ def _wrong_phase(state: ServiceState, event: Event) -> Refused:
         "WrongPhase",
         f"{verb} is not possible in phase {state.phase}",
         cure=f"possible now: {', '.join(verbs)}",
+        command=f"possible now: {', '.join(COMMANDS[one] for one in verbs if one in COMMANDS)}",
         extra={"phase": state.phase, "allowed": verbs},
     )
 

@@ -16,7 +16,7 @@ from tests.admin.fake import FakeOperations
 
 
 @contextlib.contextmanager
-def admin_server(*, names=("web",), tokens=(), unix=None):
+def admin_server(*, names=("web",), tokens=(), unix=None, tls=None):
     """Run a real admin API over the fake operations in a thread; yield where it is and how to reach into it."""
     loop = asyncio.new_event_loop()
     operations = FakeOperations(names)
@@ -24,8 +24,8 @@ def admin_server(*, names=("web",), tokens=(), unix=None):
 
     async def start():
         await server.setup()
-        await (web.UnixSite(server, unix) if unix else web.TCPSite(server, "127.0.0.1", 0)).start()
-        return f"unix:{unix}" if unix else f"http://127.0.0.1:{server.addresses[0][1]}"
+        await (web.UnixSite(server, unix) if unix else web.TCPSite(server, "127.0.0.1", 0, ssl_context=tls)).start()
+        return f"unix:{unix}" if unix else f"{'https' if tls else 'http'}://127.0.0.1:{server.addresses[0][1]}"
 
     url = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever)

@@ -1,8 +1,14 @@
+import json
 import socket
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from proxy.config.compile import Token
+from proxy.errors import Refused
+from tests.certificates import ca_file, issue
 from tests.cli.conftest import admin_server, command, tidegate
 
 SECRET = "s3cret-token"
@@ -40,6 +46,7 @@ def test_token_from_a_file_or_the_environment(tmp_path, monkeypatch):
         monkeypatch.setenv("TIDEGATE_ADMIN_TOKEN", "wrong-token")
         result = tidegate("weights", "--admin", admin.url)
         assert result.exit_code == 1
+        assert "tidegate: TIDEGATE_ADMIN_TOKEN: the token is not known here" in result.output
         assert "wrong-token" not in result.output
 
 
@@ -84,7 +91,6 @@ def test_a_bad_address_is_a_usage_error(url):
 def test_something_else_that_listens_is_no_traceback():
     with socket.create_server(("127.0.0.1", 0)) as other:
         url = f"http://127.0.0.1:{other.getsockname()[1]}"
-        import threading
 
         def answer():
             peer, _ = other.accept()
@@ -98,6 +104,78 @@ def test_something_else_that_listens_is_no_traceback():
         thread.join(30)
     assert result.exit_code == 1
     assert "cannot be reached" in result.output
+
+
+def test_http_to_an_admin_api_with_tls_and_the_other_way_round_says_so(admin, authority, tmp_path):
+    files = issue(authority, tmp_path, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.cert, files.key)
+    with admin_server(tls=context) as safe:
+        plain = safe.url.replace("https:", "http:")
+        result = tidegate("status", "--admin", plain)
+        assert (result.exit_code, result.output) == (
+            1,
+            (
+                f"tidegate: {plain}: the admin API speaks TLS, and http:// does not "
+                f"(write {safe.url}, and name who signed its certificate with --ca)\n"
+            ),
+        )
+        result = tidegate("status", "--admin", safe.url)
+        assert "the certificate of the admin API cannot be trusted" in result.output
+        named = safe.url.replace("127.0.0.1", "localhost")
+        assert tidegate("weights", "--admin", named, "--ca", ca_file(authority, tmp_path)).exit_code == 0
+    result = tidegate("status", "--admin", admin.url.replace("http:", "https:"))
+    assert "the admin API speaks plain HTTP, and https:// does not" in result.output
+    assert f"(write {admin.url}, or" in result.output
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (None, "the file of --ca cannot be read: no such file or directory (give --ca or TIDEGATE_ADMIN_CA"),
+        ("nothing", "the file of --ca holds no certificate that can be read (give a PEM file with"),
+    ],
+)
+def test_a_ca_file_that_cannot_be_used_says_why(tmp_path, content, said):
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    result = tidegate("status", "--admin", "https://127.0.0.1:1", "--ca", file)
+    assert result.exit_code == 2
+    assert f"{file}: {said}" in result.output
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_what_is_not_the_admin_api_is_named(status):
+    class Shop(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html>shop</html>")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Shop) as shop:
+        thread = threading.Thread(target=shop.handle_request)
+        thread.start()
+        url = f"http://127.0.0.1:{shop.server_port}"
+        result = tidegate("status", "--admin", url)
+        thread.join(30)
+    assert result.exit_code == 1
+    assert f"tidegate: {url}: what answers here is not the admin API" in result.output
+
+
+def test_a_refusal_is_in_the_words_of_the_command_line(admin):
+    async def refuse(*_, **__):
+        raise Refused(409, "RolloutProgressing", "a rollout is", cure="take_over=true", command="add --take-over")
+
+    admin.operations.set_weights = refuse
+    result = tidegate("weights", "set", "5%", "--admin", admin.url)
+    assert result.output == "tidegate: a rollout is (add --take-over)\n"
+    result = tidegate("weights", "set", "5%", "-o", "json", "--admin", admin.url)
+    assert json.loads(result.stdout)["detail"] == "a rollout is (take_over=true)"
 
 
 def test_several_services_need_one_named():

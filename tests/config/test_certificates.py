@@ -73,7 +73,10 @@ admin: {{tls: {{cert: cert.pem, key: gone.pem}}}}
     assert mistakes(text, folder) == [
         "5:31: listen[0].tls[0].key: does not belong to the certificate: give the key that its request was made with",
         f"6:16: listen[0].tls[1].cert: holds no certificate: {begin}",
-        "7:36: admin.tls.key: cannot be read (no such file or directory): check its path, and its owner and mode",
+        (
+            "7:36: admin.tls.key: cannot be read (no such file or directory): check its path, and its owner and mode; "
+            f"relative paths are taken from {folder}"
+        ),
     ]
 
 

@@ -249,7 +249,7 @@ def test_a_mistake_in_a_plan_file_is_told_where_it_stands(tmp_path):
             "{default: none.yaml}",
             (
                 "tidegate.yaml:8:25: services[0].rollouts.default: cannot be read: No such file or directory "
-                "(give the path of a config file): relative paths are taken from the directory of this file"
+                "(give the path of a rollout plan): relative paths are taken from the directory of this file"
             ),
         ),
         (
