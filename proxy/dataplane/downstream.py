@@ -1,8 +1,8 @@
 """A client's connection.
 
 It parses heads, hands every request to an `Exchange`, and is the place where requests of one connection stand in
-line: one exchange at a time, pipelined ones wait in `buffer`, and reading stops when too much waits. Everything
-that the proxy says itself (refusals, local replies) is written here.
+line: one exchange at a time, pipelined ones wait in `buffer` (as does the rest of a body that is in very many chunks),
+and reading stops when too much waits. Everything that the proxy says itself (refusals, local replies) is written here.
 
 How a connection ends: idle (keep-alive time over, FIN), after an answer that said `Connection: close`, cut (an
 answer broke), or *lingering*: when the proxy answers before it has read the whole request, it half-closes and
@@ -146,6 +146,17 @@ class Downstream(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
             self._broken(error)
 
+    def take_turn(self) -> bool:
+        """Take more of a request body that is in very many chunks; return whether some of it waits still."""
+        exchange = self.exchange
+        if self.closing or not isinstance(exchange, Exchange):
+            return False
+        try:
+            return exchange.read_on()
+        except Exception as error:  # noqa: BLE001 -- no exception crosses a callback
+            self._broken(error)
+            return False
+
     def eof_received(self) -> bool:
         """Take the client's FIN: it left, unless `half_close: allow` or a tunnel says otherwise."""
         half_open = False
@@ -159,6 +170,8 @@ class Downstream(asyncio.Protocol):
 
     def _client_ended(self) -> bool:
         """Return whether the connection goes on half open."""
+        while self.take_turn():
+            pass  # with TLS an end comes right behind what waits its turn
         exchange = self.exchange
         if isinstance(exchange, Tunnel):
             exchange.client_ended()
@@ -264,8 +277,12 @@ class Downstream(asyncio.Protocol):
     def line_up(self, data: bytes) -> None:
         """Let requests wait behind the exchange in progress; `data` is all that waits."""
         self.buffer = data
-        if len(data) > _WAITING_BYTES:
+        if self.waits_full():
             self.pause_reading()
+
+    def waits_full(self) -> bool:
+        """Whether so much waits that no more is read."""
+        return len(self.buffer) > _WAITING_BYTES
 
     def _no_service(self, head: RequestHead) -> None:
         self.buffer = b""
@@ -441,8 +458,11 @@ class Downstream(asyncio.Protocol):
             self._look_soon()
 
     def resume_reading(self) -> None:
-        """Go on reading from the client."""
+        """Go on reading from the client, unless a part of a request body waits its turn."""
         if self.reading_paused and not self.transport.is_closing():
+            exchange = self.exchange
+            if exchange is not None and exchange.body_left and self.buffer:
+                return
             self.reading_paused = False
             self.transport.resume_reading()
 

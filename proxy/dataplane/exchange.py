@@ -135,7 +135,7 @@ class Exchange:
         self.event_stream = False
         self.response_size = 0
         self._bucket = -1
-        self._early = b""
+        self._early = b""  # what came of the answer and waits: a part of its head, or of a body for its turn
         self._retried = False
         self._tried_other = False
         self._failing_over = False
@@ -369,6 +369,9 @@ class Exchange:
         elif left:
             decoder = self._body_decoder
             assert decoder is not None
+            if downstream.buffer:
+                data = downstream.buffer + data
+                downstream.buffer = b""
             payload, end = decoder.feed(data)
             if decoder.refusal is not None:
                 self.keep = False
@@ -385,6 +388,11 @@ class Exchange:
                 self.body_left = 0
                 downstream.line_up(data[end:])
                 out += b"0\r\n" + decoder.trailers + b"\r\n" if decoder.trailers else LAST_CHUNK
+            elif end < len(data):
+                # It is in very many chunks.
+                downstream.pause_reading()
+                downstream.buffer = data[end:]
+                self.worker.turns.add(downstream)
             if out:
                 self._pass_body(out)
         else:
@@ -393,6 +401,27 @@ class Exchange:
             self.started_ns = monotonic_ns()
             if self.phase == WAITING:
                 self.worker.wheel.arm(downstream, self.service.patience)
+
+    def read_on(self) -> bool:
+        """Take more of a request body of which a part waits its turn; return whether a part waits still."""
+        downstream = self.downstream
+        if self.body_left and downstream.buffer:
+            self.request_received(b"")
+        if downstream.exchange is not self:
+            return False
+        if self.body_left and downstream.buffer:
+            return True
+        if self._takes_more():
+            downstream.resume_reading()
+        return False
+
+    def _takes_more(self) -> bool:
+        """Whether there is room for more of what the client sends."""
+        if self.body_left == 0:
+            return not self.downstream.waits_full()
+        if self.phase == CONNECTING:
+            return self._kept_size <= KEPT_BODY
+        return self.upstream is not None and not self.upstream.writing_paused
 
     def _pass_body(self, data: bytes) -> None:
         self.active_tick = self.worker.wheel.tick
@@ -422,12 +451,12 @@ class Exchange:
 
     def response_received(self, data: bytes) -> None:
         """Take bytes from the endpoint."""
-        if self.phase == ANSWERING:
-            self._response_body(data, 0)
-            return
         if self._early:
             data = self._early + data
             self._early = b""
+        if self.phase == ANSWERING:
+            self._response_body(data, 0)
+            return
         start = 0
         parser = self.service.response_parser
         upstream = self.upstream
@@ -640,6 +669,12 @@ class Exchange:
                 if end != len(data):
                     assert self.upstream is not None
                     self.upstream.reusable = False
+            elif end < len(data):
+                # It is in very many chunks.
+                assert self.upstream is not None
+                self.upstream.pause_reading()
+                self._early = data[end:]
+                self.worker.turns.add(self.upstream)
         else:
             payload = data[start:] if start else data
         self.response_size += len(payload)
@@ -657,8 +692,28 @@ class Exchange:
         if done:
             self._complete(monotonic_ns())
 
+    def answer_on(self) -> bool:
+        """Pass on more of an answer of which a part waits its turn; return whether a part waits still."""
+        if self._early:
+            self.response_received(b"")
+        if self.phase != ANSWERING:
+            return False
+        if self._early:
+            return True
+        assert self.upstream is not None
+        if not self.downstream.writing_paused:
+            self.upstream.resume_reading()
+        return False
+
     def upstream_ended(self, error: Exception | None) -> None:
         """Take the end of the upstream connection: of the response if that lasts until close, else a failure."""
+        if self.phase == ANSWERING and self._early:
+            assert self.upstream is not None
+            self.upstream.reusable = False
+            while self._early and self.phase == ANSWERING:
+                self.response_received(b"")
+            if self.phase == OVER:
+                return
         if self.phase == ANSWERING and self._until_close and error is None:
             assert self.upstream is not None
             self.upstream.reusable = False
@@ -908,7 +963,7 @@ class Exchange:
             self.held_ns += monotonic_ns() - self.held_since
             self.held_since = 0
             self.active_tick = self.worker.wheel.tick
-        if self.upstream is not None:
+        if self.upstream is not None and not (self.phase == ANSWERING and self._early):
             self.upstream.resume_reading()
 
     # ---------------------------------------------------------------- deadlines

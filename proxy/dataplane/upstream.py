@@ -185,6 +185,17 @@ class Upstream(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
             self._broken(error)
 
+    def take_turn(self) -> bool:
+        """Have more passed on of an answer that is in very many chunks; return whether some of it waits still."""
+        exchange = self.exchange
+        if exchange is None:
+            return False
+        try:
+            return exchange.answer_on()  # type: ignore[union-attr]  # what waits is no tunnel's
+        except Exception as error:  # noqa: BLE001 -- no exception crosses a callback
+            self._broken(error)
+            return False
+
     def eof_received(self) -> bool:
         """Take the endpoint's FIN; only a tunnel goes on half open."""
         exchange = self.exchange

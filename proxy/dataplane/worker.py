@@ -40,6 +40,7 @@ from proxy.dataplane.neighbours import Neighbours
 from proxy.dataplane.pool import Pool, Pools
 from proxy.dataplane.queue import Queues
 from proxy.dataplane.spare import Spare, allowed, lowest_free
+from proxy.dataplane.turns import Turns
 from proxy.dataplane.upstream import Upstream
 from proxy.dataplane.watch import Beat
 from proxy.http1.request import RequestParser
@@ -68,6 +69,7 @@ class Worker:
         """`resolve`: what looks up names instead of the system."""
         self.loop = loop
         self.wheel = Wheel()
+        self.turns = Turns(loop)
         self.hosts = Hosts(self, resolve)
         self.pools = Pools(self.hosts)
         self.queues = Queues()

@@ -10,9 +10,14 @@ Nouns: *payload* (the bytes inside chunks), *extension* (what may follow a size;
 
 Limits: a line of a chunk 4 KiB; extensions of a body 16 KiB beyond what its payload pays for; trailers 16 KiB and
 64 fields.
+
+Cost: a chunk 1 µs, in a run of chunks below 16 bytes 0.25 µs, with an unusual line 2 µs. A read of chunks of one byte
+has 40,000 of them, so that one call of `feed` does no more than a millisecond's work, and leaves the rest to another.
 """
 
 from __future__ import annotations
+
+import re
 
 from proxy.http1.fields import DIGITS, FIELD_BYTES, LENGTH_MAX, OWS, is_token
 from proxy.http1.head import Refusal
@@ -27,6 +32,20 @@ _EXTENSIONS_FREE = 16  # bytes of extension per chunk that no limit counts; so a
 _TRAILERS_MAX = 16 * 1024
 _TRAILER_FIELDS_MAX = 64
 _SIZE, _DATA, _DATA_END, _TRAILERS, _DONE = range(5)
+
+_STEPS = 1024  # of one call: about a millisecond
+_RUN = 1024  # chunks at most that are taken at once,
+_RUN_STEPS = 256  # which counts as so many steps
+
+_SMALL_BELOW = 16  # bytes
+# A whole chunk of so few bytes. What may stand behind its size is what `_is_extension` lets pass, `_EXTENSIONS_FREE`
+# bytes of it.
+_FREE = rb"(?:;%b{0,15}+|[ \t]{1,8}+(?:;%b{0,7}+)?+)?+".replace(b"%b", b"[%b]" % re.escape(FIELD_BYTES))
+_SMALL = rb"0{0,7}+(?:%b)" % b"|".join(
+    rb"[%x%X]%b\r\n.{%d}\r\n" % (size, size, _FREE, size) for size in range(1, _SMALL_BELOW)
+)
+_SMALL_CHUNKS = re.compile(_SMALL, re.DOTALL)
+_SMALL_RUN = re.compile(rb"(?:%b){1,%d}+" % (_SMALL, _RUN), re.DOTALL)
 
 # > RFC 9110 §6.5.1: fields necessary for message framing, routing, request modifiers, authentication, response
 # > control data, or to determine how to process the content.
@@ -108,12 +127,15 @@ class ChunkedBody:
         """Return the payload in `data` from `start` on, and the index just after what was consumed.
 
         Everything is consumed unless the body ends (`done`) or is wrong (`refusal`); the payload before that is
-        returned all the same.
+        returned all the same. Or it is in so many chunks that the rest is for another call.
         """
         parts: list[bytes] = []
         position = start
         size = len(data)
-        while position < size:
+        steps = _STEPS
+        small = True  # whether a run of small chunks may begin here
+        while position < size and steps > 0:
+            steps -= 1
             state = self._state
             if state == _DATA:
                 part = data[position : position + self._remaining]
@@ -125,6 +147,12 @@ class ChunkedBody:
                 self._state = _DATA_END
             elif state == _SIZE:
                 if not self._held and not self._excess:
+                    if small and (run := _SMALL_RUN.match(data, position)):
+                        end = run.end()
+                        parts += [one[one.index(b"\n") + 1 : -2] for one in _SMALL_CHUNKS.findall(data, position, end)]
+                        position = end
+                        steps -= _RUN_STEPS
+                        continue
                     # The usual chunk, whole and without extension, in one go.
                     end = data.find(b"\r\n", position, position + _SIZE_DIGITS_MAX + 2)
                     digits = data[position : max(end, position)]
@@ -134,6 +162,7 @@ class ChunkedBody:
                         if begin < end <= size - 2 and data[end : end + 2] == b"\r\n":
                             parts.append(data[begin:end])
                             position = end + 2
+                            small = end - begin < _SMALL_BELOW
                             continue
                 end = data.find(b"\n", position)
                 if end < 0:
@@ -148,6 +177,7 @@ class ChunkedBody:
                 position = end + 1
                 if not self._size_line(line):
                     break
+                small = self._remaining < _SMALL_BELOW
             elif state == _DATA_END:
                 piece = self._held + data[position : position + 2 - len(self._held)]
                 position += len(piece) - len(self._held)

@@ -170,6 +170,11 @@ class Gate:
         counts = {pair: self.worker.process_count(at + i) for i, pair in enumerate(layout.LOCAL_REPLIES)}
         return {pair: count for pair, count in counts.items() if count}
 
+    def refused_connections(self) -> dict[str, int]:
+        at = layout.PROCESS_REFUSED
+        counts = {reason: self.worker.process_count(at + i) for i, reason in enumerate(layout.REFUSED_CONNECTIONS)}
+        return {reason: count for reason, count in counts.items() if count}
+
     def in_flight(self, version: int) -> int:
         return self.worker.count(version, layout.VERSION_IN_FLIGHT)
 
@@ -202,7 +207,7 @@ class Gate:
         begin = self.worker.row(layout.ROW_BEAT)
         eventually(lambda: self.worker.row(layout.ROW_BEAT) >= begin + count, "the worker's sweep")
 
-    def fill(self, client: Client) -> int:
+    def fill(self, client: Client, block: bytes = b"x" * 128 * 1024) -> int:
         """Send until the worker has stopped reading; return how much that took. Less than its kernel buffer waits."""
         size = 0
         pause = threading.Event()
@@ -213,8 +218,8 @@ class Gate:
                 pause.wait(0.01)
             else:
                 stuck = 0
-                client.send(b"x" * 128 * 1024)
-                size += 128 * 1024
+                client.send(block)
+                size += len(block)
         return size
 
     def rss(self) -> int:

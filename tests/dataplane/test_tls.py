@@ -18,6 +18,7 @@ from proxy.tls import Pair, read_pair
 from tests.certificates import issue
 from tests.dataplane.conftest import IDLE, Gate
 from tests.dataplane.harness import LoneWorker, eventually, same
+from tests.dataplane.test_small_chunks import BODY, CODED, POST, sizes
 from tests.dataplane.wire import Client, Ended, holding, request, response
 
 BIG = bytes(range(256)) * 8192  # 2 MiB
@@ -235,11 +236,13 @@ def test_plain_http_is_told_what_is_missing(tls):
 
 @pytest.mark.parametrize("noise", [b"\x00" * 64, b"\x16\x03\x01\x00\x05hello", b"\x80.\x01\x00\x02".ljust(64, b"x")])
 def test_what_is_no_tls_is_let_go(tls, noise):
+    tls.serve(tls.backend())
     client = tls.plain()
     client.send(noise)
     with contextlib.suppress(Ended):
         client.until(b"never")
     tls.alone()
+    same(tls.refused_connections, {"tls_handshake": 1})
 
 
 def test_a_client_that_leaves_within_the_handshake_is_forgotten(tls):
@@ -331,6 +334,39 @@ def test_half_close_waits_for_the_answer(tls, release):
         got += until(lambda: inner.read(4096))
     with pytest.raises(ssl.SSLZeroReturnError):
         until(lambda: inner.read(4096))
+
+
+def test_half_close_right_behind_very_many_chunks_waits_for_the_answer(tls):
+    seen = []
+
+    def script(peer):
+        peer.head()
+        seen.append(sizes(peer)[1])
+        peer.send(response())
+
+    tls.serve(tls.backend(script), half_close="allow")
+    sock = tls.plain().sock
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    inner = tls.context.wrap_bio(incoming, outgoing, server_hostname="shop.test")
+
+    def until(done):
+        while True:
+            try:
+                return done()
+            except ssl.SSLWantReadError:
+                sock.sendall(outgoing.read())
+                got = sock.recv(65536)
+                assert got
+                incoming.write(got)
+
+    until(inner.do_handshake)
+    inner.write(POST)
+    inner.write(CODED + b"0\r\n\r\n")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        inner.unwrap()
+    sock.sendall(outgoing.read())
+    assert until(lambda: inner.read(4096)).startswith(b"HTTP/1.1 200 ")
+    assert seen == [BODY]
 
 
 def test_an_answer_before_the_body_is_over_arrives_and_ends_cleanly(tls):

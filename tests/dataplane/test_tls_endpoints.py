@@ -12,6 +12,8 @@ import trustme
 from proxy.routing.table import Endpoint, EndpointTls, Service, Timeouts, Version, server_name
 from tests.certificates import ca_file, issue
 from tests.dataplane.harness import eventually, same
+from tests.dataplane.test_framing import CHUNKED
+from tests.dataplane.test_small_chunks import BODY, CODED
 from tests.dataplane.test_tls import BIG
 from tests.dataplane.wire import LINGER_ZERO, Ended, answers, request, response
 
@@ -291,6 +293,22 @@ def test_an_answer_that_says_its_end_is_whole_without_close_notify(gate, local, 
         gate.sweeps(2)  # the idle connection ends, which is nobody's fault
     same(lambda: gate.judged(0), (3, {}))
     assert len(backend.peers) == 3
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+def test_an_answer_in_very_many_chunks_is_whole_whose_connection_ends_right_behind_it(gate, local, trusted, goodbye):
+    def script(peer):
+        peer.request()
+        peer.send(CHUNKED + CODED + b"0\r\n\r\n")
+        if goodbye:
+            peer.sock.unwrap()
+        peer.close()
+
+    gate.serve(gate.backend(script, tls=local), endpoint_tls=trusted)
+    client = gate.client()
+    for _ in range(2):
+        assert client.request().body == BODY
+    same(lambda: gate.judged(0), (2, {}))
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])

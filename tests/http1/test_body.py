@@ -43,6 +43,44 @@ def test_any_cut_gives_the_payload_and_stops_at_the_end(
     assert consumed == len(coded)
 
 
+small_chunks = st.builds(
+    lambda zeros, payload, extension: b"0" * zeros + b"%x%b\r\n%b\r\n" % (len(payload), extension, payload),
+    st.integers(0, 9),
+    st.binary(min_size=1, max_size=17),
+    st.sampled_from(
+        [b"", b";", b" ", b" ;a", b"\t" * 9, b";" + b"a" * 15, b";" + b"a" * 16, b" a", b";\x00", b";\xff"]
+    ),
+)
+noise = st.text("012f;\r\n ax", max_size=8).map(str.encode)
+
+
+@given(st.lists(st.one_of(small_chunks, small_chunks, noise), max_size=12))
+def test_a_run_of_small_chunks_is_read_like_each_of_its_bytes(parts: list[bytes]) -> None:
+    stream = b"".join(parts)
+    payload, body, consumed = feed_all([stream])
+    each_payload, each_body, each_consumed = feed_all([stream[at : at + 1] for at in range(len(stream))])
+    assert body.done == each_body.done
+    assert bool(body.refusal) == bool(each_body.refusal)
+    assert payload == each_payload
+    if not body.refusal:
+        assert consumed == each_consumed
+
+
+@pytest.mark.parametrize("line", [b"1", b"1;", b"1" + b" " * 12, b"10", b"1;" + b"a" * 17])
+def test_very_many_chunks_are_for_several_calls(line: bytes) -> None:
+    size = int(line.split(b";")[0], 16)
+    stream = (line + b"\r\n" + b"x" * size + b"\r\n") * 20_000 + LAST_CHUNK
+    body = ChunkedBody()
+    position, parts = 0, []
+    while position < len(stream):
+        part, position = body.feed(stream, position)
+        parts.append(part)
+        assert body.refusal is None
+    assert body.done
+    assert b"".join(parts) == b"x" * size * 20_000
+    assert max(map(len, parts)) <= 5000 * size
+
+
 @given(payloads, trailers)
 def test_h11_reads_what_we_write(parts: list[bytes], trailer: bytes) -> None:
     peer = h11.Connection(h11.SERVER)
