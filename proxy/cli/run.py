@@ -72,7 +72,7 @@ def run(
         compiled, equivalent = compile_flags(**given)
         typer.echo(f"# the same as a config file:\n{equivalent.rstrip()}\n")
     for note in compiled.notes:
-        typer.echo(f"note: {note}")
+        typer.echo(note if note.startswith("warning: ") else f"note: {note}")
     _log_to_stderr()
     from proxy.admin.app import runner
     from proxy.controlplane.supervisor import run as supervise

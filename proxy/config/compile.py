@@ -20,7 +20,7 @@ from proxy.config.load import load
 from proxy.config.model import Config
 from proxy.config.normal import normalise
 from proxy.config.tables import AdminSettings, CertificateFiles, Entrance, Settings, Token
-from proxy.config.tokens import read_token_files
+from proxy.config.tokens import read_token_files, warn_of_weak
 from proxy.errors import ConfigError, Problem
 from proxy.rollout.plan import ServicePlan
 from proxy.routing.table import RoutingTable
@@ -107,15 +107,16 @@ def _compile(text: str, environ: Mapping[str, str], *, name: str, base: Path, so
     normalise(document)
     config = schema.validate(document, Config)
     rules.check(document, base)
-    certificates.check(document, base)
+    trusts = certificates.check(document, base)
     tokens = read_token_files(document, base)
+    warn_of_weak(document, tokens)
     if config is None or document.problems:
         raise document.error()
     settings = tables.settings(config, base, tokens)
     warnings = (f"warning: {warning}" for warning in document.in_order(document.warnings))
     return Compiled(
         settings=settings,
-        table=tables.routing_table(config, base),
+        table=tables.routing_table(config, base, trusts),
         plans=tables.plans(config, base),
         source=source,
         redacted=tables.redacted(config, document.expanded),

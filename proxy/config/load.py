@@ -168,8 +168,7 @@ def load(text: str, environ: Mapping[str, str], name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        what = " ".join(part for part in (error.context, error.problem) if part)
-        raise ConfigError([Problem("", f"is not YAML here: {what}", name, line, column)]) from None
+        raise ConfigError([_no_yaml(error, text, name, line, column)]) from None
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
@@ -178,6 +177,17 @@ def load(text: str, environ: Mapping[str, str], name: str) -> Document:
     except RecursionError:
         raise ConfigError([Problem("", "is nested too deeply", name, 1, 1)]) from None
     return document
+
+
+def _no_yaml(error: yaml.MarkedYAMLError, text: str, name: str, line: int, column: int) -> Problem:
+    """Return what is wrong where the text is no YAML: between [] and {} a `${…}` without quotes begins a mapping."""
+    before = "".join(text.splitlines(keepends=True)[line - 1 : line])
+    variable = _VARIABLE.match(before, column - 2) if column > 1 else None
+    if variable is not None:
+        cure = f'write "{variable[0]}"' if variable[3] else 'write "${NAME}"'
+        return Problem("", f"has a variable without quotes between [] or {{}}: {cure}", name, line, column - 1)
+    what = " ".join(part for part in (error.context, error.problem) if part)
+    return Problem("", f"is not YAML here: {what}", name, line, column)
 
 
 def from_body(data: object) -> Document:

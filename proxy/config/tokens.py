@@ -1,15 +1,19 @@
-"""Files that hold a token of the admin API.
+"""Tokens of the admin API: the files that hold them, and how safe they are where other machines can try them.
 
-They are read whenever the config is compiled, so a reload picks up a rotated token. Nothing of their text is ever
-shown.
+Files are read whenever the config is compiled, so a reload picks up a rotated token. Nothing of a token is ever shown.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from proxy.config.addresses import is_local, parse_listen
 from proxy.config.load import Document
+from proxy.config.looking import good, mapping, mappings
 from proxy.config.wrong import WrongValue
+
+LEAST = 16  # characters; of hexadecimal digits these are 64 bits
 
 
 def read_token_files(document: Document, base: Path) -> dict[str, str]:
@@ -26,6 +30,23 @@ def read_token_files(document: Document, base: Path) -> dict[str, str]:
             except WrongValue as error:
                 document.report(loc, str(error))
     return found
+
+
+def warn_of_weak(document: Document, read: Mapping[str, str]) -> None:
+    """Warn of tokens that may be overheard or guessed; `read` holds what token files say."""
+    admin = mapping(document.data, "admin") if isinstance(document.data, dict) else {}
+    address = good(parse_listen, admin.get("listen", "127.0.0.1:9900"))
+    if address is None or is_local(address):
+        return
+    if "tls" not in admin:
+        cure = "set admin.tls, or let nobody but a network that you trust reach it"
+        document.warn(("admin", "listen"), f"takes tokens from other machines in clear text: {cure}")
+    for index, token in mappings(admin, "tokens"):
+        key = "token" if token.get("token") else "token_file"
+        text = token.get("token") or read.get(str(token.get("token_file")))
+        if isinstance(text, str) and 0 < len(text) < LEAST:
+            cure = f"take at least {LEAST} random characters, as of `openssl rand -hex 16`"
+            document.warn(("admin", "tokens", index, key), f"is so short that other machines may guess it: {cure}")
 
 
 def _read(name: str, base: Path) -> str:

@@ -16,13 +16,14 @@ DURATION_UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h"
 SIZE_UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 LONGEST_S = 366 * 86400  # no wait of a proxy is longer; a typo is
 LARGEST = 1024**5
+LEAST_MS = 100  # fewer milliseconds are hardly meant by a bare number
 _QUANTITY = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-zµ%]*)", re.ASCII)
 _FORGIVING = {"sec": "s", "secs": "s", "second": "s", "seconds": "s", "min": "m", "mins": "m", "minute": "m"}
 _FORGIVING |= {"minutes": "m", "hour": "h", "hours": "h", "day": "d", "days": "d", "msec": "ms", "millis": "ms"}
 
 
-def parse_duration(value: object, *, bare: str = "s") -> float:
-    """Return seconds for a text such as `250ms`, `30s`, `5m`, `2h` or `1d`."""
+def parse_duration(value: object, *, bare: str = "ms s") -> float:
+    """Return seconds for a text such as `250ms`, `30s`, `5m`, `2h` or `1d`; `bare`: the units of the likelier cures."""
     number, unit = _split(value, "a duration", "ms, s, m, h or d", "30s", bare=bare)
     if unit not in DURATION_UNITS:
         right = _FORGIVING.get(unit.lower(), unit.lower())
@@ -114,14 +115,16 @@ def format_size(size: int) -> str:
 
 
 def _split(value: object, what: str, units: str, example: str, *, bare: str) -> tuple[Decimal, str]:
-    """Return number and unit; `bare` is the unit that the cure of a bare number names ("" = none is likelier)."""
+    """Return number and unit; `bare` are the units that the cure of a bare number offers ("" = none is likelier)."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise WrongValue(f"is not {what}", f"write a number and {units}, such as {example}")
     found = _QUANTITY.fullmatch(str(value).strip())
     if found is None:
         raise WrongValue(f"is not {what}", f"write a number and {units}, such as {example}")
     if not found[2]:
-        cure = f"write {found[1]}{bare}" if bare else f"write it as {example}"
+        likely = [one for one in bare.split() if one != "ms" or Decimal(found[1]) >= LEAST_MS or bare == "ms"]
+        offered = " or ".join(f"{found[1]}{one}" for one in likely)
+        cure = f"write {offered}" if offered else f"write it as {example}"
         raise WrongValue(f"needs a unit ({units})", cure)
     return Decimal(found[1]), found[2]
 

@@ -29,6 +29,7 @@ from proxy.routing.table import (
     from_plain,
     to_plain,
 )
+from tests.certificates import issue
 
 SMALL = "services: [{name: web, stable: {endpoints: [http://s]}}]"
 WHOLE = """
@@ -291,6 +292,32 @@ def test_a_token_file_counts_as_an_operator_token(tmp_path):
     (tmp_path / "t").write_text("secret")
     text = f"admin: {{listen: 0.0.0.0:9900, tokens: [{{name: a, role: operator, token_file: t}}]}}\n{SMALL}"
     assert compile_text(text, {}, base=tmp_path).settings.admin.tokens[0].token == "secret"
+
+
+@pytest.mark.parametrize(
+    "listen, token, keys",
+    [
+        ("0.0.0.0:9900", "hunter2", ["admin.listen", "admin.tokens[0].token"]),
+        ("0.0.0.0:9900", "0123456789abcdef", ["admin.listen"]),
+        ("127.0.0.1:9900", "hunter2", []),
+        ("unix:/run/t.sock", "hunter2", []),
+    ],
+)
+def test_tokens_that_may_be_overheard_or_guessed_are_warned_of(listen, token, keys):
+    text = f"admin: {{listen: '{listen}', tokens: [{{name: a, role: operator, token: {token}}}]}}\n{SMALL}"
+    notes = compile_text(text, {}, name="f").notes
+    warned = [note for note in notes if note.startswith("warning: f:1:")]
+    assert [note.split(": ")[2] for note in warned] == keys
+    assert token not in str(notes)
+
+
+def test_a_token_of_a_file_may_be_too_short_and_tls_lets_nobody_overhear(authority, tmp_path):
+    issue(authority, tmp_path, "a.test")
+    (tmp_path / "t").write_text("secret")
+    tokens = "tokens: [{name: a, role: operator, token_file: t}]"
+    text = f"admin: {{listen: 0.0.0.0:9900, tls: {{cert: cert.pem, key: key.pem}}, {tokens}}}\n{SMALL}"
+    (warned,) = [note for note in compile_text(text, {}, name="f", base=tmp_path).notes if "warning: f:1" in note]
+    assert "admin.tokens[0].token_file: is so short that other machines may guess it" in warned
 
 
 def test_relative_socket_paths_must_be_short_where_the_file_stands(tmp_path):

@@ -127,6 +127,9 @@ def test_aliases_and_merges():
             "a: [1, 2",
             "f:1:9: is not YAML here: while parsing a flow sequence expected ',' or ']', but got '<stream end>'",
         ),
+        ("a: [1, ${X:-2}]", 'f:1:8: has a variable without quotes between [] or {}: write "${X:-2}"'),
+        ("a:\n  b: {c: ${X}, d: 1}", 'f:2:10: has a variable without quotes between [] or {}: write "${X}"'),
+        ("a: {c: ${X}", 'f:1:8: has a variable without quotes between [] or {}: write "${X}"'),
         ("a: b: c", "f:1:5: is not YAML here: mapping values are not allowed here"),
         ("a: 'b", "f:1:6: is not YAML here: while scanning a quoted scalar found unexpected end of stream"),
         (

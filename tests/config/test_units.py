@@ -40,6 +40,7 @@ def test_a_duration_is_a_number_and_a_unit(text, seconds):
         (30, "needs a unit (ms, s, m, h or d): write 30s"),
         ("30", "needs a unit (ms, s, m, h or d): write 30s"),
         (0.5, "needs a unit (ms, s, m, h or d): write 0.5s"),
+        (500, "needs a unit (ms, s, m, h or d): write 500ms or 500s"),
         ("30 sec", "has an unknown unit (ms, s, m, h and d are known): write 30s"),
         ("5min", "has an unknown unit (ms, s, m, h and d are known): write 5m"),
         ("2H", "has an unknown unit (ms, s, m, h and d are known): write 2h"),
