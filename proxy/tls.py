@@ -11,6 +11,7 @@ Sources: RFC 9325 (recommendations for TLS), RFC 6125 §6.4.3 (wildcards: the le
 
 from __future__ import annotations
 
+import contextlib
 import re
 import ssl
 import time
@@ -26,6 +27,7 @@ ALPN = ["http/1.1"]
 _CERTIFICATES = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _KEYS = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----", re.DOTALL)
 _FILE_MOST = 1024 * 1024
+_AUTHORITIES_MOST = 16 * _FILE_MOST  # all that a system trusts is 0.2 MiB
 _ANY = "latin-1"  # what stands between the lines of a PEM file comes through as it is
 
 
@@ -131,13 +133,32 @@ def chosen(by_name: Mapping[str, ssl.SSLContext], name: str | None, first: ssl.S
     return first if found is None else found
 
 
+def read_authorities(path: Path) -> str:
+    """Return the certificates to trust in a PEM file; raise `OSError` (`ssl.SSLError`: it holds none)."""
+    with path.open("rb") as file:
+        pem = file.read(_AUTHORITIES_MOST).decode(_ANY)
+    endpoint_context(ca=pem)
+    return pem
+
+
+def endpoint_context(*, ca: str | None = None, verify: bool = True, pair: str | None = None) -> ssl.SSLContext:
+    """Return the context towards endpoints, from PEM texts: a file may be another by now, or gone."""
+    with contextlib.ExitStack() as held:
+
+        def path(pem: str | None) -> str | None:
+            return None if pem is None else held.enter_context(MemoryFile("certificate", pem.encode(_ANY))).path
+
+        return client_context(ca=path(ca), verify=verify, cert=path(pair))
+
+
 def client_context(
     *, ca: str | None = None, verify: bool = True, cert: str | None = None, key: str | None = None
 ) -> ssl.SSLContext:
     """Return the context towards a server.
 
-    `ca`: a file of certificates to trust instead of the system's; `cert` and `key`: who we are, if the server asks;
-    `verify` false takes any certificate. Raise `OSError` (`ssl.SSLError` too) where a file cannot be used.
+    `ca`: a file of certificates to trust instead of the system's; `cert` and `key`: who we are, if the server asks (one
+    file may hold both: no `key`); `verify` false takes any certificate. Raise `OSError` (`ssl.SSLError` too) where a
+    file cannot be used.
     """
     context = ssl.create_default_context(cafile=ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

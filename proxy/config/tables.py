@@ -13,10 +13,11 @@ from typing import Any
 
 from proxy.config import health, plan_tables
 from proxy.config.addresses import is_local, parse_endpoint
+from proxy.config.certificates import Trust
 from proxy.config.cpus import usable_cpus
 from proxy.config.limits import LimitConfig
 from proxy.config.load import Loc
-from proxy.config.model import CertificateConfig, Config, EndpointTlsConfig, ServiceConfig, VersionConfig
+from proxy.config.model import CertificateConfig, Config, ServiceConfig, VersionConfig
 from proxy.rollout.plan import ServicePlan, thresholds_us
 from proxy.routing.table import (
     AccessLog,
@@ -122,11 +123,11 @@ def _address(address: str, base: Path) -> str:
     return f"unix:{base / address.removeprefix('unix:')}" if address.startswith("unix:") else address
 
 
-def routing_table(config: Config, base: Path) -> RoutingTable:
-    """Return what the workers need."""
+def routing_table(config: Config, base: Path, trusts: Mapping[int, Trust]) -> RoutingTable:
+    """Return what the workers need; `trusts` holds what the files of `endpoint_tls` say, by service."""
     limits, log = config.request_limits, config.access_log
     return RoutingTable(
-        services=tuple(_service(service, base) for service in config.services),
+        services=tuple(_service(service, base, trusts[index]) for index, service in enumerate(config.services)),
         trusted_proxies=tuple(config.trusted_proxies),
         request_limits=RequestLimits(
             head=limits.head,
@@ -151,7 +152,7 @@ def routing_table(config: Config, base: Path) -> RoutingTable:
     )
 
 
-def _service(service: ServiceConfig, base: Path) -> Service:
+def _service(service: ServiceConfig, base: Path, trust: Trust) -> Service:
     split, timeouts, failover = service.split, service.timeouts, service.failover
     plan = _plan(service, base)
     return Service(
@@ -181,13 +182,8 @@ def _service(service: ServiceConfig, base: Path) -> Service:
         watchdog_s=service.watchdog,
         host=service.host,
         expose_version=service.expose_version,
-        endpoint_tls=_endpoint_tls(service.endpoint_tls, base),
+        endpoint_tls=EndpointTls(trust.ca, service.endpoint_tls.verify, service.endpoint_tls.server_name, trust.pair),
     )
-
-
-def _endpoint_tls(tls: EndpointTlsConfig, base: Path) -> EndpointTls:
-    ca, cert, key = (None if path is None else str(base / path) for path in (tls.ca, tls.cert, tls.key))
-    return EndpointTls(ca=ca, verify=tls.verify, server_name=tls.server_name, cert=cert, key=key)
 
 
 def _version(version: VersionConfig | None, base: Path) -> Version:

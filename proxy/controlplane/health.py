@@ -30,7 +30,7 @@ from proxy.rollout.plan import ServicePlan
 from proxy.routing import health
 from proxy.routing.health import Health, Pulse
 from proxy.routing.table import Endpoint, EndpointTls, RoutingTable, Service, authority, server_name
-from proxy.tls import client_context
+from proxy.tls import endpoint_context
 
 AT_ONCE = 64  # checks
 RESTARTED = "was down before the restart"
@@ -73,7 +73,7 @@ class Checked:
     def watch(self, plans: Iterable[ServicePlan], table: RoutingTable, down: Collection[Key] = ()) -> None:
         """Check the endpoints of these services from now on, and no others; `down`: those that were found so before."""
         wanted = targets(plans, table)
-        self._contexts.clear()  # their files may be others now
+        self._contexts.clear()  # others may be asked for now
         for key, target in self._targets.items():
             if wanted.get(key) != target:
                 self._end(key)
@@ -186,7 +186,7 @@ class Checked:
     async def _context(self, spec: EndpointTls) -> ssl.SSLContext:
         context = self._contexts.get(spec)
         if context is None:
-            made = asyncio.to_thread(client_context, ca=spec.ca, verify=spec.verify, cert=spec.cert, key=spec.key)
+            made = asyncio.to_thread(endpoint_context, ca=spec.ca, verify=spec.verify, pair=spec.pair)
             context = self._contexts[spec] = await made
         return context
 

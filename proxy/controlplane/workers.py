@@ -35,6 +35,7 @@ from proxy.controlplane.listeners import Listener
 from proxy.controlplane.roster import Roster
 from proxy.errors import TidegateError
 from proxy.ipc import channel
+from proxy.ipc.enclosure import enclose
 from proxy.routing.table import to_plain
 
 HUNG_SWEEPS = 20  # of 250 ms
@@ -308,11 +309,12 @@ class Workers:
         worker.awaited[number] = _Awaited(answer)
         try:
             counters = generation.counters.get(worker.slot) or self._generations.counters_for(generation, worker.slot)
+            table = enclose("table", to_plain(generation.table))
         except OSError as error:
             self._give_up(worker, f"cannot be given memory ({error})")
             return
-        table = {"type": "table", "generation": number, "table": to_plain(generation.table)}
-        self._send(worker, table, [generation.control.fd, counters.fd])
+        with table:
+            self._send(worker, {"type": "table", "generation": number}, [generation.control.fd, counters.fd, table.fd])
 
     def _send_certificates(self, worker: _Worker) -> None:
         if self._certificates is None or not self._certificates.any:

@@ -35,7 +35,7 @@ from proxy.routing.table import (
     authority,
     server_name,
 )
-from proxy.tls import client_context
+from proxy.tls import endpoint_context
 
 CAUSES = ("connect", "reset", "timeout", "protocol", "5xx")
 
@@ -337,7 +337,7 @@ class Plane:
 
 
 class _Contexts:
-    """TLS contexts of one generation: services that ask for the same share one, and its files are read once."""
+    """TLS contexts of one generation: services that ask for the same share one."""
 
     def __init__(self) -> None:
         self._made: dict[EndpointTls, ssl.SSLContext] = {}
@@ -349,6 +349,6 @@ class _Contexts:
         spec = service.endpoint_tls
         context = self._made.get(spec)
         if context is None:
-            context = client_context(ca=spec.ca, verify=spec.verify, cert=spec.cert, key=spec.key)
+            context = endpoint_context(ca=spec.ca, verify=spec.verify, pair=spec.pair)
             self._made[spec] = context
         return Trust(spec, context, server_name(service, endpoint))

@@ -303,7 +303,8 @@ class Worker:
         unused = list(descriptors)
         segments: list[Segment] = []
         try:
-            table = from_plain(message["table"])
+            table = from_plain(enclosed(unused[-1]))
+            os.close(unused.pop())
             segments.append(control := Segment.attach(unused.pop(0), layout.control_layout(table).hash))
             segments.append(counters := Segment.attach(unused.pop(0), layout.counters_layout(table).hash))
             plane = Plane(generation, table, control, counters, self.pools, self.queues)

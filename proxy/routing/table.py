@@ -11,7 +11,7 @@ Units: `_s` seconds (float; `None` = no limit), `_us` microseconds, bytes for si
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from ipaddress import ip_address
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -48,17 +48,18 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class EndpointTls:
-    """TLS towards `https://` endpoints. `ca` `None`: the system's; `cert` and `key`: the proxy's own certificate.
+    """TLS towards `https://` endpoints. `ca` `None`: the system's; `pair`: the proxy's own certificate and key.
+
+    Both are PEM texts, so that everybody trusts and shows what stood in the files when the config was read.
 
     `server_name`: what the endpoint's certificate must be for, and what it is asked for; `None`: `Service.host` if
     that is a name, else the endpoint's own.
     """
 
-    ca: str | None = None
+    ca: str | None = field(default=None, repr=False)
     verify: bool = True
     server_name: str | None = None
-    cert: str | None = None
-    key: str | None = None
+    pair: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 from proxy.config.compile import CertificateFiles, Entrance, compile_text
 from proxy.errors import ConfigError
 from proxy.routing.table import EndpointTls
+from proxy.tls import read_pair
 from tests.certificates import ca_file, issue
 
 SERVICE = "services: [{name: web, stable: {endpoints: ['https://s']}}]"
@@ -108,9 +109,9 @@ def test_endpoints_with_tls(folder):
         ("https://s.test:8443", 8443, True),
         ("http://p.test:443", 443, False),
     ]
-    assert service.endpoint_tls == EndpointTls(
-        str(folder / "ca.pem"), True, "app.internal", str(folder / "cert.pem"), str(folder / "key.pem")
-    )
+    pair = read_pair(folder / "cert.pem", folder / "key.pem").pem
+    assert service.endpoint_tls == EndpointTls((folder / "ca.pem").read_text(), True, "app.internal", pair)
+    assert not any(secret in repr(service) for secret in ("PRIVATE KEY", "BEGIN CERTIFICATE"))
 
 
 def test_the_proxys_own_certificate_is_checked_too(folder):

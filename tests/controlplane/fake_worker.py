@@ -12,6 +12,7 @@ import sys
 import time
 
 from proxy.ipc import channel
+from proxy.ipc.enclosure import enclosed
 from proxy.ipc.layout import ROW_BEAT, ROW_GENERATION, ROW_PID, board_hash, control_layout, counters_layout, row
 from proxy.ipc.segment import Segment
 from proxy.routing.table import RoutingTable, from_plain
@@ -75,7 +76,7 @@ class FakeWorker:
         if KNOBS.get("refuse") == str(generation):
             self.say({"type": "refused", "generation": generation, "why": "does not please me"})
             return
-        table = from_plain(message["table"], RoutingTable)
+        table = from_plain(enclosed(fds[2]), RoutingTable)
         Segment.attach(fds[0], control_layout(table).hash)
         first = self.counters is None
         self.layout = counters_layout(table)

@@ -175,20 +175,17 @@ async def test_unix_sockets_are_checked(tmp_path):
 
 
 @run
-async def test_tls_endpoints_are_verified(tmp_path):
+async def test_tls_endpoints_are_verified():
     authority = trustme.CA()
-    ca = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(ca)
+    ca = authority.cert_pem.bytes().decode()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("app.internal").configure_cert(context)
     one = Endpoints(BAD)
     async with listening(one, ssl=context) as endpoint:
-        trusting = EndpointTls(ca=str(ca), server_name="app.internal")
+        trusting = EndpointTls(ca=ca, server_name="app.internal")
         assert await why(endpoint, endpoint_tls=trusting) == "503"
-        assert await why(endpoint, endpoint_tls=EndpointTls(ca=str(ca))) == "TLS: certificate verify failed"
+        assert await why(endpoint, endpoint_tls=EndpointTls(ca=ca)) == "TLS: certificate verify failed"
         assert await why(endpoint, endpoint_tls=EndpointTls(verify=False)) == "503"
-        missing = EndpointTls(ca=str(tmp_path / "none.pem"))
-        assert await why(endpoint, endpoint_tls=missing) == "no such file or directory"
 
 
 @run

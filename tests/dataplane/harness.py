@@ -129,9 +129,14 @@ class LoneWorker:
             control.words[at + layout.CONTROL_WEIGHT] = weights.get(service.name, 0)
             control.words[at + layout.CONTROL_SEED] = seed_of("test")
         self.segments[self.generation] = (table, control, counters)
-        message = {"type": "table", "generation": self.generation, "table": to_plain(table)}
-        channel.send(self.phone, message, [control.fd, counters.fd])
+        self.offer(table, self.generation, control, counters)
         self.expect("ack", generation=self.generation)
+
+    def offer(self, table: RoutingTable, number: int, control: Segment, counters: Segment) -> None:
+        """Send a table."""
+        with enclose("table", to_plain(table)) as file:
+            message = {"type": "table", "generation": number}
+            channel.send(self.phone, message, [control.fd, counters.fd, file.fd])
 
     def say(self, message: dict[str, Any]) -> None:
         """Send a message to the worker."""

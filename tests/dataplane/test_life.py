@@ -15,7 +15,7 @@ import pytest
 
 from proxy.ipc import channel, layout
 from proxy.ipc.segment import Segment
-from proxy.routing.table import AccessLog, Drain, Failover, Override, RequestLimits, RoutingTable, to_plain
+from proxy.routing.table import AccessLog, Drain, Failover, Override, RequestLimits, RoutingTable
 from tests.dataplane.conftest import Gate, patient, service
 from tests.dataplane.harness import LoneWorker, eventually, same
 from tests.dataplane.wire import Client, answers, fails, request, response
@@ -134,8 +134,7 @@ def test_a_table_that_does_not_fit_its_segments_is_refused(gate):
     client = gate.client()
     table = RoutingTable((service(gate.backend()), service(gate.backend(), name="two")))
     _, control, counters = worker.segments[worker.generation]
-    message = {"type": "table", "generation": 999, "table": to_plain(table)}
-    channel.send(worker.phone, message, [control.fd, counters.fd])
+    worker.offer(table, 999, control, counters)
     assert worker.expect("refused", generation=999)["why"]
     assert client.request().status == 200
 
@@ -146,8 +145,7 @@ def test_an_access_log_that_cannot_be_opened_is_refused(gate, tmp_path):
     other = gate.backend(name="other")
     table = RoutingTable((service(other),), access_log=AccessLog(str(tmp_path / "no" / "such")))
     _, control, counters = worker.segments[worker.generation]
-    message = {"type": "table", "generation": 998, "table": to_plain(table)}
-    channel.send(worker.phone, message, [control.fd, counters.fd])
+    worker.offer(table, 998, control, counters)
     assert "no/such" in worker.expect("refused", generation=998)["why"]
     assert gate.client().request().body == b"stable"
 
@@ -161,8 +159,7 @@ def test_refused_generations_leave_no_descriptor_behind(gate, tmp_path):
 
     def refuse():
         for table in (one, two):
-            message = {"type": "table", "generation": 997, "table": to_plain(table)}
-            channel.send(worker.phone, message, [control.fd, counters.fd])
+            worker.offer(table, 997, control, counters)
             worker.expect("refused", generation=997)
 
     def held():

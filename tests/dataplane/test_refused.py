@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.ipc import channel, layout
-from proxy.routing.table import AccessLog, InFlight, RequestLimits, RoutingTable, to_plain
+from proxy.ipc import layout
+from proxy.routing.table import AccessLog, InFlight, RequestLimits, RoutingTable
 from tests.dataplane.conftest import patient, service
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import holding, request
@@ -12,8 +12,7 @@ from tests.dataplane.wire import holding, request
 def refuse(gate, table, number):
     """Have the worker refuse a table, and return why. It gets the segments in force: what it needs is alike in both."""
     _, control, counters = gate.worker.segments[gate.worker.generation]
-    message = {"type": "table", "generation": number, "table": to_plain(table)}
-    channel.send(gate.worker.phone, message, [control.fd, counters.fd])
+    gate.worker.offer(table, number, control, counters)
     return gate.worker.expect("refused", generation=number)["why"]
 
 

@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from proxy.routing.table import Endpoint, EndpointTls, Service, Timeouts, Version, server_name
+from proxy.tls import read_pair
 from tests.certificates import ca_file, issue
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.test_framing import CHUNKED
@@ -20,7 +21,7 @@ from tests.dataplane.wire import LINGER_ZERO, Ended, answers, request, response
 
 @pytest.fixture
 def trusted(authority, tmp_path):
-    return EndpointTls(ca=str(ca_file(authority, tmp_path)))
+    return EndpointTls(ca=ca_file(authority, tmp_path).read_text())
 
 
 def context_of(authority, *names, client_ca=None):
@@ -112,7 +113,7 @@ def test_a_client_certificate_is_shown(gate, authority, tmp_path, trusted):
     theirs = trustme.CA()
     files = issue(theirs, tmp_path, "proxy.test", name="client-")
     backend = gate.backend(tls=context_of(authority, "127.0.0.1", client_ca=theirs))
-    gate.serve(backend, endpoint_tls=EndpointTls(ca=trusted.ca, cert=str(files.cert), key=str(files.key)))
+    gate.serve(backend, endpoint_tls=EndpointTls(ca=trusted.ca, pair=read_pair(files.cert, files.key).pem))
     assert gate.client().request().status == 200
     assert ("DNS", "proxy.test") in backend.peers[0].sock.getpeercert()["subjectAltName"]
 
@@ -250,7 +251,7 @@ def test_a_tunnel_to_a_tls_endpoint(gate, local, trusted):
 
 def test_a_reload_with_another_ca_takes_another_pool(lone, authority, local, trusted, tmp_path):
     (tmp_path / "strangers").mkdir()
-    stranger = str(ca_file(trustme.CA(), tmp_path / "strangers"))
+    stranger = ca_file(trustme.CA(), tmp_path / "strangers").read_text()
     backend = lone.backend(tls=local)
     lone.serve(backend, endpoint_tls=trusted)
     client = lone.client()
