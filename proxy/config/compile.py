@@ -107,7 +107,7 @@ def _compile(text: str, environ: Mapping[str, str], *, name: str, base: Path, so
     normalise(document)
     config = schema.validate(document, Config)
     rules.check(document, base)
-    certificates.check(document, base)
+    trusts = certificates.check(document, base)
     tokens = read_token_files(document, base)
     warn_of_weak(document, tokens)
     if config is None or document.problems:
@@ -116,7 +116,7 @@ def _compile(text: str, environ: Mapping[str, str], *, name: str, base: Path, so
     warnings = (f"warning: {warning}" for warning in document.in_order(document.warnings))
     return Compiled(
         settings=settings,
-        table=tables.routing_table(config, base),
+        table=tables.routing_table(config, base, trusts),
         plans=tables.plans(config, base),
         source=source,
         redacted=tables.redacted(config, document.expanded),
