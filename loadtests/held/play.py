@@ -30,7 +30,7 @@ from loadtests.kills.proxy import Proxy
 from loadtests.kills.traffic import Failure
 
 WORKERS = 2
-PATIENCE_S = 15.0
+PATIENCE_S = 45.0
 WARM_S = 2.0
 CONFIG = """
 listen: 127.0.0.1:{port}

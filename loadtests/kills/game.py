@@ -43,8 +43,8 @@ BAD = 0.4  # so often `new` turns bad in a round of the kind `running`
 RUNS_S = 1.0
 START_S = 1.5
 SHUTS_S = 6.0
-CLOCK_S = 1.5  # so often is stored how long a stage has run, and a bit
-HOOKS_S = 5.0
+CLOCK_S = 5.0  # each second is stored how long a stage has run, and later on a busy machine
+HOOKS_S = 30.0
 WEB = "/api/v1/services/web"
 
 CONFIG = """
@@ -92,11 +92,15 @@ class Answer:
 
 
 class Game:
-    """Everything of one run. `seed` decides what is played; chance in the machine decides the rest."""
+    """Everything of one run. `seed` decides what is played; chance in the machine decides the rest.
 
-    def __init__(self, folder: Path, traffic: Traffic, seed: int) -> None:
+    `rate`: requests per second.
+    """
+
+    def __init__(self, folder: Path, traffic: Traffic, seed: int, rate: float = RATE) -> None:
         self.rounds: list[Round] = []
         self._traffic = traffic
+        self._rate = rate
         self._draw = random.Random(seed)
         self._hooks = folder / "hooks"
         self._hooks.mkdir()
@@ -130,7 +134,7 @@ class Game:
         try:
             self.proxy.begin()
             self.proxy.wait_ready()
-            self._traffic.load(self.proxy.port, RATE)
+            self._traffic.load(self.proxy.port, self._rate)
             for number, kind in enumerate(kinds, 1):
                 self._round(kind)
                 if told and number % told == 0:
@@ -301,7 +305,7 @@ class Game:
     # --- the lock ------------------------------------------------------------------------------------------------
 
     def _hold(self) -> None:
-        self._holding = sqlite3.connect(self.proxy.state, timeout=5.0, isolation_level=None)
+        self._holding = sqlite3.connect(self.proxy.state, timeout=30.0, isolation_level=None)
         self._holding.execute("BEGIN IMMEDIATE")
 
     def _release(self) -> None:
@@ -315,7 +319,7 @@ class Game:
     def _check_answer(self, answer: Answer | None, found: Stored) -> None:
         if answer is None:
             return
-        self._asking.join(15.0)
+        self._asking.join(30.0)
         if answer.status == 200 and answer.body is not None and answer.body.get("durable", True):
             revision = answer.body.get("revision") or answer.body["weights"]["revision"]
             if revision > found.revision:

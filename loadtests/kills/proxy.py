@@ -17,7 +17,7 @@ from typing import Any
 
 from proxy.controlplane.roster import Process, read
 
-READY_S = 30.0
+READY_S = 60.0
 
 Json = dict[str, Any]
 
@@ -106,7 +106,7 @@ class Proxy:
         """Return its log."""
         return self._log.read_text(errors="replace")
 
-    def call(self, method: str, path: str, body: Json | None = None, timeout_s: float = 10.0) -> tuple[int, Any]:
+    def call(self, method: str, path: str, body: Json | None = None, timeout_s: float = 30.0) -> tuple[int, Any]:
         """Return status and JSON (or text) of the admin API; raise `OSError` when there is none."""
         connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=timeout_s)
         try:

@@ -26,7 +26,7 @@ from proxy.cli.demo.backend import Backend, BackendConnection
 
 USERS = 1000
 KEEPING = 16
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 HUNG = "hung"
 
 

@@ -23,13 +23,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadtests.kills.proxy import Json, Proxy
-from loadtests.kills.traffic import Arrival, Traffic
+from loadtests.kills.traffic import TIMEOUT_S, Arrival, Traffic
 from proxy.controlplane.latch import HEADER
 from proxy.ipc.layout import CONTROL_WEIGHT, HEADER_WORDS, WEIGHT_MASK, WORD
 from proxy.routing.split import bucket, seed_of
 
 EVERY_S = 0.02
 SCAN_S = 0.1
+KEPT_NS = int((TIMEOUT_S + 2.0) * 1e9)
 LOOKS = 3  # a word and a row cannot be read at one instant: one that is above must stay so
 
 
@@ -184,8 +185,8 @@ class Watch:
             self._read_to = 0
         while self._arrivals and self._arrivals[0].arrived_ns < until_ns:
             self._check_arrival(self._arrivals.popleft())
-        # A request may have waited for ten seconds in a queue.
-        while len(self._kept) > 2 and self._kept[1].at_ns < until_ns - 12_000_000_000:
+        # A request may have waited in a queue for as long as its client does.
+        while len(self._kept) > 2 and self._kept[1].at_ns < until_ns - KEPT_NS:
             self._kept.popleft()
 
     def _check_arrival(self, arrival: Arrival) -> None:

@@ -20,7 +20,7 @@ from proxy.cli.demo.backend import WELL
 RATE = 40.0
 LIMIT_S = 0.25
 GOOD_S = 3.0
-DECIDED_S = 20.0
+DECIDED_S = 60.0
 CONFIG = """
 listen: 127.0.0.1:{port}
 workers: 2
@@ -37,26 +37,30 @@ services:
       default:
         advance: evidence
         stages:
-          - {name: half, weight: 50%, hold: 1h, min_requests: 100, limits: {error_rate: 1%, p99: 250ms}}
-          - {name: full, weight: 100%, hold: 1h, min_requests: 100, limits: {error_rate: 1%, p99: 250ms}}
+          - {name: half, weight: 50%, hold: 1h, min_requests: 100, limits: {error_rate: 1%, p99: {limit}ms}}
+          - {name: full, weight: 100%, hold: 1h, min_requests: 100, limits: {error_rate: 1%, p99: {limit}ms}}
 """
 ROLLOUT = "/api/v1/services/web/rollout"
 
 
-def delays(rounds: int, seed: int = 1) -> list[float]:
+def delays(rounds: int, seed: int = 1, limit_s: float = LIMIT_S) -> list[float]:
     """Return the seconds from the first crossing to weight 0, round by round."""
     draw = random.Random(seed)
     with TemporaryDirectory(prefix="tidegate-hung-") as folder, Traffic() as traffic:
-        places = {"{stable}": traffic.ports["stable"], "{new}": traffic.ports["new"]}
+        places = {
+            "{stable}": traffic.ports["stable"],
+            "{new}": traffic.ports["new"],
+            "{limit}": round(limit_s * 1000),
+        }
         config = CONFIG
-        for place, port in places.items():
-            config = config.replace(place, str(port))
+        for place, value in places.items():
+            config = config.replace(place, str(value))
         proxy = Proxy(Path(folder), config)
         try:
             proxy.begin()
             proxy.wait_ready()
             traffic.load(proxy.port, RATE)
-            found = [_delay(proxy, traffic, draw) for _ in range(rounds)]
+            found = [_delay(proxy, traffic, draw) - limit_s for _ in range(rounds)]
             traffic.rest()
         finally:
             proxy.sweep_up()
@@ -85,4 +89,4 @@ def _delay(proxy: Proxy, traffic: Traffic, draw: random.Random) -> float:
                 decided_ns = 0
     first_ns = traffic.new.book[0].arrived_ns
     traffic.turn(WELL)
-    return (decided_ns - first_ns) / 1e9 - LIMIT_S
+    return (decided_ns - first_ns) / 1e9

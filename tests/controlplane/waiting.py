@@ -4,7 +4,7 @@ import asyncio
 import time
 
 
-async def until(condition, seconds=45.0):
+async def until(condition, seconds=60.0):
     """Return the first true value of `condition()`; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -13,7 +13,7 @@ async def until(condition, seconds=45.0):
     return value
 
 
-def until_now(condition, seconds=45.0):
+def until_now(condition, seconds=60.0):
     """Do the same without a loop."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

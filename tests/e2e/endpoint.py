@@ -1,4 +1,4 @@
-"""An endpoint as a program: answers every request with a body of ARGV[1] bytes, closes what is idle for ARGV[2] s."""
+"""An endpoint as a program: answers every request with a body of ARGV[1] bytes, closes what rests for ARGV[2] s."""
 
 import socket
 import sys
@@ -6,7 +6,7 @@ import threading
 
 
 def serve(connection, body, idle_s):
-    connection.settimeout(idle_s)
+    connection.settimeout(60.0)  # for the first request of a connection
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     buffer = b""
     with connection:
@@ -23,6 +23,7 @@ def serve(connection, body, idle_s):
                 buffer += connection.recv(65536)
             buffer = buffer[length:]
             connection.sendall(answer)
+            connection.settimeout(idle_s)
 
 
 def forgiving(connection, body, idle_s):

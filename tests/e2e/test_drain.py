@@ -11,8 +11,8 @@ from tests.e2e.product import CONFIG
 
 pytestmark = pytest.mark.e2e
 
-DRAINING = CONFIG.replace("delay: 0s", "delay: 5s")
-PACE_S = 0.005
+DRAINING = CONFIG.replace("delay: 0s", "delay: 10s")
+PACE_S = 0.02
 
 
 class Client(threading.Thread):

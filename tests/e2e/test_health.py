@@ -8,8 +8,8 @@ from proxy.cli.demo.backend import ERRORS, WELL, Backend
 from tests.controlplane.waiting import until_now
 from tests.e2e.product import Backends
 
-RATE = 200.0
-HEALTH = "health: {path: /health, interval: 100ms, timeout: 1s, rise: 2, fall: 3}"
+RATE = 100.0
+HEALTH = "health: {path: /health, interval: 100ms, timeout: 10s, rise: 2, fall: 3}"
 TWO = """
 listen: 127.0.0.1:{port}
 workers: 2
@@ -23,6 +23,7 @@ services:
     split: {{new: 0%, sticky: {{by: cookie, name: session}}}}
     limits: {{error_rate: 1%, p99: 5s}}
     slow_start: 4s
+    timeouts: {{connect: 10s}}
     {more}
 """
 
@@ -139,7 +140,7 @@ def test_when_all_of_new_is_down_stable_answers_and_ten_seconds_of_it_roll_back(
         until_now(lambda: endpoint(running, "new")[0] == "down")
         diverted = 'tidegate_bad_total{kind="diverted",service="web",version="new"}'
         until_now(lambda: running.metric(diverted) > 0)
-        web = until_now(lambda: (web := running.web())["phase"] == "rolled_back" and web, 30)
+        web = until_now(lambda: (web := running.web())["phase"] == "rolled_back" and web)
     # Diverted ones count as bad: whichever limit sees it first has shut the gate.
     assert web["reason"] in ("NoHealthyEndpoint", "ErrorRateAboveLimit")
     assert load.errors == 0
@@ -151,7 +152,7 @@ def test_ten_seconds_without_an_endpoint_roll_back_where_no_limit_does(product, 
     with backends.load(running.port, RATE) as load:
         until_now(lambda: backends.new.requests > 50)
         backends.new.well = False
-        web = until_now(lambda: (web := running.web())["phase"] == "rolled_back" and web, 30)
+        web = until_now(lambda: (web := running.web())["phase"] == "rolled_back" and web)
     assert web["reason"] == "NoHealthyEndpoint"
     assert load.errors == 0
 

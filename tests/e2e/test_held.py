@@ -7,14 +7,14 @@ from loadtests.held.play import Plan, Play
 pytestmark = pytest.mark.e2e
 
 SHORT = Plan(
-    rate=300,
+    rate=100,
     connections=50,
     tunnels=20,
     reloads=4,
     worker_kills=1,
     supervisor_kills=1,
     pause_s=0.5,
-    delay_s=2,
+    delay_s=8,
     timeout_s=5,
 )
 

@@ -11,10 +11,10 @@ from tests.e2e.product import Backends
 pytestmark = pytest.mark.e2e
 
 AT_ONCE = 8  # what stable can work on
-SERVICE_S = 0.04
-RATE = 260  # per second; stable can take 200, and gets half of it before the rollback
+SERVICE_S = 0.1
+RATE = 104  # per second; stable can take 80, and gets 52 before the rollback
 SHED = 'tidegate_local_replies_total{code="503",reason="overload"}'
-LIMITS = f"in_flight: {{version: {AT_ONCE}, queue: 16, wait: 200ms}}"
+LIMITS = f"in_flight: {{version: {AT_ONCE}, queue: 16, wait: 500ms}}"
 
 
 class Narrow(Backend):

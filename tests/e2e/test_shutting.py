@@ -6,9 +6,9 @@ from pathlib import Path
 
 from proxy.cli.demo.backend import ERRORS, SLOW
 from tests.controlplane.waiting import until_now
-from tests.e2e.product import HUNG, QUICK
+from tests.e2e.product import AT_ONCE, HUNG, QUICK
 
-RATE = 400.0
+RATE = 200.0
 # Every safe request is rescued: how many the usual budget covers depends on how busy the machine is.
 RESCUED = "failover: {budget: 100%}"
 
@@ -28,7 +28,7 @@ def test_errors_of_new_shut_the_gate_and_nobody_is_sent_there_afterwards(product
         event = until_now(lambda: running.events("RolledBack"))[-1]
         decided = event["evidence"]["decided_ns"]
         answered = load.answered
-        until_now(lambda: load.answered > answered + 400)
+        until_now(lambda: load.answered > answered + 200)
     assert web["weights"]["new"] == 0
     assert web["reason"] == "ErrorRateAboveLimit"
     sent_after, under_way = backends.new.after(decided)
@@ -47,7 +47,7 @@ def test_slowness_of_new_shuts_the_gate(product, backends):
     running = product(RESCUED, config=QUICK).start()
     running.set_weight(50)
     with backends.load(running.port, RATE) as load:
-        until_now(lambda: running.web()["versions"]["new"]["requests"] > 200)
+        until_now(lambda: running.web()["versions"]["new"]["requests"] > 50)
         backends.new.fail(SLOW)
         web = shut(running)
     assert web["reason"] == "P99AboveLimit"
@@ -118,9 +118,11 @@ def test_a_killed_worker_is_replaced_and_its_counts_are_kept(product, backends):
         until_now(lambda: running.workers.get(0) not in (None, victim))
         assert running.web()["versions"]["stable"]["requests"] >= before
         answered = load.answered
+        until_now(lambda: load.answered > answered + 50)
+        # Only what was on the killed worker's connections may have failed.
+        lost, answered = load.errors, load.answered
         until_now(lambda: load.answered > answered + 200)
-    # Only what was on the killed worker's connections may have failed.
-    assert load.errors <= 20
+    assert load.errors == lost <= AT_ONCE
     assert running.web()["versions"]["stable"]["requests"] <= load.sent
 
 
@@ -141,7 +143,7 @@ def test_hung_requests_shut_the_gate_while_they_hang(product, backends):
     running = product(config=QUICK).start()
     backends.new.fail(HUNG)
     running.set_weight(100)
-    with backends.load(running.port, 100.0):
+    with backends.load(running.port, 100.0, at_once=1000, patience_s=1.0):
         web = shut(running)
     assert web["reason"] == "P99AboveLimit"
     assert web["versions"]["new"]["window"]["requests"] == 0

@@ -21,15 +21,19 @@ FIRST_ERROR_STATUS = 500
 
 
 class Load:
-    """The users of the demo: `rate` requests per second to `host`:`port`, each from one of `users` cookies."""
+    """The users of the demo: `rate` requests per second to `host`:`port`, each from one of `users` cookies.
 
-    def __init__(self, host: str, port: int, rate: float, users: int = 2000) -> None:
+    A request is given up after `timeout_s`.
+    """
+
+    def __init__(self, host: str, port: int, rate: float, users: int = 2000, *, timeout_s: float = TIMEOUT_S) -> None:
         self.sent = 0
         self.answered = 0
         self.errors = 0
         self._address = (host, port)
         self._step_ns = int(1e9 / rate)
         self._users = users
+        self._timeout_s = timeout_s
         self._draw = random.Random(1)  # noqa: S311  (which user comes next is no secret)
         self._next_ns = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -97,7 +101,7 @@ class Load:
             self._send(self._next_ns)
             self._next_ns += self._step_ns
         for connection in list(self._open):
-            connection.expire(now)
+            connection.expire(now - int(self._timeout_s * 1e9))
         wait_s = max(0.0, (self._next_ns - time.monotonic_ns()) / 1e9)
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._due)
 
@@ -113,7 +117,7 @@ class Load:
     async def _connect(self, intended_ns: int) -> None:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 _, connection = await loop.create_connection(lambda: ClientConnection(self), *self._address)
         except OSError:
             self.ended(intended_ns, 0)
@@ -179,9 +183,9 @@ class ClientConnection(asyncio.Protocol):
             intended_ns, self._intended_ns = self._intended_ns, 0
             self._load.ended(intended_ns, 0)
 
-    def expire(self, now_ns: int) -> None:
-        """Give up a request that has waited for `TIMEOUT_S`."""
-        if self._intended_ns and now_ns - self._intended_ns > TIMEOUT_S * 1e9:
+    def expire(self, before_ns: int) -> None:
+        """Give up a request whose place on the grid is before an instant."""
+        if self._intended_ns and self._intended_ns < before_ns:
             self.abort()
 
     def abort(self) -> None:
