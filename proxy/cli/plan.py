@@ -15,7 +15,7 @@ from proxy.cli.client import UsageError
 from proxy.cli.options import Format, Output
 from proxy.config.units import format_duration, format_reading, format_share, format_weight
 from proxy.rollout.plan import CHECK, Limit
-from proxy.rollout.timetable import Reaction, StageTime, Timetable, timetable, timetable_in
+from proxy.rollout.timetable import Reaction, StageTime, Timetable, timetable
 from proxy.routing.table import FULL, NEW
 
 RIGHT = frozenset({1, 2, 3})
@@ -50,7 +50,9 @@ def plan(
         plans, notes = [("", each, timetable(each, rate=rate)) for each in alone.plans], alone.notes
     else:
         config = compile_file(file, os.environ)
-        plans = [(one.name, each, timetable_in(one, each, rate)) for one in config.plans for each in one.rollouts]
+        plans = [
+            (one.name, each, timetable(each, rate=rate, service=one)) for one in config.plans for each in one.rollouts
+        ]
         notes = config.notes
     tables = [(of, table) for of, each, table in plans if service in ("", of) and name in ("", each.name)]
     if not tables:
@@ -186,7 +188,7 @@ def _stage_row(time: StageTime) -> list[str]:
 
 def _reaction_row(reaction: Reaction) -> list[str]:
     limit = reaction.limit
-    judged = limit.judge + ("" if limit.window_s is None else f" {format_duration(limit.window_s)}")
+    judged = limit.judge + ("" if limit.sliding_s is None else f" {format_duration(limit.sliding_s)}")
     if limit.for_s:
         judged += f" for {format_duration(limit.for_s)}"
     if limit.after_s:

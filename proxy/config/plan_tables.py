@@ -147,10 +147,11 @@ def _bounded(config: LimitConfig | RequireConfig) -> str:
 
 
 def _judged_by(config: LimitConfig) -> str:
-    if limit(config).judge == READING:
+    made = limit(config)
+    if made.judge == READING:
         text = "is judged by every reading"
-    elif config.window is not None:
-        text = f"is judged over window {format_duration(config.window)} with at least {config.min_requests} requests"
+    elif made.sliding_s is not None:
+        text = f"is judged over window {format_duration(made.sliding_s)} with at least {config.min_requests} requests"
     else:
         text = f"is judged by evidence, with at least {config.min_requests} requests"
     if config.for_:

@@ -25,7 +25,7 @@ from proxy.rollout.analysis import Counter, Reading
 from proxy.rollout.event import Start
 from proxy.rollout.machine import step
 from proxy.rollout.plan import CHECK, Hook, Plan
-from proxy.rollout.timetable import timetable_in
+from proxy.rollout.timetable import timetable
 from proxy.routing.table import NEW, STABLE
 
 OK, WARNING, NO_GO = "ok", "warning", "no-go"
@@ -95,7 +95,7 @@ def _measured(entry: Entry, plan: Plan, history: History) -> Iterator[Json]:
     share = judged.bad / judged.requests
     yield _found("stable measured", OK, f"{rate:.1f} requests/s, {share:.2%} bad, over {seconds:.0f} s")
     # All of it goes to stable now, so that its rate is that of both together.
-    times = timetable_in(entry.plan, plan, rate)
+    times = timetable(plan, rate=rate, service=entry.plan)
     for time in times.stages:
         if time.enough:
             yield _found(f"stage {time.stage.name}", OK, f"about {time.expected} requests to new, {time.needed} needed")

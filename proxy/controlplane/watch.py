@@ -16,8 +16,7 @@ from proxy.metrics.snapshot import Judged, ServiceCounts
 from proxy.rollout.analysis import Reading, Sight
 from proxy.rollout.bench import Bench
 from proxy.rollout.drill import made_up
-from proxy.rollout.judges import TRAILING_S
-from proxy.rollout.plan import HOLD, Limit, ServicePlan
+from proxy.rollout.plan import HOLD, TRAILING_S, Limit, ServicePlan
 from proxy.rollout.reach import Reach
 from proxy.rollout.state import ServiceState
 from proxy.routing.table import NEW, STABLE

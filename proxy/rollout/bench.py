@@ -27,9 +27,9 @@ from typing import TypeAlias
 from proxy.metrics.snapshot import Columns, Judged
 from proxy.rollout.analysis import FAIL, PASS, Counter, Judge, Sight, Verdict, evidence, reason_of
 from proxy.rollout.event import Breach, Standing, Tick
-from proxy.rollout.judges import LATE_BLOCKS, LEAST_SAMPLES, UNREADABLE, Court, budget, judge_for
+from proxy.rollout.judges import LATE_BLOCKS, UNREADABLE, Court, budget, judge_for
 from proxy.rollout.machine import may_advance
-from proxy.rollout.plan import ALERT, HOLD, PAUSE, ROLLBACK, Limit, ServicePlan
+from proxy.rollout.plan import ALERT, HOLD, LEAST_SAMPLES, PAUSE, ROLLBACK, Limit, ServicePlan
 from proxy.rollout.reach import UNREACHABLE_S, Reach
 from proxy.rollout.state import (
     CHECK_UNREADABLE,

@@ -45,15 +45,24 @@ from proxy.rollout.analysis import (
     breached,
 )
 from proxy.rollout.evidence import ShareEvidence, alarm_at
-from proxy.rollout.plan import CHECK, EVIDENCE, HOLD, READING, STAGE, WINDOW, Limit, Plan, ServicePlan
+from proxy.rollout.plan import (
+    CHECK,
+    EVIDENCE,
+    HOLD,
+    LEAST_SAMPLES,
+    READING,
+    STAGE,
+    TRAILING_S,
+    WINDOW,
+    Limit,
+    Plan,
+    ServicePlan,
+)
 from proxy.rollout.ratio import Attribution, Counts, RatioEvidence
 from proxy.routing.table import FULL, NEW, STABLE
 
 # One block is charged to `for` at a time, and a late one as at most so many.
 LATE_BLOCKS = 2
-# A latency is compared with stable's percentile over so long, of at least so many.
-TRAILING_S = 600.0
-LEAST_SAMPLES = 1000
 # Percentiles are looked at so often: histograms are kept by the second.
 PERCENTILE_S = 1.0
 # So many readings in a row that gave nothing pause a rollout.
@@ -90,8 +99,10 @@ def budget(plan: ServicePlan, rollout: Plan | None) -> float:
     always = betting(plan.limits)
     if rollout is None:
         return alarm_at(plan.false_alarms, BY_HAND_S / plan.block_s, always)
-    bets = sum(stage.hold_s / plan.block_s * (always + betting(stage.limits)) for stage in rollout.stages)
-    return alarm_at(plan.false_alarms, bets, 1)
+    blocks = [stage.hold_s / plan.block_s for stage in rollout.stages]
+    bets = sum(of * (always + betting(stage.limits)) for of, stage in zip(blocks, rollout.stages, strict=True))
+    # Without any such limit whose fault a failure is still takes evidence (`proxy.rollout.ratio`).
+    return alarm_at(plan.false_alarms, bets or sum(blocks), 1)
 
 
 def judge_for(court: Court, limit: Limit) -> Judge:
@@ -204,7 +215,7 @@ class UncountedJudge(_Judge):
     __slots__ = ()
 
     def __init__(self, limit: Limit, court: Court) -> None:
-        super().__init__(limit, court, EVIDENCE if limit.max_ratio is not None else limit.judge)
+        super().__init__(limit, court, limit.judge)
 
     def look(self, sight: Sight, now: float, block: int) -> None:  # noqa: ARG002  # there is nothing to see
         """Take in a block."""
@@ -464,7 +475,7 @@ class PercentileJudge(_Judge):
         quantile = limit.quantile or 0.5
         seconds = None
         if limit.action != HOLD:
-            seconds = min(limit.window_s or TRAILING_S, now - self._began)
+            seconds = min(limit.sliding_s or TRAILING_S, now - self._began)
         mine = sight.histogram(NEW, seconds, first_byte=limit.first_byte)
         n = sum(mine.values())
         value_ms = _ms(hdr.percentile(mine, quantile))

@@ -23,6 +23,9 @@ from proxy.routing.table import NEW, Signal
 QUANTILES: dict[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 FIRST_BYTE: dict[str, float] = {f"ttfb_{name}": quantile for name, quantile in QUANTILES.items()}
 LATENCIES = QUANTILES | FIRST_BYTE
+# A latency is compared with stable's percentile over so long, of at least so many.
+TRAILING_S = 600.0
+LEAST_SAMPLES = 1000
 SHARES = ("error_rate", "availability", "client_error_rate")
 METRICS = (*SHARES, *LATENCIES)  # those that every service has
 
@@ -43,7 +46,7 @@ class Limit:
     `for_s`: the breach must last this long without a break. `after_s`: shown but not acted on until the weight
     has been above 0 (in a stage: the stage has run) for this long; of a requirement: what came before it is left out.
     `action`: rollback | pause | alert | hold. `window_s`: it is judged by its value over this sliding window; `None` =
-    by evidence, block by block.
+    by evidence, block by block (`sliding_s`).
     `max_ratio`: at most so many times the value of stable, and no breach while the value is within `floor`.
     `source`: counted | signal | check.
     """
@@ -84,7 +87,18 @@ class Limit:
             return STAGE
         if self.source == CHECK:
             return READING
-        return EVIDENCE if self.window_s is None else WINDOW
+        return EVIDENCE if self.sliding_s is None else WINDOW
+
+    @property
+    def sliding_s(self) -> float | None:
+        """The sliding window over which its value is judged, `None` = by evidence.
+
+        A percentile that is compared with stable's is one of a window also where none was given, and a share that is
+        compared is none of a window: what is looked at is where each bad response came from.
+        """
+        if self.max_ratio is not None:
+            return None if self.quantile is None else self.window_s or TRAILING_S
+        return self.window_s
 
     @property
     def acts(self) -> bool:

@@ -5,34 +5,39 @@ time* says when a stage begins at the earliest, how long it lasts at least and w
 says how long one limit takes from the fault to its action, which is one store and takes no time that counts here.
 
 * The requests that a stage needs are the most that it, its limits and its requirements ask for. A window that never
-  holds what its limit asks for is never more than INCONCLUSIVE: the limit cannot act, and the stage never ends.
+  holds what its limit asks for is never more than INCONCLUSIVE: the limit cannot act, and if it is one on `new` that
+  acts the stage never ends. A percentile that is compared asks for `LEAST_SAMPLES` of stable too.
 * A reaction is given for a version that fails entirely (`total_s`) and at worst (`worst_s`). Over a window the worst is
   any breach at all that lasts: the whole window, `for` and a block. Evidence has no worst case, because the nearer to
   the limit the more of it is needed: what is given is the time at twice the limit within which 19 of 20 are found,
   by the arithmetic of `proxy.rollout.betting`; without a rate, and for a ratio, without the luck of the draw.
 * Latency limits take their own time more: a request that hangs is too slow only when it has passed the limit.
-* `evidence` stages end when the proof is complete, if `new` is without fault: so many blocks without anything bad. The
-  last one, the bake, is held to its end.
+* `evidence` stages end when the proof is complete, if `new` is without fault: so many blocks without anything bad, and
+  for a check one reading. What is measured over a window is never proven. The last one, the bake, is held to its end.
 
 `None` for a time: never, or not without more traffic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, comb
 from typing import NamedTuple
 
 from proxy.rollout.betting import Bound, Detector, outlook
-from proxy.rollout.evidence import BET_RESPONSES, DOUBT, QUIET, alarm_at
+from proxy.rollout.evidence import BET_RESPONSES, DOUBT, QUIET
+from proxy.rollout.judges import PERCENTILE_S, budget
 from proxy.rollout.plan import (
-    ALERT,
+    CHECK,
     EVIDENCE,
+    HOLD,
+    LEAST_SAMPLES,
     MANUAL,
     PROVEN,
     READING,
-    ROLLBACK,
+    STAGE,
+    TRAILING_S,
     Check,
     Limit,
     Plan,
@@ -40,9 +45,8 @@ from proxy.rollout.plan import (
     Stage,
 )
 from proxy.rollout.ratio import origin_detector
-from proxy.routing.table import FULL, NEW
+from proxy.routing.table import FULL, NEW, STABLE
 
-BLOCK_S = 0.25
 # Twice what is allowed: the breach that evidence is timed with.
 BREACH = 2.0
 # A breach is found within the time that is given in 19 of 20 cases: that many standard deviations.
@@ -97,16 +101,7 @@ class Timetable:
     warnings: tuple[str, ...]
 
 
-def timetable_in(service: ServicePlan, plan: Plan, rate: float | None) -> Timetable:
-    """Return the timetable of a plan beside the limits of its service."""
-    return timetable(
-        plan,
-        rate=rate,
-        block_s=service.block_s,
-        false_alarms=service.false_alarms,
-        limits=service.limits,
-        checks=service.checks,
-    )
+ALONE = ServicePlan("")  # a plan beside no limits but its own
 
 
 class _World(NamedTuple):
@@ -118,39 +113,29 @@ class _World(NamedTuple):
     checks: dict[str, Check]
 
 
-def timetable(
-    plan: Plan,
-    *,
-    rate: float | None = None,
-    block_s: float = BLOCK_S,
-    false_alarms: float = 0.01,
-    limits: Sequence[Limit] = (),
-    checks: Iterable[Check] = (),
-) -> Timetable:
+def timetable(plan: Plan, *, rate: float | None = None, service: ServicePlan = ALONE) -> Timetable:
     """Return the timetable of a plan at `rate` requests per second (both versions together), `None` = not known.
 
-    `limits` and `checks` are those of the service, which are armed in every stage too.
+    The limits of its `service` are armed in every stage too.
     """
-    judged = sum(limit.judge == EVIDENCE and limit.action == ROLLBACK for limit in limits) + max(
-        sum(limit.judge == EVIDENCE and limit.action == ROLLBACK for limit in stage.limits) for stage in plan.stages
-    )
-    blocks = sum(stage.hold_s for stage in plan.stages) / block_s
-    known = {check.name: check for check in (*checks, *plan.checks)}
-    world = _World(rate, block_s, alarm_at(false_alarms, blocks, judged), known)
+    known = {check.name: check for check in (*service.checks, *plan.checks)}
+    world = _World(rate, service.block_s, budget(service, plan), known)
     stages: list[StageTime] = []
     begin: float | None = 0.0
     for number, stage in enumerate(plan.stages, 1):
         bake = number == len(plan.stages)
-        stages.append(_stage_time(stage, _armed(stage, limits), begin, world, bake=bake))
+        stages.append(_stage_time(stage, _armed(stage, service.limits), begin, world, bake=bake))
         begin = _sum(begin, stages[-1].least_s)
     return Timetable(
         plan=plan,
         rate=rate,
         stages=tuple(stages),
-        reactions=tuple(_reaction(stage, limit, world) for stage in plan.stages for limit in _armed(stage, limits)),
+        reactions=tuple(
+            _reaction(stage, limit, world) for stage in plan.stages for limit in _armed(stage, service.limits)
+        ),
         least_s=begin,
         last_s=stages[-1].from_s,
-        warnings=tuple(_warnings(plan, stages, limits, world)),
+        warnings=tuple(_warnings(plan, stages, service.limits, world)),
     )
 
 
@@ -178,39 +163,43 @@ def _stage_time(stage: Stage, limits: Sequence[Limit], begin: float | None, worl
 
 
 def _needed(stage: Stage, limits: Sequence[Limit]) -> int:
-    rules = (*limits, *stage.require)
-    return max(
-        stage.min_requests,
-        *(limit.min_requests for limit in rules if limit.version == NEW and limit.judge != READING and _counts(limit)),
-        0,
-    )
+    rules = (*filter(_asked, limits), *stage.require)
+    return max(stage.min_requests, *(limit.min_requests for limit in rules if limit.source != CHECK), 0)
 
 
-def _counts(limit: Limit) -> bool:
-    # What is only shown does not keep a stage from going on.
-    return limit.action != ALERT and not limit.dry_run
+def _asked(limit: Limit) -> bool:
+    """Tell whether a stage goes on only while a limit is PASS: what is only shown, or is of stable, holds nobody up."""
+    return limit.acts and limit.version == NEW
 
 
 def _least(stage: Stage, limits: Sequence[Limit], needed: int, world: _World, *, bake: bool) -> float | None:
-    acting = [limit for limit in limits if _counts(limit)]
-    if any(_starved(stage, limit, world) for limit in acting):
+    asked = [limit for limit in limits if _asked(limit)]
+    if any(_starved(stage, limit, world) for limit in (*asked, *stage.require)):
         return None
     rate = _rate(stage, NEW, world)
     if rate is not None and not rate:
         return None
-    wait = 0.0 if rate is None else needed / rate
+    wait = max([0.0 if rate is None else needed / rate, *(_required_s(limit, rate) for limit in stage.require)])
     full = max(stage.hold_s, wait)
     if bake or stage.advance != PROVEN:
         return full
-    proofs = [_proof_s(stage, limit, world) for limit in acting]
+    proofs = [_proof_s(stage, limit, world) for limit in asked]
     if not proofs or None in proofs:
         return full
     return min(full, max(wait, *(proof for proof in proofs if proof is not None)))
 
 
+def _required_s(limit: Limit, rate: float | None) -> float:
+    """Return when a requirement has its requests: those before its `after` are left out."""
+    left_out_s = limit.after_s if limit.max_ratio is None else 0.0
+    return left_out_s + (limit.min_requests / rate if rate and limit.source != CHECK else 0.0)
+
+
 def _proof_s(stage: Stage, limit: Limit, world: _World) -> float | None:
     """Return how long the proof of a limit takes if nothing is bad, `None` if it is never proven."""
-    if limit.judge != EVIDENCE or (limit.max_ratio is not None and limit.quantile is not None):
+    if limit.judge == READING:
+        return world.block_s
+    if limit.judge != EVIDENCE:
         return None
     allowed = _allowed(limit) if limit.max_ratio is None else limit.floor
     if not allowed:
@@ -224,10 +213,20 @@ def _proof_s(stage: Stage, limit: Limit, world: _World) -> float | None:
     return None if each is None else blocks * each + (limit.max or 0.0) / 1000 * (limit.quantile is not None)
 
 
-def _starved(stage: Stage, limit: Limit, world: _World) -> bool:
-    """Tell whether a window never holds as many requests as its limit asks for."""
+def _starved(stage: Stage, limit: Limit, world: _World) -> str:
+    """Tell why a limit is never judged because a window holds too few requests, "" if it is."""
+    stable, seconds = _rate(stage, STABLE, world), None if limit.judge == STAGE else limit.sliding_s
+    if stable is not None and _compares(limit) and stage.weight_bp < FULL and stable * TRAILING_S < LEAST_SAMPLES:
+        return f"stable has {stable * TRAILING_S:.1f} of the {LEAST_SAMPLES:,} requests in ten minutes that it needs"
     rate = _rate(stage, limit.version, world)
-    return limit.window_s is not None and rate is not None and rate * limit.window_s < limit.min_requests
+    if seconds is not None and rate is not None and rate * seconds < limit.min_requests:
+        return f"its window gets {rate * seconds:.1f} of the {limit.min_requests:,} requests that it needs"
+    return ""
+
+
+def _compares(limit: Limit) -> bool:
+    """Tell whether a limit compares a percentile with stable's."""
+    return limit.max_ratio is not None and limit.quantile is not None
 
 
 def _reaction(stage: Stage, limit: Limit, world: _World) -> Reaction:
@@ -237,13 +236,13 @@ def _reaction(stage: Stage, limit: Limit, world: _World) -> Reaction:
         seconds = every + limit.for_s + world.block_s
         return Reaction(stage, limit, seconds, seconds, estimated=False)
     hangs = (limit.max or 0.0) / 1000 if limit.quantile is not None else 0.0
-    if limit.window_s is not None:
+    if limit.sliding_s is not None:
         if _starved(stage, limit, world):
             return Reaction(stage, limit, None, None, estimated=False)
-        late = limit.for_s + world.block_s + hangs
+        late = limit.for_s + (PERCENTILE_S if limit.max_ratio is not None else world.block_s) + hangs
         allowed = _allowed(limit)
         part = 1.0 if allowed is None else min(1.0, allowed)
-        return Reaction(stage, limit, part * limit.window_s + late, limit.window_s + late, estimated=False)
+        return Reaction(stage, limit, part * limit.sliding_s + late, limit.sliding_s + late, estimated=False)
     total, double = (_evidence_s(stage, limit, world, factor) for factor in (None, BREACH))
     late = limit.for_s + world.block_s + hangs  # the block in which it begins is not full of it
     return Reaction(stage, limit, _sum(total, late), _sum(double, late), estimated=True)
@@ -254,7 +253,7 @@ def _evidence_s(stage: Stage, limit: Limit, world: _World, factor: float | None)
     rate = _rate(stage, limit.version, world)
     if rate is not None and not rate:
         return None
-    if limit.max_ratio is not None and limit.quantile is None:
+    if limit.max_ratio is not None:
         new, stable = stage.weight_bp, FULL - stage.weight_bp
         if not stable:
             return None  # compared with what stable was, which the plan does not know
@@ -318,11 +317,7 @@ def _warnings(plan: Plan, stages: Sequence[StageTime], limits: Sequence[Limit], 
             )
             if plan.max_hold_s is not None and wait > stage.hold_s + plan.max_hold_s:
                 yield f"stage {stage.name}: before it has them, max_hold is over: {plan.on_max_hold}"
-        for limit in _armed(stage, limits):
-            rate = _rate(stage, limit.version, world)
-            if limit.window_s is not None and rate is not None and _starved(stage, limit, world):
-                end = ", and the stage never ends" if _counts(limit) else ""
-                yield (
-                    f"stage {stage.name}: {limit.metric} is never judged: its window gets {rate * limit.window_s:.1f} "
-                    f"of the {limit.min_requests:,} requests that it needs{end}"
-                )
+        for limit in (*_armed(stage, limits), *stage.require):
+            if why := _starved(stage, limit, world):
+                end = ", and the stage never ends" if _asked(limit) or limit.action == HOLD else ""
+                yield f"stage {stage.name}: {limit.metric} is never judged: {why}{end}"

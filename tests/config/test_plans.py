@@ -104,7 +104,7 @@ def test_how_each_limit_is_judged(tmp_path):
     stage = whole(tmp_path).stages[0]
     assert [limit.judge for limit in stage.limits] == [
         "evidence",
-        "evidence",
+        "window",
         "window",
         "evidence",
         "reading",
@@ -124,7 +124,7 @@ def test_a_plan_can_be_stored_as_json(tmp_path):
 def test_notes_say_how_every_limit_is_judged():
     assert compile_plan_text(WHOLE, {}, name="p").notes == (
         "p: stage canary: error_rate max_ratio 1.5 is judged by evidence, with at least 20 requests",
-        "p: stage canary: ttfb_p99 max_ratio 2 is judged by evidence, with at least 20 requests",
+        "p: stage canary: ttfb_p99 max_ratio 2 is judged over window 10m with at least 20 requests",
         (
             "p: stage canary: p99 max 200ms is judged over window 30s with at least 20 requests, in breach for 5s, "
             "after 1m"

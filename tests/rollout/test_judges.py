@@ -214,7 +214,7 @@ def test_what_may_be_spent_on_false_alarms_is_split_over_the_whole_plan():
     two = budget(replace(SERVICE, limits=(ERRORS,)), plan)
     assert two - one == pytest.approx(0.6931, abs=1e-3)
     windowed = replace(plan, stages=tuple(replace(s, limits=(replace(ERRORS, window_s=10.0),)) for s in plan.stages))
-    assert budget(SERVICE, windowed) < one
+    assert budget(SERVICE, windowed) == one  # whose fault a failure is takes evidence all the same
     assert budget(replace(SERVICE, false_alarms=0.001), plan) - one == pytest.approx(2.3026, abs=1e-3)
 
 

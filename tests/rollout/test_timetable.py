@@ -1,7 +1,7 @@
 """A plan in time: stages, reactions, requests, and the laws that hold for all of them."""
 
 from dataclasses import replace
-from math import comb
+from math import comb, log
 from random import Random
 
 import pytest
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.rollout.betting import TOTAL_BLOCKS, Detector, outlook
-from proxy.rollout.plan import Check, Limit, Plan, Stage
+from proxy.rollout.judges import budget
+from proxy.rollout.plan import Check, Limit, Plan, ServicePlan, Stage
 from proxy.rollout.timetable import timetable
 from proxy.routing.table import STABLE
 
@@ -22,7 +23,7 @@ def one(*limits, weight=1000, hold=3600.0, advance="auto", min_requests=20, requ
 
 
 def reaction(limit, rate=None, weight=1000, **more):
-    (found,) = timetable(one(limit, weight=weight), rate=rate, **more).reactions
+    (found,) = timetable(one(limit, weight=weight), rate=rate, service=ServicePlan("web", **more)).reactions
     return found.total_s, found.worst_s
 
 
@@ -77,9 +78,48 @@ def test_the_bake_is_held_to_its_end():
     assert first.least_s < bake.least_s == 3600
 
 
-@pytest.mark.parametrize("limit", [WINDOW, Limit("rss", max=5.0, source="check"), Limit("p99", max_ratio=2.0)])
+@pytest.mark.parametrize("limit", [WINDOW, Limit("p99", max_ratio=2.0)])
 def test_what_proves_nothing_keeps_the_stage_for_its_hold(limit):
     assert stage(one(ERRORS, limit, advance="evidence")).least_s == 3600
+
+
+def test_a_check_is_proven_by_its_reading_and_a_limit_on_stable_is_not_asked():
+    rss = Limit("rss", max=5.0, source="check")
+    stable = Limit("p95", max=500.0, window_s=60.0, version=STABLE, action="pause")
+    assert stage(one(ERRORS, rss, stable, advance="evidence")).least_s == stage(one(ERRORS, advance="evidence")).least_s
+
+
+def test_a_requirement_counts_from_its_after_on():
+    late = Limit("hits", min=0.5, source="signal", action="hold", after_s=7200.0, min_requests=100)
+    assert stage(one(require=(late,))).least_s == 7200
+    assert stage(one(require=(late,)), rate=10).least_s == 7300  # one per second on new
+
+
+def test_a_percentile_that_is_compared_is_one_of_ten_minutes():
+    slower = Limit("p95", max_ratio=1.5)
+    assert reaction(slower) == (pytest.approx(0.05 * 600 + 1), 601)
+    assert reaction(replace(slower, window_s=60.0, for_s=30.0)) == (pytest.approx(34), 91)
+    table = timetable(one(slower), rate=1.8)
+    assert table.least_s is None
+    (warning,) = table.warnings
+    assert "stable has 972.0 of the 1,000 requests in ten minutes that it needs, and the stage never ends" in warning
+    assert timetable(one(slower), rate=1.9).least_s == 3600
+
+
+def test_the_alarm_is_that_of_the_judges():
+    """What is only reported, on stable or over a window bets nothing, and each stage has limits of its own."""
+    shown = (
+        replace(ERRORS, dry_run=True),
+        replace(ERRORS, action="alert"),
+        replace(ERRORS, version=STABLE, action="pause"),
+    )
+    service = ServicePlan("web", limits=(WINDOW, *shown), false_alarms=0.03)
+    plan = Plan("p", (*one(ERRORS, Limit("p99", max=5.0)).stages, *one(ERRORS, Limit("p99", max_ratio=2.0)).stages))
+    level = budget(service, plan)
+    assert level == pytest.approx(log(3 * 4 * 3600 / 0.03))
+    bets = Detector(level).bets(1.0, 0.01, 100)
+    found = [one for one in timetable(plan, service=service).reactions if one.limit == ERRORS]
+    assert [one.total_s for one in found] == [(bets + 1) * 0.25] * 2
 
 
 def test_the_floor_of_a_ratio_can_be_proven():
@@ -139,20 +179,23 @@ def test_a_ratio_takes_longer_the_more_traffic_new_has():
 def test_a_check_is_as_fast_as_it_is_read():
     rss = Limit("rss", max=5.0, for_s=60.0, source="check")
     assert reaction(rss) == (70.25, 70.25)
-    assert reaction(rss, checks=[Check("rss", every_s=30.0)]) == (90.25, 90.25)
+    assert reaction(rss, checks=(Check("rss", every_s=30.0),)) == (90.25, 90.25)
 
 
 def test_the_limits_of_the_service_are_armed_too():
-    table = timetable(one(ERRORS), limits=(WINDOW,))
-    assert [found.limit for found in table.reactions] == [WINDOW, ERRORS]
-    assert timetable(one(ERRORS), limits=(WINDOW,), rate=1).least_s is None
+    service = ServicePlan("web", limits=(WINDOW,))
+    assert [found.limit for found in timetable(one(ERRORS), service=service).reactions] == [WINDOW, ERRORS]
+    assert timetable(one(ERRORS), service=service, rate=1).least_s is None
 
 
 def test_a_limit_on_stable_rests_where_stable_has_no_traffic():
     stable = Limit("p95", max=500.0, window_s=60.0, version=STABLE, action="pause")
     assert timetable(one(stable, weight=10_000), rate=1).least_s == 3600
     assert timetable(one(stable, weight=10_000), rate=1).reactions == ()
-    assert timetable(one(stable, weight=9_900), rate=1).least_s is None
+    # Elsewhere it is only what it does itself that holds anybody up.
+    table = timetable(one(stable, weight=9_900), rate=1)
+    assert (table.least_s, len(table.reactions)) == (3600, 1)
+    assert table.warnings == ("stage s: p95 is never judged: its window gets 0.6 of the 20 requests that it needs",)
 
 
 LIMITS = st.builds(
