@@ -125,6 +125,8 @@ class Collector:
             {name: known.counts for name, known in self._known.items()},
             process[layout.PROCESS_INTERNAL_ERRORS],
             dict(zip(layout.LOCAL_REPLIES, process[layout.PROCESS_LOCAL_REPLIES :], strict=False)),
+            dict(zip(layout.REFUSED_CONNECTIONS, process[layout.PROCESS_REFUSED :], strict=False)),
+            process[layout.PROCESS_LINES_LOST],
         )
 
     def _read(self, current: Generation, index: int, service: Service) -> _Known:

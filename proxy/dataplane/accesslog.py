@@ -1,18 +1,18 @@
 """The access log: one JSON object per request, written in batches.
 
-A worker appends lines to a buffer (1 µs each) and hands the buffer to the kernel once per sweep with O_APPEND, so
-that lines of several workers never mix within a write. No header is logged, so there is nothing to redact but the
-query of the target, which stays out as well. What cannot be written (disk full, not open) is dropped and counted.
+A worker appends lines to a buffer (1 µs each) and hands them to a `Sink` once per sweep. No header is logged, so there
+is nothing to redact but the query of the target, which stays out as well. What cannot be written (disk full, nobody
+reads, not open) is dropped and counted.
 """
 
 from __future__ import annotations
 
-import os
 from time import monotonic_ns, time
 from typing import TYPE_CHECKING
 
 import orjson
 
+from proxy.dataplane.sink import Sink
 from proxy.http1.head import Refusal
 from proxy.routing.table import VERSIONS
 from proxy.routing.table import AccessLog as Settings
@@ -20,20 +20,17 @@ from proxy.routing.table import AccessLog as Settings
 if TYPE_CHECKING:
     from proxy.dataplane.exchange import Exchange
 
-_STDOUT = 1
-_CLOSED = -1
-
 
 class AccessLog:
     """The log of one worker; `lost` counts lines that could not be written."""
 
-    __slots__ = ("_descriptor", "_lines", "_min_status", "_sample", "_skipped", "lost", "path")
+    __slots__ = ("_lines", "_min_status", "_sample", "_sink", "_skipped", "lost", "path")
 
     def __init__(self, settings: Settings) -> None:
         """Make a log that is not open yet."""
         assert settings.path is not None
         self.path = settings.path
-        self._descriptor = _CLOSED
+        self._sink: Sink | None = None
         self._sample = settings.sample
         self._min_status = settings.min_status
         self._lines: list[bytes] = []
@@ -43,12 +40,16 @@ class AccessLog:
     @property
     def is_open(self) -> bool:
         """Whether there is anything to write to."""
-        return self._descriptor != _CLOSED
+        return self._sink is not None
 
     def open(self) -> None:
         """Open it; raise `OSError` where that cannot be. A pipe that nobody reads cannot, and is not waited for."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-        self._descriptor = os.dup(_STDOUT) if self.path == "-" else os.open(self.path, flags, 0o640)
+        self._sink = Sink(self.path)
+
+    @property
+    def fault(self) -> str:
+        """Why lines were lost the last time, "" where it is not open."""
+        return self._sink.fault if self._sink is not None else ""
 
     def add(self, exchange: Exchange) -> None:
         """Note an exchange that is over."""
@@ -103,20 +104,12 @@ class AccessLog:
     def flush(self) -> None:
         """Write what has come together."""
         lines = self._lines
-        if not lines:
-            return
         self._lines = []
-        block = b"".join(lines)
-        try:
-            written = os.write(self._descriptor, block)
-        except OSError:
-            written = 0
-        if written < len(block):
-            self.lost += block.count(b"\n", written)
+        self.lost += len(lines) if self._sink is None else self._sink.write(lines)
 
     def close(self) -> None:
-        """Write the rest and close."""
+        """Write the rest, as far as it is taken now, and close."""
         self.flush()
-        if self.is_open:
-            os.close(self._descriptor)
-            self._descriptor = _CLOSED
+        if self._sink is not None:
+            self.lost += self._sink.close()
+            self._sink = None

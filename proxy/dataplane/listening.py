@@ -140,7 +140,7 @@ class Prefaced(asyncio.Protocol):
     Only trusted proxies may: whoever else connects here is turned away. On a unix socket its folder says who may.
     """
 
-    __slots__ = ("_buffer", "_downstream", "_inner", "_known", "_raw", "_refused")
+    __slots__ = ("_buffer", "_downstream", "_inner", "_known", "_peer", "_raw", "_refused")
 
     def __init__(self, downstream: Downstream, inner: asyncio.Protocol) -> None:
         self._downstream = downstream
@@ -148,16 +148,18 @@ class Prefaced(asyncio.Protocol):
         self._buffer = b""
         self._known = False
         self._refused = False
+        self._peer = "the balancer"
         self._raw: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a trusted proxy's connection."""
         self._raw = cast("asyncio.Transport", transport)
         name = transport.get_extra_info("peername")
-        if isinstance(name, tuple) and not self._downstream.worker.trusts_peer(name[0]):
-            self._refused = True
-            self._raw.abort()
-            return
+        if isinstance(name, tuple):
+            self._peer = name[0]
+            if not self._downstream.worker.trusts_peer(self._peer):
+                self._refuse("untrusted", "it is not in trusted_proxies, and so may not say who its clients are")
+                return
         self._known = True
         self._inner.connection_made(transport)
 
@@ -168,9 +170,8 @@ class Prefaced(asyncio.Protocol):
         self._buffer += data
         try:
             preface = parse(self._buffer)
-        except Malformed:
-            self._refused = True
-            self._raw.abort()
+        except Malformed as error:
+            self._refuse("preface", f"{error}: it must send a header, or this listener go without proxy_protocol")
             return
         if preface is None:
             return
@@ -187,8 +188,15 @@ class Prefaced(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection."""
+        if self._buffer and not self._refused:
+            self._refuse("preface", "it ended within the header of the PROXY protocol")
         if self._known:
             self._inner.connection_lost(exc)
+
+    def _refuse(self, reason: str, why: str) -> None:
+        self._refused = True
+        self._downstream.worker.count_refused(reason, f"a connection from {self._peer} was refused: {why}")
+        self._raw.abort()
 
     def pause_writing(self) -> None:
         """Hand it on."""
@@ -206,18 +214,22 @@ def entrance(worker: Worker, listener: Listener) -> Callable[[], asyncio.Protoco
     def plain() -> asyncio.Protocol:
         return Downstream(worker)
 
-    def encrypted() -> asyncio.Protocol:
+    def layer(downstream: Downstream) -> TlsLayer:
         assert certificates is not None
+        context, plain, refused = certificates.context, downstream.refuse_plain, worker.count_refused
+        return TlsLayer(downstream, context, plain=plain, refused=refused)
+
+    def encrypted() -> asyncio.Protocol:
         downstream = Downstream(worker)
         downstream.secure = True
-        return TlsLayer(downstream, certificates.context, plain=downstream.refuse_plain)
+        return layer(downstream)
 
     def prefaced() -> asyncio.Protocol:
         downstream = Downstream(worker)
         if certificates is None:
             return Prefaced(downstream, downstream)
         downstream.secure = True
-        return Prefaced(downstream, TlsLayer(downstream, certificates.context, plain=downstream.refuse_plain))
+        return Prefaced(downstream, layer(downstream))
 
     if listener.prefaced:
         return prefaced

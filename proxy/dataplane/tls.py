@@ -60,6 +60,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         "_phase",
         "_plain",
         "_record",
+        "_refused",
         "_rest",
         "_said_goodbye",
         "_unpaid",
@@ -76,11 +77,14 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         context: ssl.SSLContext,
         *,
         plain: Callable[[asyncio.Transport], None] | None = None,
+        refused: Callable[[str], None] | None = None,
         server_name: str | None = None,
         session: ssl.SSLSession | None = None,
         opened: asyncio.Future[None] | None = None,
     ) -> None:
         """`plain` makes it a server's side: it gets the transport of a client that speaks HTTP without TLS.
+
+        `refused` hears why a client's connection was ended here, as one of `layout.REFUSED_CONNECTIONS`.
 
         Else it is a client's: `server_name` is asked for and, if the context verifies, verified; a `session` of the
         same context makes the handshake short.
@@ -91,6 +95,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         server = plain is not None
         self._object = context.wrap_bio(self._incoming, self._outgoing, server, server_name, session)
         self._plain = plain
+        self._refused = refused
         self.opened = opened
         self._phase = _SHAKING
         self._known = False  # whether the application has its transport
@@ -169,6 +174,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         # The application holds this object: without this the two, and OpenSSL's memory, would wait for the collector.
         self._app = None
         self._plain = None
+        self._refused = None
         self._early = []
 
     def pause_writing(self) -> None:
@@ -307,6 +313,8 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             self._unpaid += max(self._record, _UNPAID_LEAST)
             if self._unpaid > _UNPAID_MOST:
                 self._error = ConnectionResetError(ECONNRESET, "too many messages of TLS without data")
+                if self._refused is not None:
+                    self._refused("tls_messages")
                 self.abort()
         elif self._unpaid > 0 and not self._writing_paused:
             self._unpaid -= _PAYS
@@ -338,6 +346,8 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
     def _break(self, error: ssl.SSLError) -> None:
         """End a connection on which TLS failed; the alert that says why goes out."""
         self._error = error
+        if self._refused is not None and self._phase == _SHAKING:
+            self._refused("tls_handshake")
         self._flush()
         self._phase = _CLOSING
         self._settle(error)

@@ -55,10 +55,12 @@ _SECOND = 20  # ticks
 _HANDOVER_TICKS = 4
 _DRAIN_IDLE = 2 * _SECOND  # for so long a drain waits for a request on an idle connection
 _LOCAL_REPLIES = {pair: index for index, pair in enumerate(layout.LOCAL_REPLIES)}
+_REFUSED = {reason: index for index, reason in enumerate(layout.REFUSED_CONNECTIONS)}
 _INTERNAL = _LOCAL_REPLIES[500, "internal"]
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _NEARLY_ALL = 16  # descriptors: with fewer left, clients wait until there are more
 _HELD_TOLD = 10 * _SECOND  # how often the log is told that accepting is held, at most
+_TOLD = 60 * _SECOND  # how often the log is told of lost lines, and of refused connections, at most
 _MOST_ADDRESSES = 4096  # remembered as trusted or not
 
 
@@ -98,6 +100,8 @@ class Worker:
         self.scarce_from = 0  # the descriptor from which on nearly all are taken
         self._accepting_held = False
         self._held_told = 0
+        self._told: dict[str, int] = {}  # what was told → until when it is not told again
+        self._lost_lines = 0  # of the access log, that have not been told
         self._second_due = 0
         self._handover_due = 0
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
@@ -197,6 +201,19 @@ class Worker:
     def notice(self, text: str) -> None:
         """Have the supervisor log a line. It must be rare: the caller sees to that."""
         self._say({"type": "notice", "text": text})
+
+    def _may_tell(self, what: str) -> bool:
+        """Return whether it was not told for a minute."""
+        if self.wheel.tick < self._told.get(what, 0):
+            return False
+        self._told[what] = self.wheel.tick + _TOLD
+        return True
+
+    def count_refused(self, reason: str, why: str = "") -> None:
+        """Count a connection that is ended before there is a request to answer; `why` is told once a minute."""
+        self.plane.counts[self.plane.layout.process + layout.PROCESS_REFUSED + _REFUSED[reason]] += 1
+        if why and self._may_tell(reason):
+            self.notice(f"{why} (tidegate_refused_connections_total counts the others)")
 
     def count_local_reply(self, plane: Plane, status: int, reason: str) -> None:
         """Count an answer that the proxy gave itself."""
@@ -351,8 +368,7 @@ class Worker:
         # From here on nothing fails.
         if self.access_log is not None:
             self.access_log.close()
-            if access_log is not None:
-                access_log.lost = self.access_log.lost
+            self._count_lost(self.access_log)
         self.access_log = access_log
         self.request_parser = request_parser
         self.header_ticks = ticks(limits.header_timeout_s)
@@ -394,7 +410,23 @@ class Worker:
             return
         with contextlib.suppress(OSError):
             log.open()
-            self.notice(f"the access log {log.path} is open; {log.lost} lines were lost")
+            self._count_lost(log)
+            self.notice(f"the access log {log.path} is open; {self._lost_lines} lines were lost")
+            self._lost_lines = 0
+
+    def _write_access_log(self, log: AccessLog) -> None:
+        log.flush()
+        if log.lost:
+            self._count_lost(log)
+        if self._lost_lines and log.is_open and self._may_tell("lost"):
+            self.notice(f"{self._lost_lines} lines of the access log were lost: {log.fault}")
+            self._lost_lines = 0
+
+    def _count_lost(self, log: AccessLog) -> None:
+        lost, log.lost = log.lost, 0
+        self._lost_lines += lost
+        if hasattr(self, "plane"):
+            self.plane.counts[self.plane.layout.process + layout.PROCESS_LINES_LOST] += lost
 
     # ---------------------------------------------------------------- the sweep
 
@@ -425,7 +457,7 @@ class Worker:
             if self._accepting_held:
                 self._accept_again()
             if self.access_log is not None:
-                self.access_log.flush()
+                self._write_access_log(self.access_log)
             # By what is due, not by the tick's number: a loop that was held up goes over several at once.
             if wheel.tick >= self._second_due:
                 self._second_due = wheel.tick + _SECOND

@@ -99,8 +99,13 @@ LOCAL_REPLIES: tuple[tuple[int, str], ...] = (
 )
 LOCAL_REPLIES_WORDS = 32
 
+# Connections that were ended before there was a request to answer (`tidegate_refused_connections_total{reason}`).
+REFUSED_CONNECTIONS = ("untrusted", "preface", "tls_handshake", "tls_messages")
+
 # Counters: the process block.
 PROCESS_INTERNAL_ERRORS = 0
+PROCESS_LINES_LOST = 1  # of the access log
+PROCESS_REFUSED = 2  # + index in REFUSED_CONNECTIONS
 PROCESS_LOCAL_REPLIES = 8
 PROCESS_OVERHEAD_HDR = PROCESS_LOCAL_REPLIES + LOCAL_REPLIES_WORDS
 PROCESS_WORDS = PROCESS_OVERHEAD_HDR + HDR_WORDS

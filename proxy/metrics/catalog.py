@@ -122,6 +122,19 @@ CLIENT_ABORTS = Metric(
 LOCAL_REPLIES = Metric(
     "tidegate_local_replies_total", "counter", "Answers that the proxy gave itself.", ("code", "reason")
 )
+REFUSED_CONNECTIONS = Metric(
+    "tidegate_refused_connections_total",
+    "counter",
+    "Clients' connections that were ended before there was a request to answer: on a listener with proxy_protocol by "
+    "no trusted proxy (untrusted), or without a right header (preface); a TLS handshake that failed (tls_handshake); "
+    "TLS messages without data and without end (tls_messages).",
+    ("reason",),
+)
+ACCESS_LOG_LOST = Metric(
+    "tidegate_access_log_lost_total",
+    "counter",
+    "Lines of the access log that could not be written: nobody reads fast enough, the disk is full, it is not open.",
+)
 ROLLOUT_PHASE = Metric(
     "tidegate_rollout_phase", "gauge", "1 for the phase that the service is in.", ("service", "phase")
 )
@@ -168,6 +181,8 @@ CATALOG: tuple[Metric, ...] = (
     SIGNAL,
     CLIENT_ABORTS,
     LOCAL_REPLIES,
+    REFUSED_CONNECTIONS,
+    ACCESS_LOG_LOST,
     ROLLOUT_PHASE,
     ROLLOUT_STAGE,
     ROLLBACKS,

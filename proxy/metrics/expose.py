@@ -155,6 +155,9 @@ def _process(families: _Families, exposition: Exposition) -> None:
     families.add(catalog.INTERNAL_ERRORS, [], snapshot.internal_errors)
     for (code, reason), count in snapshot.local_replies.items():
         families.add(catalog.LOCAL_REPLIES, [str(code), reason], count)
+    for reason, count in snapshot.refused_connections.items():
+        families.add(catalog.REFUSED_CONNECTIONS, [reason], count)
+    families.add(catalog.ACCESS_LOG_LOST, [], snapshot.log_lines_lost)
     for result in catalog.RELOAD_RESULTS:
         families.add(catalog.CONFIG_RELOADS, [result], exposition.reloads.get(result, 0))
     for worker in exposition.workers:

@@ -197,6 +197,8 @@ class Snapshot:
     services: Mapping[str, ServiceCounts]
     internal_errors: int = 0
     local_replies: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    refused_connections: Mapping[str, int] = field(default_factory=dict)
+    log_lines_lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,8 @@ def test_every_word_has_its_name(bench: Bench) -> None:
         hand.add(hand.service_at() + layout.SERVICE_FAILOVERS, 11)
         hand.add(hand.places.process + layout.PROCESS_INTERNAL_ERRORS, 12)
         hand.add(hand.places.process + layout.PROCESS_LOCAL_REPLIES + 1, 13)
+        hand.add(hand.places.process + layout.PROCESS_LINES_LOST, 14)
+        hand.add(hand.places.process + layout.PROCESS_REFUSED + 1, 15)
         at = hand.endpoint_at(NEW)
         for word in range(layout.ENDPOINT_POOL_ACTIVE + 1):
             hand.add(at + word, word + 20)
@@ -171,6 +173,8 @@ def test_every_word_has_its_name(bench: Bench) -> None:
     assert snapshot.services["web"].failovers == {"rescued": 22, "failed": 0, "over_budget": 0}
     assert snapshot.internal_errors == 24
     assert snapshot.local_replies[404, "no_service"] == 26
+    assert snapshot.log_lines_lost == 28
+    assert snapshot.refused_connections == {"untrusted": 0, "preface": 30, "tls_handshake": 0, "tls_messages": 0}
     [endpoint] = new.endpoints
     assert (endpoint.url, endpoint.state) == (B.url, "maintenance")
     assert (endpoint.ended, endpoint.bad, endpoint.connect_failed, endpoint.connected) == (40, 42, 44, 46)

@@ -588,6 +588,40 @@ def test_the_access_log_may_be_thinned(gate, tmp_path):
     assert [line["status"] for line in log_lines(path, 5)] == [500] * 5
 
 
+def test_a_standard_output_that_nobody_reads_holds_up_nobody():
+    reading, writing = os.pipe()
+    worker = LoneWorker(RoutingTable(()), stdout=writing)
+    lone = Gate(worker)
+    try:
+        lone.serve(lone.backend(), access_log=AccessLog("-"))
+        client = lone.client()
+        while not worker.process_count(layout.PROCESS_LINES_LOST):
+            assert client.request("GET", "/" + "x" * 3000).status == 200
+        assert "lines of the access log were lost: its reader does not keep up" in worker.expect("notice")["text"]
+        lone.close()
+    finally:
+        worker.close()
+        os.close(writing)
+    with os.fdopen(reading, "rb") as read:
+        assert all(json.loads(line)["status"] == 200 for line in read)
+
+
+def test_a_log_that_was_moved_goes_on_where_it_was(gate, tmp_path):
+    """As logrotate does it: move, then have the config read again."""
+    path, moved = tmp_path / "access.log", tmp_path / "access.log.1"
+    stable = gate.backend()
+    gate.serve(stable, access_log=AccessLog(str(path)))
+    client = gate.client()
+    client.request("GET", "/first")
+    log_lines(path, 1)
+    path.rename(moved)
+    client.request("GET", "/second")
+    gate.serve(stable, access_log=AccessLog(str(path)))
+    client.request("GET", "/third")
+    assert [line["path"] for line in log_lines(path, 1)] == ["/third"]
+    assert [line["path"] for line in log_lines(moved, 2)] == ["/first", "/second"]
+
+
 def test_an_ipv6_and_a_unix_listener(tmp_path):
     path = str(tmp_path / "front.sock")
     for family, address in [(socket.AF_INET6, ("::1", 0)), (socket.AF_UNIX, path)]:

@@ -115,6 +115,7 @@ def test_who_is_not_trusted_is_turned_away(behind, trusted):
         client.send(FROM_ALICE + request())
     assert client.drain() in {"reset", "eof"}
     assert not client.buffer
+    same(behind.refused_connections, {"untrusted": 1})
     behind.alone()
 
 
@@ -124,7 +125,25 @@ def test_without_a_right_header_nothing_is_served(behind, first):
     client = behind.client()
     client.send(first)
     assert client.drain() in {"reset", "eof"}
+    same(behind.refused_connections, {"preface": 1})
     behind.alone()
+
+
+def test_the_log_is_told_once_a_minute_who_is_refused_and_why():
+    with listening() as gate:
+        gate.serve(gate.backend(), trusted_proxies=TRUSTED)
+        for _ in range(3):
+            client = gate.client()
+            client.send(request())
+            client.drain()
+        gate.serve(gate.backend())
+        for _ in range(3):
+            gate.client().drain()
+        same(gate.refused_connections, {"untrusted": 3})
+        told = [one["text"] for one in gate.worker.hear() if one["type"] == "notice"]
+        assert [text.partition(":")[0] for text in told] == ["a connection from 127.0.0.1 was refused"] * 2
+        assert "no signature of the PROXY protocol" in told[0]
+        assert "trusted_proxies" in told[1]
 
 
 def test_a_header_has_the_time_of_a_head(behind):
@@ -132,6 +151,7 @@ def test_a_header_has_the_time_of_a_head(behind):
     silent, begun = behind.client(), behind.client()
     begun.send(FROM_ALICE[:-1])
     assert silent.end() == begun.end() == "eof"
+    same(behind.refused_connections, {"preface": 1})
 
 
 def test_a_connection_without_its_header_counts(behind):

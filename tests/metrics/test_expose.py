@@ -60,7 +60,12 @@ def exposition(
     scales = VersionScales(codes or {}, total or {}, {}, within or dict.fromkeys(thresholds, 0))
     return Exposition(
         "0.1.0",
-        Snapshot(1.0, {"web": service}, 0, dict.fromkeys(layout.LOCAL_REPLIES, 0)),
+        Snapshot(
+            1.0,
+            {"web": service},
+            0,
+            *(dict.fromkeys(of, 0) for of in (layout.LOCAL_REPLIES, layout.REFUSED_CONNECTIONS)),
+        ),
         Deep({}, {"web": ServiceScales({}, (scales, VersionScales(within=dict.fromkeys(thresholds, 0))))}),
         {"web": standing or ServiceStanding(0.1, "idle", rollbacks={"ErrorRate": 0})},
         ("idle", "rolled_back"),
@@ -117,6 +122,8 @@ def test_counters_are_at_0_from_the_start_but_codes_that_nobody_saw() -> None:
     assert value(series, "tidegate_rollbacks_total", service="web", reason="ErrorRate") == 0
     assert value(series, "tidegate_request_duration_seconds_count", service="web", version="new") == 0
     assert value(series, "tidegate_local_replies_total", code="400", reason="malformed") == 0
+    assert value(series, "tidegate_refused_connections_total", reason="untrusted") == 0
+    assert value(series, "tidegate_access_log_lost_total") == 0
     assert not [name for name, _ in series if name == "tidegate_requests_total"]
 
 
