@@ -47,8 +47,10 @@ KEPT_BODY = 64 * 1024
 # While a connection is being made, reading from the client stops when this much of the body waits.
 SMALL_WRITE = 16 * 1024
 
-# What the interim responses of an exchange may add up to: a flood of them would hold up everybody else's requests.
+# What the interim responses of an exchange may add up to, and for how much each counts at least: a flood of them would
+# hold up everybody else's requests.
 _INTERIMS_MAX = 64 * 1024
+_INTERIM_LEAST = 512
 
 BAD_STATUS, BAD_CONNECT, BAD_RESET, BAD_TIMEOUT, BAD_PROTOCOL, BAD_DIVERTED = range(6)
 _CAUSE = ("5xx", "connect", "reset", "timeout", "protocol", "diverted")
@@ -71,6 +73,7 @@ class Exchange:
         "_bucket",
         "_early",
         "_failing_over",
+        "_holds_back",
         "_kept_size",
         "_rechunk",
         "_response_decoder",
@@ -148,6 +151,7 @@ class Exchange:
             self._body_kept: list[bytes] | None = []
             self._kept_size = 0
             self._body_size = 0
+            self._holds_back = head.expect  # the client sends nothing of the body until it is told `100 Continue`
         else:
             self._body_kept = None
 
@@ -329,6 +333,8 @@ class Exchange:
         else:
             upstream.transport.write(message)
         if self.body_left:
+            if self._holds_back:
+                self.active_tick = worker.wheel.tick
             worker.wheel.arm(downstream, min(self.service.patience, _SECOND_TICKS))
             if downstream.reading_paused and not upstream.writing_paused:
                 downstream.resume_reading()
@@ -357,6 +363,7 @@ class Exchange:
         """Take bytes of the request body; what lies behind it goes back to the downstream connection."""
         left = self.body_left
         downstream = self.downstream
+        self._holds_back = False
         if left > 0:
             size = len(data)
             if size > left:
@@ -496,7 +503,10 @@ class Exchange:
         if upstream.reused:
             upstream.reused = False  # the request has arrived: an end from here on is no keep-alive race
             upstream.interims_size = 0
-        upstream.interims_size += size
+        upstream.interims_size += max(size, _INTERIM_LEAST)
+        if head.status == 100 and self.body_left:
+            self._holds_back = False
+            self.active_tick = self.worker.wheel.tick
         if not head.keep_alive:
             upstream.reusable = False
         if not self.head.http10:
@@ -982,6 +992,11 @@ class Exchange:
         if measured:
             record.pass_thresholds(self, waited)
         remaining = 1_000_000_000
+        idle_ns = (
+            (self.worker.wheel.tick - self.active_tick) * TICK_NS if self.phase == ANSWERING or self.body_left else 0
+        )
+        if self.phase == WAITING and self.body_left and self._holds_back:
+            waited = idle_ns  # since dispatch: the client waits for the endpoint, too
         if service.total_ns:
             left = service.total_ns - (now - self.arrived_ns)
             if left <= 0:
@@ -990,9 +1005,6 @@ class Exchange:
                 self._timed_out("total", charged=not self.held_since and 2 * waited > service.total_ns)
                 return
             remaining = min(remaining, left)
-        idle_ns = (
-            (self.worker.wheel.tick - self.active_tick) * TICK_NS if self.phase == ANSWERING or self.body_left else 0
-        )
         if self.phase == CONNECTING:
             assert self.endpoint is not None
             began = self.upstream.began_ns if self.upstream is not None else now
@@ -1007,7 +1019,7 @@ class Exchange:
                 self.downstream.abort()
                 return
         elif self.phase == WAITING:
-            if self.started_ns:
+            if self.started_ns or self._holds_back:
                 left = service.first_byte_ns - waited
                 if left <= 0:
                     self._attempt_failed(BAD_TIMEOUT, 504, "timeout", "The endpoint did not answer in time.")

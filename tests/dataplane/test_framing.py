@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from proxy.routing.table import RequestLimits
+from proxy.routing.table import RequestLimits, Timeouts
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import Ended, answers, request, response
 
@@ -296,6 +296,16 @@ def test_a_flood_of_interim_responses_is_refused(gate):
     same(lambda: gate.bad(0), {"protocol": 1})
 
 
+def test_tiny_interim_responses_count_for_more_than_their_size(gate):
+    """Each costs microseconds, however small it is."""
+    hint = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    gate.serve(gate.backend(answers(hint * 128 + response(), hint * 129 + response())))
+    answer = gate.client().request()
+    assert (answer.status, len(answer.interims)) == (200, 128)
+    assert gate.client().request().status == 502
+    same(lambda: gate.judged(0), (2, {"protocol": 1}))
+
+
 def test_interim_responses_are_counted_for_each_request_alone(gate):
     hint = b"HTTP/1.1 103 Early Hints\r\nLink: <" + b"a" * 30_000 + b">\r\n\r\n"
     stable = gate.backend(answers(hint + response()))
@@ -342,6 +352,62 @@ def test_an_endpoint_that_ignores_the_expectation(gate):
     eventually(lambda: stable.requests, "the head")
     client.send(b"hello")
     assert is_digest_of(b"hello", client.response("POST"))
+
+
+EXPECTING = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n%b\r\n\r\n"
+FRAMINGS = [b"Content-Length: 5", b"Transfer-Encoding: chunked"]
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 102 Processing\r\n\r\n"])
+def test_an_endpoint_that_leaves_an_expectation_unanswered_is_charged(gate, framing, said):
+    gate.serve(
+        gate.backend(lambda peer: (peer.head(), peer.send(said), peer.drain())),
+        limits=RequestLimits(body_idle_timeout_s=30),
+        timeouts=Timeouts(first_byte_s=0.3),
+    )
+    client = gate.client()
+    client.send(EXPECTING % framing)
+    answer = client.response("POST")
+    assert (answer.status, json.loads(answer.body)["reason"]) == (504, "timeout")
+    assert client.end() == "eof"
+    same(lambda: gate.judged(0), (1, {"timeout": 1}))
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_an_expectation_that_has_most_of_the_total_time_is_charged(gate, framing):
+    gate.serve(
+        gate.backend(lambda peer: (peer.head(), peer.drain())),
+        limits=RequestLimits(body_idle_timeout_s=30),
+        timeouts=Timeouts(total_s=0.5),
+    )
+    client = gate.client()
+    client.send(EXPECTING % framing)
+    assert client.response("POST").status == 504
+    same(lambda: gate.judged(0), (1, {"timeout": 1}))
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_a_client_that_was_told_to_send_its_body_and_does_not_is_at_fault(gate, framing):
+    gate.serve(
+        gate.backend(lambda peer: (peer.head(), peer.send(b"HTTP/1.1 100 Continue\r\n\r\n"), peer.drain())),
+        limits=RequestLimits(body_idle_timeout_s=0.5),
+        timeouts=Timeouts(first_byte_s=0.3),
+    )
+    client = gate.client()
+    client.send(EXPECTING % framing)
+    answer = client.response("POST")
+    assert (answer.status, [one.status for one in answer.interims]) == (408, [100])
+    same(lambda: gate.judged(0), (0, {}))
+
+
+def test_so_is_one_that_began_to_send_without_being_told(gate):
+    backend = gate.backend(lambda peer: (peer.head(), peer.drain()))
+    gate.serve(backend, limits=RequestLimits(body_idle_timeout_s=0.5), timeouts=Timeouts(first_byte_s=30))
+    client = gate.client()
+    client.send(EXPECTING % FRAMINGS[1] + b"5\r\n")
+    assert client.response("POST").status == 408
+    same(lambda: gate.judged(0), (0, {}))
 
 
 def test_another_expectation_is_refused(gate):
