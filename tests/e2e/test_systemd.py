@@ -34,3 +34,11 @@ def test_a_stop_leaves_time_for_the_drain():
     service, drain = unit["Service"], DrainConfig()
     assert float(service["TimeoutStopSec"].removesuffix("s")) > drain.delay + drain.timeout + 2
     assert (service["Type"], service["KillMode"]) == ("notify", "process")
+
+
+def test_what_a_config_writes_has_a_directory_that_can_be_written():
+    unit = (UNITS / "tidegate.service").read_text()
+    assert "ProtectSystem=strict\n" in unit
+    for kind, path in (("State", "/var/lib"), ("Logs", "/var/log"), ("Runtime", "/run")):
+        assert f"\n{kind}Directory=tidegate\n" in unit
+        assert f"{path}/tidegate/" in unit  # the comment says which key lies there
