@@ -13,6 +13,7 @@ from proxy.cli.client import ApiError, Client, Unreachable, UsageError, connect
 from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile, checked
 from proxy.config.units import parse_duration
 from proxy.rollout import told
+from proxy.rollout.event import CONTROLLER
 
 WATCH_S = 1.0
 POLL_S = 0.5
@@ -165,18 +166,34 @@ def _stage(stage: dict[str, Any] | None, phase: str) -> list[str]:
 
 
 def _rung(number: int, rung: dict[str, Any], stage: dict[str, Any], phase: str) -> list[str]:
-    at = stage["index"]
-    held = text.duration(rung["hold_s"])
+    at, hold_s = stage["index"], rung["hold_s"]
     if number < at or phase == "completed":
-        mark, bar = "x", f"{'#' * BAR}  {held}"
+        ran_s = rung.get("ran_s")
+        mark, bar = ("-", f"{_bar(0)}  skipped") if ran_s is None else ("x", _ran(ran_s, hold_s) + _left(rung))
     elif number > at:
-        mark, bar = " ", f"{'.' * BAR}  {held}"
+        mark, bar = " ", f"{_bar(0)}  {text.duration(hold_s)}"
     else:
-        part = min(1.0, stage["elapsed_s"] / stage["hold_s"]) if stage["hold_s"] else 1.0
-        filled = int(BAR * part)
-        mark, bar = ("!" if phase == "rolled_back" else ">"), f"{'#' * filled}{'.' * (BAR - filled)}  "
-        bar += f"{text.duration(stage['elapsed_s'])} of {held}"
+        mark, bar = ("!" if phase == "rolled_back" else ">"), _ran(stage["elapsed_s"], hold_s, whole=False)
     return [f"[{mark}]", rung["name"], f"{text.number(rung['weight'], 2)}%", bar]
+
+
+def _ran(ran_s: float, hold_s: float, *, whole: bool = True) -> str:
+    """Return a stage's bar and how much of its hold has passed; one that is `whole` needs no more than its hold."""
+    took, hold = text.duration(ran_s), text.duration(hold_s)
+    of = hold if whole and took == hold else f"{took} of {hold}"
+    return f"{_bar(ran_s / hold_s if hold_s else 1.0)}  {of}"
+
+
+def _bar(part: float) -> str:
+    filled = int(BAR * min(1.0, part))
+    return "#" * filled + "." * (BAR - filled)
+
+
+def _left(rung: dict[str, Any]) -> str:
+    """Say what let a stage go on where it was not that its hold was over."""
+    if rung["left_by"] != CONTROLLER:
+        return f", promoted by {text.printable(rung['left_by'])}"
+    return ", proven" if rung["left_for"] == "Proven" else ""
 
 
 def _versions(item: dict[str, Any]) -> list[str]:

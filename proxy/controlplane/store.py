@@ -33,7 +33,7 @@ import orjson
 
 from proxy.errors import StateError
 from proxy.rollout.plan import Hook, Plan
-from proxy.rollout.state import COMPLETED, PAUSED, PHASES, PROGRESSING, Expiry, Rollout, ServiceState
+from proxy.rollout.state import COMPLETED, PAUSED, PHASES, PROGRESSING, Expiry, Passed, Rollout, ServiceState
 from proxy.routing.table import Version, from_plain, to_plain
 
 SCHEMA_VERSION = 3
@@ -199,6 +199,7 @@ def _kept(rollout: Rollout, now: float) -> Json:
         "waits_s": rollout.waits_s,
         "record": {metric: dict(row) for metric, row in rollout.record.items()},
         "record_of": rollout.record_of,
+        "passed": [to_plain(one) for one in rollout.passed],
     }
 
 
@@ -218,6 +219,7 @@ def _rollout(kept: Json, now: float, phase: str) -> Rollout:
         waits_s=kept["waits_s"],
         record=kept["record"],
         record_of=kept["record_of"],
+        passed=from_plain(kept.get("passed", ()), tuple[Passed, ...]),  # an older release kept none
     )
 
 

@@ -19,7 +19,7 @@ from proxy.rollout.analysis import Verdict, unit_of, value
 from proxy.rollout.bench import action_of
 from proxy.rollout.plan import PROVEN, Stage
 from proxy.rollout.reach import Reach
-from proxy.rollout.state import COMPLETED, PAUSED, PROGRESSING, ServiceState, percent
+from proxy.rollout.state import COMPLETED, PAUSED, PROGRESSING, Rollout, ServiceState, percent
 from proxy.routing.table import FULL, NEW, STABLE, VERSIONS
 
 SHOWN_S = 10.0
@@ -123,9 +123,7 @@ def stage(state: ServiceState, watch: Watch, now: float) -> Json | None:
         "open": list(standing.open),
         "plan": rollout.plan.name,
         "max_hold_s": rollout.plan.max_hold_s,
-        "stages": [
-            {"name": one.name, "weight": percent(one.weight_bp), "hold_s": one.hold_s} for one in rollout.plan.stages
-        ],
+        "stages": [_rung(rollout, number) for number in range(len(rollout.plan.stages))],
     }
 
 
@@ -136,6 +134,16 @@ def rollout(state: ServiceState, counts: ServiceCounts, watch: Watch, history: H
         "stage": stage(state, watch, now),
         "limits": _limits(counts, watch, state, history),
     }
+
+
+def _rung(rollout: Rollout, number: int) -> Json:
+    """Return what is shown of one stage; of one that was left how long it ran, and who let it go on and why."""
+    one = rollout.plan.stages[number]
+    shown: Json = {"name": one.name, "weight": percent(one.weight_bp), "hold_s": one.hold_s}
+    left = [passed for passed in rollout.passed if passed.stage == number]
+    if left:
+        shown |= {"ran_s": round(left[-1].ran_s, 3), "left_by": left[-1].actor, "left_for": left[-1].reason}
+    return shown
 
 
 def standing(

@@ -393,13 +393,13 @@ def _advance(
     rollout = running(state)
     if rollout.now_at.weight_bp < FULL and record:
         rollout = replace(rollout, record=record, record_of=rollout.now_at.name)
-    after = _at_stage(state, PROGRESSING, _entered(rollout, target, now), now)
+    after = _at_stage(state, PROGRESSING, _entered(rollout.left(now, actor, reason), target, now), now)
     note = Note("StageEntered", actor, reason, shown(state), shown(after), evidence)
     return after, _moved(state, after, note)
 
 
 def _complete(state: ServiceState, actor: str, reason: str, evidence: Mapping[str, object], now: float) -> Step:
-    rollout = running(state).stopped(now)
+    rollout = running(state).left(now, actor, reason).stopped(now)
     after = _at_stage(state, COMPLETED, rollout, now)
     note = Note("RolloutCompleted", actor, reason, shown(state), shown(after), evidence)
     if after.weight_bp < state.weight_bp:

@@ -51,6 +51,16 @@ class Expiry:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """A stage that was left: its number, how much of its hold had passed (s), who let it go on and why."""
+
+    stage: int
+    ran_s: float
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One attempt. `plan` is the one that it was started with, whatever the config says by now.
 
@@ -58,7 +68,8 @@ class Rollout:
     stands still). `entered`: when the stage began, pauses included. `waits_s`: the hold time from which `max_hold`
     is counted. `asking`: the hook before the next stage is being asked; `go`: what it said when it said go, which
     counts until the rollout is paused. It is asked again after a restart.
-    `record`: how stable measured in the last stage below 100 %, from the stage called `record_of`.
+    `record`: how stable measured in the last stage below 100 %, from the stage called `record_of`. `passed`: the stages
+    that it has left, in order; one that was skipped is not among them.
     """
 
     plan: Plan
@@ -71,6 +82,7 @@ class Rollout:
     go: Mapping[str, object] | None = None
     record: Record = field(default_factory=dict)
     record_of: str = ""
+    passed: tuple[Passed, ...] = ()
 
     @property
     def now_at(self) -> Stage:
@@ -85,6 +97,10 @@ class Rollout:
     def elapsed_s(self, now: float) -> float:
         """Return how much of the stage's hold has passed, without pauses."""
         return self.ran_s if self.since is None else self.ran_s + max(0.0, now - self.since)
+
+    def left(self, now: float, actor: str, reason: str) -> Rollout:
+        """Return it with its stage among those that it has left."""
+        return replace(self, passed=(*self.passed, Passed(self.stage, self.elapsed_s(now), actor, reason)))
 
     def stopped(self, now: float) -> Rollout:
         """Return it with the hold clock standing still."""

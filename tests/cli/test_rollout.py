@@ -10,7 +10,7 @@ STAGE = {"index": 1, "of": 3, "name": "ramp", "weight": 10, "elapsed_s": 3600.0,
 STAGE |= {"min_requests": 5000, "needed": 4188, "advance": "auto", "open": ["p99 INCONCLUSIVE"], "plan": "default"}
 STAGE |= {"max_hold_s": None}
 STAGE["stages"] = [
-    {"name": "canary", "weight": 1, "hold_s": 7200.0},
+    {"name": "canary", "weight": 1, "hold_s": 7200.0, "ran_s": 7200.2, "left_by": "controller", "left_for": "HoldOver"},
     {"name": "ramp", "weight": 10, "hold_s": 14400.0},
     {"name": "full", "weight": 100, "hold_s": 172800.0},
 ]
@@ -180,9 +180,25 @@ def test_the_ladder_of_what_is_over(admin):
         item = admin.operations.service("web") | {"phase": phase, "stage": stage}
         return [line.split("]")[0] for line in view.of_service("web", item) if line.startswith("  [")]
 
+    full = STAGE["stages"][2] | {"ran_s": 7.0, "left_by": "ann", "left_for": "", "hold_s": 10}
+    over = STAGE | {"index": 2, "stages": [*STAGE["stages"][:2], full]}
     assert marks("rolled_back") == ["  [x", "  [!", "  [ "]
-    assert marks("completed", STAGE | {"index": 2}) == ["  [x", "  [x", "  [x"]
+    assert marks("completed", over) == ["  [x", "  [-", "  [x"]
     assert marks("paused", STAGE | {"hold_s": 0}) == ["  [x", "  [>", "  [ "]
+
+
+def test_a_stage_that_was_left_early_is_drawn_with_the_time_that_it_had(admin):
+    def drawn(ran_s, by, why):
+        rung = {"name": "canary", "weight": 1, "hold_s": 10, "ran_s": ran_s, "left_by": by, "left_for": why}
+        item = admin.operations.service("web") | {"phase": "progressing"}
+        item["stage"] = STAGE | {"stages": [rung, *STAGE["stages"][1:]]}
+        return next(line.split("1%")[1].strip() for line in view.of_service("web", item) if "[x]" in line)
+
+    assert drawn(7.3, "alice", "hurry") == "##############......  7s of 10s, promoted by alice"
+    assert drawn(4.0, "controller", "Proven") == "########............  4s of 10s, proven"
+    assert drawn(10.2, "controller", "HoldOver") == "####################  10s"
+    assert drawn(75.0, "controller", "HoldOver") == "####################  1m 15s of 10s"
+    assert drawn(10.2, "alice", "") == "####################  10s, promoted by alice"
 
 
 def test_limits_are_shown_with_what_they_are_compared_with(admin):

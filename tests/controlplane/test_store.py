@@ -16,7 +16,7 @@ import pytest
 from proxy.controlplane.store import CONFIG, REGISTERED, Change, Owed, Row, Store, from_row, to_row
 from proxy.errors import StateError
 from proxy.rollout.plan import Check, Hook, Hooks, Limit, Plan, Signal, Stage
-from proxy.rollout.state import Expiry, Rollout, ServiceState
+from proxy.rollout.state import Expiry, Passed, Rollout, ServiceState
 from proxy.routing.table import Endpoint, Version
 
 ROOT = Path(__file__).parents[2]
@@ -327,10 +327,11 @@ def test_a_rollout_is_kept_with_its_plan_and_what_has_passed_of_its_stage():
     hooks = Hooks(after_rollback=Hook(run=("sh", "-c", "x"), cwd="/"))
     stages = (Stage("a", 100, 60.0, 5, (limit,), (limit,), "manual"), Stage("b", 10_000, 60.0))
     plan = Plan("p", stages, "manual", 30.0, "rollback", 5.0, hooks, (Signal("h", "x", "y"),), (check,))
-    rollout = Rollout(plan, 1, 10.0, 90.0, 80.0, 60.0, record={"p95": {"n": 5000, "value": 12.5}}, record_of="a")
+    more = {"record": {"p95": {"n": 5000, "value": 12.5}}, "record_of": "a", "passed": (Passed(0, 7.5, "ann", "ok"),)}
+    rollout = Rollout(plan, 1, 10.0, 90.0, 80.0, 60.0, **more)
     state = ServiceState("progressing", 10_000, 5, "", "s", has_new=True, live_since=50.0, rollout=rollout)
     back = from_row(to_row(state, 100.0), 7.0, has_new=True)
-    assert back.rollout == Rollout(plan, 1, 20.0, 7.0, -13.0, 60.0, record=rollout.record, record_of="a")
+    assert back.rollout == Rollout(plan, 1, 20.0, 7.0, -13.0, 60.0, **more)
     assert back.rollout.elapsed_s(7.0) == 20.0
     paused = from_row(to_row(ServiceState("paused", rollout=rollout.stopped(100.0)), 200.0), 7.0, has_new=True)
     assert (paused.rollout.since, paused.rollout.elapsed_s(99.0)) == (None, 20.0)

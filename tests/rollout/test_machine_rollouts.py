@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from proxy.errors import Refused
 from proxy.rollout.effect import Announce, CallHook, ClearLatch, Persist, Shut, StoreSalt, StoreWeight
 from proxy.rollout.event import (
+    CONTROLLER,
     Breach,
     Finish,
     HookAnswered,
@@ -30,7 +31,7 @@ from proxy.rollout.event import (
 )
 from proxy.rollout.machine import TABLE, VERBS, allowed, step
 from proxy.rollout.plan import Hook, Hooks, Plan, ServicePlan, Stage
-from proxy.rollout.state import COMPLETED, IDLE, PAUSED, PHASES, PROGRESSING, ROLLED_BACK, ServiceState
+from proxy.rollout.state import COMPLETED, IDLE, PAUSED, PHASES, PROGRESSING, ROLLED_BACK, Passed, ServiceState
 
 SERVICE = ServicePlan("web")
 PLAN = Plan(
@@ -465,6 +466,19 @@ def test_another_version_or_none_is_never_refused_for_its_revision_while_new_has
         after, effects = step(SERVICE, state, event, 5.0)
         assert (after.weight_bp, effects[0]) == (0, StoreWeight(0))
         assert refused(AT_0, event).title == "RevisionStale"
+
+
+def test_what_a_stage_really_had_and_who_let_it_go_on_is_kept():
+    state = step(SERVICE, started(), Pause("bob"), 5.0)[0]
+    state = step(SERVICE, state, Resume("bob"), 20.0)[0]
+    state = step(SERVICE, state, Promote("ann", "in a hurry"), 22.0)[0]
+    assert state.rollout.passed == (Passed(0, 7.0, "ann", "in a hurry"),)
+    state = tick(state, 150.0)[0]
+    state = step(SERVICE, state, Promote("ann"), 151.0)[0]
+    assert state.phase == COMPLETED
+    assert state.rollout.passed[1:] == (Passed(1, 128.0, CONTROLLER, "HoldOver"), Passed(2, 1.0, "ann", ""))
+    skipped = at_full(9.0)
+    assert [one.stage for one in skipped.rollout.passed] == [0]
 
 
 def test_a_promotion_that_lowers_new_warns_when_stable_is_not_ready():
