@@ -59,7 +59,7 @@ def running(scenario):
         await scenario(*args, **kwargs)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if left:
-            await asyncio.wait(left, timeout=5)
+            await asyncio.wait(left, timeout=30)
         assert not asyncio.all_tasks() - {asyncio.current_task()}
 
     @functools.wraps(scenario)

@@ -17,7 +17,7 @@ async def change(api, times):
 async def next_event(stream):
     """Return (id, event) of the next event of a stream; comments are skipped."""
     while True:
-        block = await asyncio.wait_for(stream.content.readuntil(b"\n\n"), 5)
+        block = await asyncio.wait_for(stream.content.readuntil(b"\n\n"), 30)
         if not block.startswith(b":"):
             first, second = block.decode().rstrip("\n").split("\n")
             assert first.startswith("id: ")
@@ -26,7 +26,7 @@ async def next_event(stream):
 
 
 async def until(condition):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 (what is waited for has no event to offer)
             await asyncio.sleep(0)
 
@@ -79,14 +79,14 @@ async def test_an_idle_stream_shows_that_it_lives(monkeypatch):
     monkeypatch.setattr("proxy.admin.events.HEARTBEAT_S", 0.01)
     async with served() as api, api.session.get(f"http://127.0.0.1:{api.port}{EVENTS}?follow=true") as stream:
         for _ in range(3):
-            assert (await asyncio.wait_for(stream.content.readuntil(b"\n\n"), 5)).startswith(b":")
+            assert (await asyncio.wait_for(stream.content.readuntil(b"\n\n"), 30)).startswith(b":")
 
 
 @running
 async def test_shutdown_ends_streams():
     async with served() as api, api.session.get(f"http://127.0.0.1:{api.port}{EVENTS}?follow=true") as stream:
         await until(lambda: api.operations.streams == 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await asyncio.gather(api.run.cleanup(), stream.content.read())
         assert api.operations.streams == 0
 
@@ -97,7 +97,7 @@ async def test_the_end_of_events_ends_the_stream():
         await until(lambda: api.operations.streams == 1)
         api.operations.ended = True
         api.operations.arrived.set()
-        await asyncio.wait_for(stream.content.read(), 5)
+        await asyncio.wait_for(stream.content.read(), 30)
 
 
 @running

@@ -185,7 +185,7 @@ async def raw(port, request):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
-        return await asyncio.wait_for(reader.read(4096), 5)
+        return await asyncio.wait_for(reader.read(4096), 30)
     finally:
         writer.close()
         await writer.wait_closed()

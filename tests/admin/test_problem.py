@@ -67,9 +67,9 @@ async def test_expect_100_continue_gets_it_before_the_body():
         reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
         head = f"PUT {WEIGHTS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n"
         writer.write(head.encode() + b"Expect: 100-continue\r\nConnection: close\r\n\r\n")
-        assert await asyncio.wait_for(reader.readline(), 5) == b"HTTP/1.1 100 Continue\r\n"
+        assert await asyncio.wait_for(reader.readline(), 30) == b"HTTP/1.1 100 Continue\r\n"
         writer.write(b'{"new": 5}')
-        assert b"HTTP/1.1 200 OK" in await asyncio.wait_for(reader.read(), 5)
+        assert b"HTTP/1.1 200 OK" in await asyncio.wait_for(reader.read(), 30)
         writer.close()
         await writer.wait_closed()
         assert api.operations.weight_bp["web"] == 500
@@ -82,7 +82,7 @@ async def test_a_body_that_never_comes_is_408(monkeypatch):
     async with served() as api:
         reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
         writer.write(f"PUT {WEIGHTS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n".encode())
-        assert await asyncio.wait_for(reader.readline(), 5) == b"HTTP/1.1 408 Request Timeout\r\n"
+        assert await asyncio.wait_for(reader.readline(), 30) == b"HTTP/1.1 408 Request Timeout\r\n"
         writer.close()
         await writer.wait_closed()
 

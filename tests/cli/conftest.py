@@ -38,7 +38,7 @@ def admin_server(*, names=("web",), tokens=(), unix=None, tls=None):
             result = function(*args)
             return await result if asyncio.iscoroutine(result) else result
 
-        return asyncio.run_coroutine_threadsafe(work(), loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work(), loop).result(30)
 
     try:
         yield SimpleNamespace(url=url, operations=operations, call=call)

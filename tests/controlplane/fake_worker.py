@@ -106,7 +106,7 @@ class FakeWorker:
             connection, _ = sock.accept()
         except BlockingIOError:
             return False
-        connection.settimeout(5)  # much less than its clients wait: a silent stranger holds everybody up
+        connection.settimeout(15)  # much less than its clients wait: a silent stranger holds everybody up
         with connection, contextlib.suppress(OSError):
             connection.recv(65536)
             body = str(os.getpid()).encode()

@@ -57,7 +57,7 @@ def running(test):
 
 async def until(condition):
     """Let the loop turn until a condition holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
 

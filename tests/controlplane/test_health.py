@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import socket
 import ssl
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from proxy.rollout.plan import ServicePlan
 from proxy.routing.health import Health
 from proxy.routing.table import STABLE, Endpoint, EndpointTls, Match, RoutingTable, Service, Version
 from tests.controlplane.waiting import until
+from tests.ports import held_port
 
 RULE = Health("/health?deep=1", interval_s=0.02, timeout_s=5.0, rise=2, fall=3)
 PLAN = ServicePlan("web", health=RULE)
@@ -130,9 +130,8 @@ async def test_what_is_said_of_each_failure():
         assert (await why(endpoint)).startswith("malformed answer: ")
     async with listening(Endpoints(None)) as endpoint:
         assert await why(endpoint, replace(RULE, timeout_s=0.05)) == "no answer within 0.05 s"
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    assert await why(Endpoint("http://x", "127.0.0.1", port)) == "connection refused"
+    with held_port() as closed:
+        assert await why(Endpoint("http://x", "127.0.0.1", closed.getsockname()[1])) == "connection refused"
     assert await why(Endpoint("unix:/nowhere/x", "localhost", 80, "/nowhere/x")) == "no such file or directory"
     assert await why(Endpoint("http://no.invalid", "no.invalid", 80), replace(RULE, timeout_s=30.0)) in (
         "the name is not known",

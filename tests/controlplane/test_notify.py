@@ -47,7 +47,7 @@ class Manager:
         self.name = address
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.sock.bind("\0" + address[1:] if address.startswith("@") else address)
-        self.sock.settimeout(30)
+        self.sock.settimeout(60)
 
     def hear(self):
         return dict(line.split("=", 1) for line in self.sock.recv(4096).decode().split("\n"))
@@ -65,7 +65,7 @@ class Manager:
         except BlockingIOError:
             return True
         finally:
-            self.sock.settimeout(30)
+            self.sock.settimeout(60)
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -198,12 +198,12 @@ def test_a_supervisor_tells_its_manager(launch, manager, tmp_path):
     assert manager.until("READY")["STATUS"].endswith("the config was not reloaded")
     process.terminate()
     assert manager.until("STOPPING")["STATUS"] == "draining: up to 2 s"
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def reload(path):
     """Order a reload through the admin API; return its status."""
-    client = http.client.HTTPConnection("localhost", timeout=30)
+    client = http.client.HTTPConnection("localhost", timeout=60)
     client.sock = socket.socket(socket.AF_UNIX)
     client.sock.connect(str(path))
     client.request("POST", "/api/v1/config/reload")
@@ -224,7 +224,7 @@ def test_a_reload_through_the_api_is_told_too(launch, manager, tmp_path):
     assert manager.until("READY")["STATUS"].endswith("the config was not reloaded")
     process.terminate()
     assert manager.until("STOPPING")["STATUS"] == "draining: up to 2 s"
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.mark.e2e
@@ -239,7 +239,7 @@ def test_a_supervisor_whose_ticks_fail_is_not_alive(launch, manager, tmp_path):
     manager.sock.settimeout(0.8)  # it is asked for every 1 s, and said every 0.25 s
     with pytest.raises(TimeoutError):
         manager.hear()
-    manager.sock.settimeout(30)
+    manager.sock.settimeout(60)
     (tmp_path / "fail").unlink()
     manager.until("WATCHDOG")
 
@@ -255,19 +255,19 @@ def test_sockets_are_taken_by_their_address(launch, manager, tmp_path):
             manager, listen=shown(web), admin=f"unix:{path}", passed=(admin, web), names=("tidegate-admin", "web")
         )
         assert manager.until("READY")["STATUS"] == f"serving on {shown(web)}"
-        with socket.create_connection(web.getsockname(), timeout=30) as client:
+        with socket.create_connection(web.getsockname(), timeout=60) as client:
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200")
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(30)
+            client.settimeout(60)
             client.connect(str(path))
             client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
             assert b" 200 " in client.recv(100)
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         assert path.exists()
         # Whoever connects now waits for the next start: nobody is refused.
-        socket.create_connection(web.getsockname(), timeout=30).close()
+        socket.create_connection(web.getsockname(), timeout=60).close()
 
 
 @pytest.mark.e2e
@@ -279,17 +279,17 @@ def test_a_socket_that_is_passed_may_be_for_tls(launch, manager, authority, tmp_
         listen = f'{{address: "{shown(web)}", tls: {{cert: cert.pem, key: key.pem}}}}'
         process = launch(manager, "-m", "proxy", "run", "--config", listen=listen, passed=(web,), names=("web",))
         manager.until("READY")
-        plain = socket.create_connection(web.getsockname(), timeout=30)
+        plain = socket.create_connection(web.getsockname(), timeout=60)
         with trust.wrap_socket(plain, server_hostname="one.test") as client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: one.test\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 502")  # there is no endpoint
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.e2e
 def test_a_socket_that_is_not_in_the_config_is_a_mistake(launch, manager, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         process = launch(manager, passed=(other,), names=("metrics",))
-        assert process.wait(30) == 2
+        assert process.wait(60) == 2
         assert f"a socket (metrics) for {shown(other)}, which is not in the config" in (tmp_path / "log").read_text()

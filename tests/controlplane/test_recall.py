@@ -51,7 +51,7 @@ def test_it_ends_when_nobody_waits_any_more(tmp_path, monkeypatch):
 
     async def main():
         reading = asyncio.create_task(recall(written(tmp_path).path("a/web").parent, "a/web", 1000.0, 1060.0))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not processes:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         reading.cancel()

@@ -91,7 +91,7 @@ class Running:
 
     def get(self, path):
         """Return (status, body) of the admin API."""
-        connection = http.client.HTTPConnection(self.admin.removeprefix("http://"), timeout=30)
+        connection = http.client.HTTPConnection(self.admin.removeprefix("http://"), timeout=60)
         connection.request("GET", path)
         answer = connection.getresponse()
         body = answer.read()
@@ -105,11 +105,11 @@ class Running:
 
     def end(self, number=signal.SIGTERM):
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 def ask(address):
-    with socket.create_connection(address, timeout=30) as sock:
+    with socket.create_connection(address, timeout=60) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
         answer = b""
         while data := sock.recv(4096):
@@ -200,7 +200,7 @@ def test_readiness_turns_at_once_and_the_workers_go_on_accepting(start):
     it.process.send_signal(signal.SIGTERM)
     until_now(lambda: it.get("/readyz")[0] == 503)
     assert it.ask()
-    assert it.process.wait(30) == 0
+    assert it.process.wait(60) == 0
 
 
 def test_a_second_signal_ends_at_once(start):
@@ -234,7 +234,7 @@ def test_a_killed_worker_is_replaced_without_a_refused_connection(start):
 def test_a_second_instance_is_told_the_pid_of_the_first(start):
     it = start()
     second = start(wait=False)
-    assert second.process.wait(30) == 5
+    assert second.process.wait(60) == 5
     assert str(it.process.pid) in second.logged()
     assert it.get("/livez")[0] == 200
 
@@ -243,7 +243,7 @@ def test_two_names_of_one_state_are_one_state(start, tmp_path):
     it = start()
     (tmp_path / "alias.db").symlink_to(tmp_path / "tidegate.db")
     second = start(wait=False, state="alias.db")
-    assert second.process.wait(30) == 5
+    assert second.process.wait(60) == 5
     assert str(it.process.pid) in second.logged()
 
 
@@ -255,7 +255,7 @@ def test_a_taken_address_is_refused_and_nothing_was_started(start, tmp_path, whi
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         second = start(wait=False, **{which: address})
-        assert second.process.wait(30) == 6
+        assert second.process.wait(60) == 6
         assert address in second.logged()
     assert not (tmp_path / "tidegate.db.workers").exists()
 
@@ -263,7 +263,7 @@ def test_a_taken_address_is_refused_and_nothing_was_started(start, tmp_path, whi
 def test_a_damaged_state_is_refused_and_left_as_it_is(start, tmp_path):
     (tmp_path / "tidegate.db").write_text("nonsense")
     it = start(wait=False)
-    assert it.process.wait(30) == 5
+    assert it.process.wait(60) == 5
     assert (tmp_path / "tidegate.db").read_text() == "nonsense"
 
 
@@ -377,7 +377,7 @@ def test_orphans_do_not_hide_a_stranger(start):
         stranger.bind(first.address)
         stranger.listen()
         second = start(wait=False, listen=first.addresses[0])
-        assert second.process.wait(30) == 6
+        assert second.process.wait(60) == 6
     # Nobody was retired for nothing.
     assert set(first.workers) == {0, 1}
 
@@ -390,7 +390,7 @@ def test_without_a_state_file_the_next_one_on_these_addresses_takes_over(start, 
         roster = place_of(None, [address], {}).workers
         before = {process.pid for process in read(roster).orphans}
         second = start(listen=address, state=None, wait=False)
-        assert second.process.wait(30) == 6
+        assert second.process.wait(60) == 6
         assert str(first.process.pid) in second.logged()
         with Client(first.address) as client:
             client.answered()

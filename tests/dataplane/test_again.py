@@ -24,7 +24,7 @@ def unix(tmp_path):
 
     def client():
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect(path)
         client = Client(sock)
         gate.held.append(client)

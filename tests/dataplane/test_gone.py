@@ -171,8 +171,8 @@ def test_a_tunnels_client_that_takes_nothing_is_let_go_with_a_break(gate, releas
             peer.send(b"x" * 30_000_000)
         assert release.wait(30)
 
-    limits = RequestLimits(body_idle_timeout_s=0.3)
-    gate.serve(gate.backend(script), limits=limits, timeouts=patient(tunnel_idle_s=0.3))
+    limits = RequestLimits(body_idle_timeout_s=1.5)
+    gate.serve(gate.backend(script), limits=limits, timeouts=patient(tunnel_idle_s=1.5))
     client = gate.client(SO_RCVBUF=8192)
     client.send(request("GET", "/", "Upgrade: x", "Connection: Upgrade"))
     eventually(lambda: client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == ECONNRESET, "the break")
