@@ -27,6 +27,8 @@ def pages() -> dict[str, str]:
     return {
         **texts(),
         "docs/reference/metrics.md": metrics(),
+        "docs/reference/access-log.md": access_log(),
+        "docs/reference/local-replies.md": local_replies(),
         "docs/reference/admin-api.md": admin_api(),
         "docs/reference/cli.md": command_line(),
         "docs/rollouts.md": rollouts(),
@@ -89,6 +91,48 @@ def metrics() -> str:
     for metric in CATALOG:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def access_log() -> str:
+    """Return the page of the access log's fields, from the log itself."""
+    from proxy.dataplane.accesslog import FIELDS
+
+    lines = [
+        "# Access log",
+        "",
+        GENERATED,
+        "",
+        "One JSON object per line and request, as [`access_log`](config.md#access_log) asks for it, written within",
+        "50 ms of the end. Fields may be added; those that are here stay. A request that was refused before it",
+        "had a service (a malformed head, too many connections) has no `version`, `label`, `method`, `host`, `path`,",
+        "`bytes` and `duration_ms`. Headers and queries are never written.",
+        "[How to keep and rotate it](../how-to/access-log.md).",
+        "",
+        "| field | what it says |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in FIELDS),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def local_replies() -> str:
+    """Return the page of what the proxy answers itself, from its table."""
+    from proxy.http1.reply import MEANINGS, TITLES
+
+    lines = [
+        "# Local replies",
+        "",
+        GENERATED,
+        "",
+        "What the proxy answers itself is `application/problem+json` (RFC 9457) with `reason` and `request_id`. The",
+        "same words stand in the [access log](access-log.md) and in `tidegate_local_replies_total{code,reason}`. An",
+        "endpoint's answer has no `reason` there, whatever its status.",
+        "",
+        "| status | reason | when |",
+        "|---|---|---|",
+        *(f"| {status} {TITLES[status]} | `{reason}` | {meaning} |" for (status, reason), meaning in MEANINGS.items()),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -21,6 +21,24 @@ if TYPE_CHECKING:
     from proxy.dataplane.exchange import Exchange
 
 
+# What a line says, in its order; of an answer to what never became an exchange, only what is known.
+FIELDS: tuple[tuple[str, str], ...] = (
+    ("time", "seconds since 1970, when the exchange was over"),
+    ("service", "the name in the config; `null`: the request was refused before it had a service"),
+    ("version", "`stable` or `new`: who answered, or was asked last"),
+    ("label", "the label of that version"),
+    ("client", "the address that the connection came from, or that the PROXY protocol said; empty on a unix socket"),
+    ("method", "as received"),
+    ("host", "the Host, or the authority of the target"),
+    ("path", "the path without its query"),
+    ("status", "the status of the answer; 499: the client left before its end; 101: a tunnel that is over"),
+    ("reason", "of an answer that the proxy gave itself, as in [Local replies](local-replies.md); else `null`"),
+    ("bytes", "of the answer's body that were passed on"),
+    ("duration_ms", "from the request's head to the end of the answer"),
+    ("request_id", "the X-Request-Id that the endpoint saw, and that a local reply names"),
+)
+
+
 class AccessLog:
     """The log of one worker; `lost` counts lines that could not be written."""
 
@@ -51,8 +69,8 @@ class AccessLog:
         """Why lines were lost the last time, "" where it is not open."""
         return self._sink.fault if self._sink is not None else ""
 
-    def add(self, exchange: Exchange) -> None:
-        """Note an exchange that is over."""
+    def add(self, exchange: Exchange, reason: str | None = None) -> None:
+        """Note an exchange that is over; `reason`: of a local reply."""
         if not self._takes(exchange.status):
             return
         head = exchange.head
@@ -67,6 +85,7 @@ class AccessLog:
                 "host": head.host.decode("latin-1"),
                 "path": head.path.decode("latin-1"),
                 "status": exchange.status,
+                "reason": reason,
                 "bytes": exchange.response_size,
                 "duration_ms": (monotonic_ns() - exchange.arrived_ns) // 1000 / 1000,
                 "request_id": exchange.request_id.decode("latin-1"),

@@ -292,11 +292,11 @@ class Downstream(asyncio.Protocol):
             request_id=head.request_id,
         )
 
-    def exchange_over(self, exchange: Exchange) -> None:
-        """Go on after an exchange: with the next request in line, or to the end."""
+    def exchange_over(self, exchange: Exchange, reason: str | None = None) -> None:
+        """Go on after an exchange: with the next request in line, or to the end. `reason`: of a local reply."""
         worker = self.worker
         if worker.access_log is not None:
-            worker.access_log.add(exchange)
+            worker.access_log.add(exchange, reason)
         self.exchange = None
         if exchange.body_left:
             # Answered before the body was there. The rest cannot be told from the next request in time.
@@ -355,7 +355,7 @@ class Downstream(asyncio.Protocol):
         if unread or worker.draining or exchange.head.http10:
             exchange.keep = False
         self.transport.write(local_message(exchange, status, reason, detail, worker.date, close=not exchange.keep))
-        self.exchange_over(exchange)
+        self.exchange_over(exchange, reason)
 
     def refuse_plain(self, transport: asyncio.Transport) -> None:
         """Answer a client that speaks HTTP where TLS is expected."""

@@ -28,6 +28,36 @@ TITLES = {
     505: "HTTP Version Not Supported",
 }
 
+# (status, reason) of every local reply → when it is given, for the documentation.
+MEANINGS = {
+    (200, "max_forwards"): "OPTIONS with `Max-Forwards: 0` ends here.",
+    (400, "malformed"): "The request cannot be read, or in two ways; HTTP came to a port that takes TLS.",
+    (404, "no_service"): "No service has this host and path.",
+    (405, "max_forwards"): "TRACE with `Max-Forwards: 0` ends here, and is not answered.",
+    (408, "head_timeout"): "The head was not whole within `request_limits.header_timeout`.",
+    (408, "body_timeout"): "The client sent nothing of its body for `request_limits.body_idle_timeout`.",
+    (413, "body_too_large"): "The body is larger than `request_limits.body`.",
+    (414, "target_too_long"): "The target is longer than `request_limits.target`.",
+    (417, "expectation"): "An expectation other than `100-continue`.",
+    (
+        431,
+        "head_too_large",
+    ): "The head is larger than `request_limits.head`, or has more than `request_limits.headers` fields.",
+    (500, "internal"): "A fault of the proxy itself: please report it.",
+    (501, "coding"): "A transfer coding other than `chunked`.",
+    (501, "connect"): "CONNECT: this is no forward proxy.",
+    (502, "connect"): "No connection to the endpoint: refused, unreachable, or TLS with it failed.",
+    (502, "protocol"): "The endpoint answered what is no HTTP, or in two ways.",
+    (502, "reset"): "The endpoint closed the connection before it answered.",
+    (503, "no_endpoint"): "No endpoint of the version is ready.",
+    (
+        503,
+        "overload",
+    ): "More than `in_flight` or `request_limits.connections` allow, or the proxy has no ports or files left.",
+    (504, "timeout"): "The endpoint took longer than one of `timeouts`.",
+    (505, "http_version"): "A major version other than HTTP/1.",
+}
+
 
 def local_reply(
     status: int,

@@ -90,7 +90,6 @@ LOCAL_REPLIES: tuple[tuple[int, str], ...] = (
     (502, "protocol"),
     (503, "no_endpoint"),
     (503, "overload"),
-    (503, "draining"),
     (504, "timeout"),
     (505, "http_version"),
     (500, "internal"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.dataplane.accesslog import FIELDS
 from proxy.ipc import channel, layout
 from proxy.ipc.segment import Segment
 from proxy.routing.table import AccessLog, Drain, Failover, Override, RequestLimits, RoutingTable
@@ -526,6 +527,8 @@ def test_the_access_log(gate, tmp_path):
     assert (first["request_id"], first["bytes"], first["client"]) == ("id-1", 5, "127.0.0.1")
     assert (first["service"], first["host"], first["label"]) == ("web", "shop.test", "1")
     assert first["duration_ms"] >= 0
+    assert [line["reason"] for line in lines] == [None, None, None, "no_endpoint"]
+    assert all(list(line) == [name for name, _ in FIELDS] for line in lines)
     assert "secret" not in path.read_text()
 
 
@@ -575,6 +578,7 @@ def test_the_access_log_has_what_was_refused(gate, tmp_path):
     (line,) = log_lines(path, 1)
     assert (line["status"], line["reason"], line["service"]) == (400, "malformed", None)
     assert line["request_id"] == answer.get("X-Request-Id")
+    assert list(line) == [name for name, _ in FIELDS if name in line]
 
 
 def test_the_access_log_may_be_thinned(gate, tmp_path):

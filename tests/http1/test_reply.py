@@ -8,11 +8,15 @@ import h11
 import pytest
 
 from proxy.http1.head import ResponseHead
-from proxy.http1.reply import CONTINUE, TITLES, local_reply
+from proxy.http1.reply import CONTINUE, MEANINGS, TITLES, local_reply
 from proxy.http1.response import ResponseParser
 from proxy.ipc.layout import LOCAL_REPLIES
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+def test_every_local_reply_is_explained() -> None:
+    assert set(MEANINGS) == set(LOCAL_REPLIES)
 
 
 @pytest.mark.parametrize("status, reason", LOCAL_REPLIES)
