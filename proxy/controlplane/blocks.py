@@ -252,7 +252,6 @@ class Blocks:
         failed: Exception | None = None
         for service, many in lines.items():
             try:
-                self._directory.mkdir(mode=0o700 if self._passing else 0o777, parents=True, exist_ok=True)
                 self._append(service, many)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the next blocks may go
                 failed = error
@@ -263,10 +262,12 @@ class Blocks:
 
     def _append(self, service: str, many: Sequence[_Line]) -> None:
         path = self.path(service)
-        file = self._present(service, path)
-        if file is not None and self._is_full(file, path, many[-1].t):
+        file, size = self._present(service, path)
+        if file is None:
+            self._directory.mkdir(mode=0o700 if self._passing else 0o777, parents=True, exist_ok=True)
+        elif self._is_full(file, size, many[-1].t):
             self._rotate(path)
-            file = None
+            file, size = None, 0
         file = file or _File()
         file.oldest = many[0].t if file.oldest is None else file.oldest
         text = []
@@ -274,7 +275,6 @@ class Blocks:
             text += [line.text] if line.header == file.header else [line.header, line.text]
             file.header = line.header
         self._files.pop(service, None)  # should writing fail, nobody knows what is in the file
-        size = path.stat().st_size if path.exists() else 0
         try:
             with path.open("ab") as there:
                 there.write(b"\n".join([*text, b""]))
@@ -284,19 +284,18 @@ class Blocks:
             raise
         self._files[service] = file
 
-    def _present(self, service: str, path: Path) -> _File | None:
-        """Return what is known of the present file, `None` if there is none."""
-        if not path.exists():
-            return None
-        if service not in self._files:
-            _cut(path)
-            self._files[service] = _File(_first_t(path))
-        return self._files[service]
+    def _present(self, service: str, path: Path) -> tuple[_File | None, int]:
+        """Return what is known of the present file (`None`: there is none), and its size."""
+        try:  # one look at the disk: it is done every second for every service
+            if service not in self._files:
+                _cut(path)
+                self._files[service] = _File(_first_t(path))
+            return self._files[service], path.stat().st_size
+        except FileNotFoundError:
+            return None, 0
 
-    def _is_full(self, file: _File, path: Path, newest: float) -> bool:
-        if file.oldest is not None and newest - file.oldest >= self._most_age_s:
-            return True
-        return path.stat().st_size >= self._most_bytes
+    def _is_full(self, file: _File, size: int, newest: float) -> bool:
+        return size >= self._most_bytes or (file.oldest is not None and newest - file.oldest >= self._most_age_s)
 
     def _rotate(self, path: Path) -> None:
         olds = _olds(path)

@@ -24,7 +24,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import compress
-from operator import add
+from operator import add, ne
 from typing import NamedTuple
 
 from proxy.controlplane.generation import Generation
@@ -249,14 +249,14 @@ def _grow(counts: Sparse, now: memoryview, before: _Seen, raw: bytes, known: byt
     for start in range(0, len(raw), _PART_BYTES):
         if raw[start : start + _PART_BYTES] == known[start : start + _PART_BYTES]:
             continue
-        at = (before.begin + start) // layout.WORD
-        for new, old in zip(now[at : at + _PART].tolist(), words[at : at + _PART].tolist(), strict=True):
-            if new != old:
-                if new < old:
-                    raise CounterWentBack(f"word {at} of a block shrank from {old} to {new}")
-                counts[at] = counts.get(at, 0) + new - old
-                words[at] = new
-            at += 1
+        first = (before.begin + start) // layout.WORD
+        new, old = now[first : first + _PART].tolist(), words[first : first + _PART].tolist()
+        for at in compress(range(len(new)), map(ne, new, old)):
+            grown = new[at] - old[at]
+            if grown < 0:
+                raise CounterWentBack(f"word {first + at} of a block shrank from {old[at]} to {new[at]}")
+            counts[first + at] = counts.get(first + at, 0) + grown
+            words[first + at] = new[at]
 
 
 def _words_of(scale: Scale) -> int:

@@ -354,15 +354,20 @@ class Store:
                 else:
                     told = (json.dumps(to_plain(owed.hook)), json.dumps(owed.about))
                     write(_replace("owed", ("service", "name", "revision", "hook", "about")), (*debt, *told))
-            for event in change.events:
-                shown = [json.dumps(event[key]) if key in EVENT_OBJECTS else event[key] for key in EVENT_KEYS]
-                write(_replace("events", EVENT_KEYS), shown)
-            write(LET_GO, (self._events_kept,))
+            self._save_events(change.events)
             write("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 write("ROLLBACK")
             raise
+
+    def _save_events(self, events: tuple[Json, ...]) -> None:
+        """Add events, and let go of those that are too many then."""
+        for event in events:
+            shown = [json.dumps(event[key]) if key in EVENT_OBJECTS else event[key] for key in EVENT_KEYS]
+            self._connection.execute(_replace("events", EVENT_KEYS), shown)
+        if events:
+            self._connection.execute(LET_GO, (self._events_kept,))
 
     def _probe(self) -> None:
         # A transaction that changes nothing is never written.

@@ -22,7 +22,7 @@ from proxy.metrics.snapshot import Columns, Judged
 
 _PLAIN = 4  # numbers of a `Judged` before its tuples
 _SLACK_S = 60.0  # kept beyond the longest window, so that a window that grows with every block finds its rows
-_SPARE = 256  # expired rows that may wait until they are cut off together
+_SPARE = 256  # expired rows are looked for when there are so many, or a multiple of it
 
 
 class Ring:
@@ -40,9 +40,11 @@ class Ring:
         """Add what the counters said at `time_s`, which is not before the newest row's time."""
         self._times.append(time_s)
         self._rows.extend(row)
+        if len(self._times) % _SPARE:
+            return
         # The newest row that is older than the longest window is still needed: it is where that window begins.
         expired = bisect_right(self._times, time_s - self._longest_s - _SLACK_S) - 1
-        if expired > _SPARE:
+        if expired > 0:
             del self._times[:expired]
             del self._rows[: expired * self._width]
 

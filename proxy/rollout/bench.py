@@ -57,6 +57,8 @@ class Bench:
 
     def __init__(self) -> None:
         self.judges: tuple[Judge, ...] = ()
+        self._asked: list[Judge] = []  # those of `new` that a stage asks to pass
+        self._required: list[Judge] = []  # those of its requirements
         self.limits: tuple[Limit, ...] = ()
         self.court: Court | None = None
         self.requests = 0
@@ -108,7 +110,7 @@ class Bench:
         level = alarm_at or budget(plan, None if rollout is None else rollout.plan)
         court = self.court = Court(plan, columns, now if since is None else since, level, weight_bp)
         self.limits = limits
-        self.judges = _judges(court, limits)
+        self._sit(_judges(court, limits))
         self.requests = 0
         self._from = None
         return True
@@ -131,7 +133,12 @@ class Bench:
         """Begin anew; until the next block nothing is known."""
         self._key = ()
         self.requests = 0
-        self.judges = () if self.court is None else _judges(self.court, self.limits)
+        self._sit(() if self.court is None else _judges(self.court, self.limits))
+
+    def _sit(self, judges: tuple[Judge, ...]) -> None:
+        self.judges = judges
+        self._asked = [judge for judge in judges if judge.limit.acts and judge.limit.version == NEW]
+        self._required = [judge for judge in judges if judge.limit.action == HOLD]
 
     # --- what follows --------------------------------------------------------------------------------------------
 
@@ -193,10 +200,9 @@ class Bench:
 
     def standing(self) -> Standing:
         """Return how the stage stands."""
-        asked = [judge for judge in self.judges if judge.limit.acts and judge.limit.version == NEW]
-        required = [judge for judge in self.judges if judge.limit.action == HOLD]
+        asked = self._asked
         missing = [judge for judge in asked if judge.word != PASS]
-        lacking = [judge for judge in required if judge.word != PASS]
+        lacking = [judge for judge in self._required if judge.word != PASS]
         return Standing(
             requests=self.requests,
             passed=not missing,

@@ -136,8 +136,8 @@ class ShareAlarm:
         self._allowed = allowed
         self._gather = Gather()
         self._bad = self._stable_n = self._stable_bad = 0
-        self._total = Span()
-        self._begun: dict[int, Span] = {}  # of the ways that have evidence: what was before it
+        self._total: tuple[int, ...] = Span()  # what the bets were made on so far
+        self._begun: dict[int, tuple[int, ...]] = {}  # of the ways that have evidence: what was before it
         self.detector = Detector(alarm_at)
 
     def look(self, n: int, bad: int, stable_n: int = 0, stable_bad: int = 0) -> None:
@@ -157,12 +157,13 @@ class ShareAlarm:
                     self._begun.pop(index, None)
         elif self._begun:
             self._begun.clear()
-        self._total = Span(
-            total.blocks + gather.blocks,
-            total.n + gather.n,
-            total.bad + self._bad,
-            total.stable_n + self._stable_n,
-            total.stable_bad + self._stable_bad,
+        blocks, bet_n, bet_bad, with_n, with_bad = total
+        self._total = (
+            blocks + gather.blocks,
+            bet_n + gather.n,
+            bet_bad + self._bad,
+            with_n + self._stable_n,
+            with_bad + self._stable_bad,
         )
         gather.clear()
         self._bad = self._stable_n = self._stable_bad = 0

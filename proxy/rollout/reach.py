@@ -40,7 +40,7 @@ class Reach:
 
     def __init__(self) -> None:
         self._contacts: dict[str, _Contact] = {}
-        self._ready: set[str] = set()
+        self._ready: list[_Contact] = []  # of the endpoints that take traffic
         self._diverted: int | None = None
         self._began: float | None = None  # the version has been unreachable since then
         self._failed_at = 0.0
@@ -51,10 +51,11 @@ class Reach:
         failures = 0 if self._diverted is None else max(0, diverted - self._diverted)
         self._diverted = diverted
         answered = False
+        before, self._contacts, self._ready = self._contacts, {}, []
         for counts in endpoints:
-            contact = self._contacts.get(counts.url)
-            if contact is None:
-                contact = self._contacts[counts.url] = _Contact(counts)
+            contact = self._contacts[counts.url] = before.get(counts.url) or _Contact(counts)
+            if counts.state == READY:
+                self._ready.append(contact)
             good, failed = _good(counts), counts.connect_failed - contact.failed
             if good > contact.good:
                 contact.failures = 0
@@ -65,10 +66,7 @@ class Reach:
                 failures += failed
             contact.good = max(good, contact.good)
             contact.failed = counts.connect_failed
-        urls = {counts.url for counts in endpoints}
-        self._contacts = {url: contact for url, contact in self._contacts.items() if url in urls}
-        self._ready = {counts.url for counts in endpoints if counts.state == READY}
-        if answered or any(not self._contacts[url].failures for url in self._ready):
+        if answered or not all(contact.failures for contact in self._ready):
             self._began = None
         elif failures:
             if self._began is None:
@@ -78,10 +76,7 @@ class Reach:
 
     def ready(self, now: float) -> bool:
         """Tell whether requests sent to this version can be expected to reach an endpoint."""
-        return any(
-            contact.failures < LEAST_FAILURES or now - contact.failed_at > FRESH_S
-            for contact in (self._contacts[url] for url in self._ready)
-        )
+        return any(contact.failures < LEAST_FAILURES or now - contact.failed_at > FRESH_S for contact in self._ready)
 
     @property
     def unreachable_s(self) -> float:
