@@ -307,6 +307,18 @@ def test_a_successor_that_dies_before_it_serves_leaves_everything_to_the_next_on
     assert third.end() == 0
 
 
+def test_a_successor_whose_workers_refuse_the_first_table_ends_and_the_orphans_serve_on(start):
+    first = start()
+    before = set(first.workers.values())
+    first.process.kill()
+    first.process.wait()
+    second = start("refuse=1", wait=False)
+    assert second.process.wait(60) == 1
+    assert re.search(r"error: worker [01] cannot use its first table: does not please me\n", second.logged())
+    assert ask(first.address) in before
+    assert set(second.workers.values()) == before
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_next_one_may_have_more_or_fewer_workers(start, workers):
     first = start()
