@@ -52,7 +52,10 @@ def why(
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
-    """Say the last transition in one sentence, with its numbers, and what came of it."""
+    """Say the last transition in one sentence, with its numbers, and what came of it.
+
+    The value is that of the whole stage; `N of the last M requests` is what the decision rests on (docs/rollouts.md).
+    """
     client = connect(admin, token_file, ca)
     path = client.service(service)
     events = _events(client, path)

@@ -129,7 +129,10 @@ def status(
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
-    """Say where the rollout is: its stages, and what the limits say."""
+    """Say where the rollout is: its stages, and what the limits say.
+
+    `evidence X of Y`: X of what speaks for a fault is there, at Y the limit acts (docs/rollouts.md).
+    """
     client = connect(admin, token_file, ca)
     path = client.service(service)
     _print(client, service, client.get(f"{path}/rollout"), output)
@@ -217,13 +220,13 @@ def _findings(answer: dict[str, Any]) -> Iterator[str]:
 def _drilled(found: dict[str, Any]) -> Iterator[str]:
     yield f"drill {found['drill']}" + (f": {found['why']}" if found.get("why") else "")
     if found.get("decided_s") is not None:
-        yield f"  decided {_ms(found['decided_s'])} after the first failure, by {found.get('limit') or 'a limit'}"
+        yield f"  decided {_took(found['decided_s'])} after the first failure, by {found.get('limit') or 'a limit'}"
     if found.get("reached_s") is not None:
-        yield f"  weight 0 in every worker {_ms(found['reached_s'])} after that"
+        yield f"  weight 0 in every worker {_took(found['reached_s'])} after that"
     if "latched" in found:
         yield f"  latch: {'shut' if found['latched'] else 'not shut'}"
     yield f"  everything is {'as before' if found.get('restored') else 'NOT as before: see `tidegate status`'}"
 
 
-def _ms(seconds: float) -> str:
-    return f"{text.number(seconds * 1000, 1)} ms"
+def _took(seconds: float) -> str:
+    return f"{text.number(seconds * 1000, 1)} ms" if seconds < 1 else told.duration(seconds)

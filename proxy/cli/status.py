@@ -14,6 +14,7 @@ from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceN
 from proxy.config.units import parse_duration
 from proxy.rollout import told
 from proxy.rollout.event import CONTROLLER
+from proxy.rollout.plan import MANUAL
 
 WATCH_S = 1.0
 POLL_S = 0.5
@@ -38,7 +39,10 @@ def status(
         str, typer.Option("--timeout", metavar="DURATION", help="With --wait: how long; then exit code 4.")
     ] = "10m",
 ) -> None:
-    """Say what every version gets and does, and what the limits say."""
+    """Say what every version gets and does, and what the limits say.
+
+    `evidence X of Y`: X of what speaks for a fault is there, at Y the limit acts (docs/rollouts.md).
+    """
     client = connect(admin, token_file, ca)
     if watch and wait:
         raise UsageError("--watch and --wait exclude each other")
@@ -159,10 +163,11 @@ def _stage(stage: dict[str, Any] | None, phase: str) -> list[str]:
     held = f"{text.duration(stage['elapsed_s'])} of {text.duration(stage['hold_s'])}"
     head = f"  stage {stage['index'] + 1} of {stage['of']}: {stage['name']}, {text.number(stage['weight'], 2)}%, {held}"
     if stage.get("requests") is not None:
-        head += f", {text.number(stage['requests'], 0)} of {text.number(stage['min_requests'], 0)} requests"
+        head += f", {text.number(stage['requests'], 0)} of at least {text.number(stage['min_requests'], 0)} requests"
     ladder = [_rung(number, rung, stage, phase) for number, rung in enumerate(stage.get("stages", []))]
-    waits = [f"  waits for: {', '.join(stage['open'])}"] if stage.get("open") and phase == "progressing" else []
-    return [head, *(text.table(ladder) if ladder else []), *waits]
+    waits = [*stage.get("open", []), *(["tidegate rollout promote"] if stage.get("advance") == MANUAL else [])]
+    said = [f"  waits for: {', '.join(waits)}"] if waits and phase == "progressing" else []
+    return [head, *(text.table(ladder) if ladder else []), *said]
 
 
 def _rung(number: int, rung: dict[str, Any], stage: dict[str, Any], phase: str) -> list[str]:
@@ -264,7 +269,8 @@ def _open(limit: dict[str, Any], *, by_proof: bool) -> str:
         waits = by_proof and limit.get("needed") and not limit.get("proven")
         return f"needs {text.number(limit['needed'], 0)} more to be proven" if waits else ""
     if limit.get("needed"):
-        return f"needs {text.number(limit['needed'], 0)} more"
+        proof = by_proof and limit["needed"] == limit.get("needed_to_prove")
+        return f"needs {text.number(limit['needed'], 0)} more" + (" to be proven" if proof else "")
     if limit["verdict"] == "INCONCLUSIVE" and limit.get("alarm_at") and limit.get("evidence") is not None:
         return f"over the limit, evidence {text.number(limit['evidence'])} of {text.number(limit['alarm_at'])}"
     if limit["verdict"] == "INCONCLUSIVE" and limit.get("for_s") and limit.get("held_s"):

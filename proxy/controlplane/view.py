@@ -196,7 +196,8 @@ def _shown(counts: ServiceCounts) -> tuple[int, ...]:
 
 
 def _limits(counts: ServiceCounts, watch: Watch, state: ServiceState, history: History) -> list[Json]:
-    by_proof = state.rollout is not None and state.rollout.now_at.advance == PROVEN
+    rollout = state.rollout
+    by_proof = rollout is not None and rollout.now_at.advance == PROVEN and rollout.next_stage is not None
     return [
         _limit(counts.name, verdict, state, history, by_proof=by_proof, of_stage=index >= watch.always)
         for index, verdict in enumerate(watch.verdicts)

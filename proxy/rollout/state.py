@@ -100,7 +100,8 @@ class Rollout:
 
     def left(self, now: float, actor: str, reason: str) -> Rollout:
         """Return it with its stage among those that it has left."""
-        return replace(self, passed=(*self.passed, Passed(self.stage, self.elapsed_s(now), actor, reason)))
+        before = [one for one in self.passed if one.stage != self.stage]  # the last one can be left again
+        return replace(self, passed=(*before, Passed(self.stage, self.elapsed_s(now), actor, reason)))
 
     def stopped(self, now: float) -> Rollout:
         """Return it with the hold clock standing still."""

@@ -136,6 +136,8 @@ def test_a_drill_says_what_it_took_and_fails_when_it_failed(admin):
         "  latch: shut",
         "  everything is as before",
     ]
+    admin.operations.drilled |= {"decided_s": 35.2652}
+    assert "decided 35.3 s after" in tidegate("rollout", "drill", "--admin", admin.url).output
     admin.operations.drilled = {"drill": "failed", "why": "something else was decided", "restored": False}
     result = tidegate("rollout", "drill", "--admin", admin.url)
     assert result.exit_code == 1
@@ -167,7 +169,7 @@ def test_the_ladder_shows_where_the_rollout_is_and_what_it_waits_for(admin):
     admin.operations.phase["web"] = "progressing"
     lines = tidegate("rollout", "status", "--admin", admin.url).output.splitlines()
     assert lines[1:6] == [
-        "  stage 2 of 3: ramp, 10%, 1h of 4h, 812 of 5,000 requests",
+        "  stage 2 of 3: ramp, 10%, 1h of 4h, 812 of at least 5,000 requests",
         "  [x]  canary  1%    ####################  2h",
         "  [>]  ramp    10%   #####...............  1h of 4h",
         "  [ ]  full    100%  ....................  2d",
@@ -185,6 +187,16 @@ def test_the_ladder_of_what_is_over(admin):
     assert marks("rolled_back") == ["  [x", "  [!", "  [ "]
     assert marks("completed", over) == ["  [x", "  [-", "  [x"]
     assert marks("paused", STAGE | {"hold_s": 0}) == ["  [x", "  [>", "  [ "]
+
+
+def test_a_stage_that_a_person_promotes_says_so(admin):
+    def waits(phase, **more):
+        item = admin.operations.service("web") | {"phase": phase, "stage": STAGE | {"advance": "manual", **more}}
+        return [line for line in view.of_service("web", item) if "waits for" in line]
+
+    assert waits("progressing") == ["  waits for: p99 INCONCLUSIVE, tidegate rollout promote"]
+    assert waits("progressing", open=[]) == ["  waits for: tidegate rollout promote"]
+    assert waits("paused") == []
 
 
 def test_a_stage_that_was_left_early_is_drawn_with_the_time_that_it_had(admin):
