@@ -20,6 +20,6 @@ def enclose(name: str, content: Any) -> MemoryFile:
 
 
 def enclosed(fd: int) -> Any:
-    """Return what came along in a descriptor, which stays open. Raise `ValueError` or `OSError` if it is no enclosure."""
+    """Return what came along in a descriptor, which stays open; raise `ValueError` or `OSError` if that is none."""
     # Not by reading: the place is shared with everybody who was sent the same file.
     return orjson.loads(os.pread(fd, os.fstat(fd).st_size, 0))
