@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from proxy.controlplane.operations import Json
@@ -17,16 +18,17 @@ from proxy.routing.table import FULL, VERSIONS, Service
 _MINTED = re.compile(rf"[A-Za-z0-9_-]{{{MINTED_LENGTH}}}")
 
 
-def explain(
-    service: Service,
-    *,
-    weight_bp: int,
-    seed: int,
-    cookies: Mapping[str, str],
-    headers: Mapping[str, str],
-    client_ip: str | None,
-) -> Json:
-    """Return {"service", "key", "key_from", "bucket", "weight", "version", "reason"}; `headers` by lower-case name.
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """What a visitor brings; `headers` by lower-case name."""
+
+    cookies: Mapping[str, str]
+    headers: Mapping[str, str]
+    client_ip: str | None = None
+
+
+def explain(service: Service, visitor: Visitor, *, weight_bp: int, seed: int) -> Json:
+    """Return {"service", "key", "key_from", "bucket", "weight", "version", "reason"}.
 
     `version` is `None` where chance decides: a cookie is minted, or each request is drawn. `weight` is in percent.
     """
@@ -41,28 +43,21 @@ def explain(
     }
     if not service.new.endpoints:
         return {**answer, "reason": "there is no new version: everything goes to stable"}
-    if (chosen := _override(service, headers, client_ip)) is not None:
+    if (chosen := _override(service, visitor)) is not None:
         reason = f"the header {service.override.header} chooses it" if service.override else ""
         return {**answer, "key_from": "override", "version": chosen, "reason": reason}
-    return {**answer, **_by_key(service, weight_bp, seed, cookies, headers, client_ip)}
+    return {**answer, **_by_key(service, visitor, weight_bp, seed)}
 
 
-def _by_key(
-    service: Service,
-    weight_bp: int,
-    seed: int,
-    cookies: Mapping[str, str],
-    headers: Mapping[str, str],
-    client_ip: str | None,
-) -> Json:
+def _by_key(service: Service, visitor: Visitor, weight_bp: int, seed: int) -> Json:
     """Return what the key that a visitor brings, or the lack of one, decides."""
-    minted = cookies.get(MINTED_NAME.decode(), "")
+    minted = visitor.cookies.get(MINTED_NAME.decode(), "")
     key, key_from = sticky_key(
         service.sticky,
-        "; ".join(f"{name}={value}" for name, value in cookies.items()).encode(),
+        "; ".join(f"{name}={value}" for name, value in visitor.cookies.items()).encode(),
         minted.encode() if _MINTED.fullmatch(minted) else b"",
-        {name.lower().encode(): value.encode() for name, value in headers.items()},
-        (client_ip or "").encode(),
+        {name.lower().encode(): value.encode() for name, value in visitor.headers.items()},
+        (visitor.client_ip or "").encode(),
     )
     spoilt = f"; its cookie {MINTED_NAME.decode()} is not one that tidegate minted, so that it counts for nothing"
     reads = service.sticky.by in ("cookie", "header")
@@ -89,13 +84,16 @@ def _mints(service: Service) -> bool:
     return service.sticky.mint and service.sticky.by in ("cookie", "header")
 
 
-def _override(service: Service, headers: Mapping[str, str], client_ip: str | None) -> str | None:
+def _override(service: Service, visitor: Visitor) -> str | None:
     override = service.override
-    if override is None or client_ip is None or headers.get(override.header.lower()) not in VERSIONS:
+    if override is None or visitor.client_ip is None:
+        return None
+    chosen = visitor.headers.get(override.header.lower())
+    if chosen not in VERSIONS:
         return None
     try:
-        address = ip_address(client_ip)
+        address = ip_address(visitor.client_ip)
     except ValueError:
         return None
     allowed = any(address in ip_network(network, strict=False) for network in override.allow)
-    return headers[override.header.lower()] if allowed else None
+    return chosen if allowed else None

@@ -83,14 +83,9 @@ class Status:
     def explain(self, name: str, cookies: Mapping[str, str], headers: Mapping[str, str], client_ip: str | None) -> Json:
         """Return why a visitor gets the version that they get (`proxy.controlplane.explain`)."""
         state = self._services.entry(name).state
-        return explain.explain(
-            self._services.service(name),
-            weight_bp=state.weight_bp,
-            seed=seed_of(state.salt),
-            cookies=cookies,
-            headers=headers,
-            client_ip=client_ip,
-        )
+        visitor = explain.Visitor(cookies, headers, client_ip)
+        service = self._services.service(name)
+        return explain.explain(service, visitor, weight_bp=state.weight_bp, seed=seed_of(state.salt))
 
     async def events(self, since: int, limit: int) -> list[Json]:
         """Return events with a number above `since`, oldest first."""

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.controlplane.explain import explain
+from proxy.controlplane.explain import Visitor, explain
 from proxy.routing.split import bucket, seed_of
 from proxy.routing.table import Endpoint, Override, Service, Sticky, Version
 
@@ -18,9 +18,7 @@ MINTED = "A" * 22
 
 
 def ask(service=SERVICE, weight_bp=5000, cookies=None, headers=None, client_ip=None):
-    return explain(
-        service, weight_bp=weight_bp, seed=SEED, cookies=cookies or {}, headers=headers or {}, client_ip=client_ip
-    )
+    return explain(service, Visitor(cookies or {}, headers or {}, client_ip), weight_bp=weight_bp, seed=SEED)
 
 
 @pytest.mark.parametrize("weight_bp", [0, 1, 2500, 10_000])
