@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -86,17 +88,22 @@ def _command(name: str, target: Any) -> Any:
     command = typer.main.get_command(target)
     command.name = name
     _speak(command)
-    command.short_help = (command.help or "").split("\n")[0]  # whole; without it the list of verbs cuts them short
     return command
 
 
 def _speak(command: Any) -> None:
-    """Let help call an argument by its name alone: what Python type it has (`<str>`) tells nobody anything."""
+    """Let help call an argument by its name alone (what Python type it has tells nobody anything), and cut nothing."""
+    command.short_help = (command.help or "").split("\n")[0]  # without it the list of verbs cuts them short
     for parameter in command.params:
         if parameter.param_type_name == "argument":
             parameter.display_type_rich = lambda ctx: None  # noqa: ARG005
+            parameter.get_usage_pieces = partial(_without_braces, parameter.get_usage_pieces)
     for sub in getattr(command, "commands", {}).values():
         _speak(sub)
+
+
+def _without_braces(pieces: Callable[[Any], list[str]], ctx: Any) -> list[str]:
+    return [piece.replace("{", "").replace("}", "") for piece in pieces(ctx)]
 
 
 def _explain(error: TidegateError, *, json_wanted: bool = False) -> None:

@@ -258,7 +258,8 @@ def _token(token_file: Path | None) -> tuple[str, str]:
             where, token = str(token_file), token_file.read_text("utf-8", "surrogateescape").strip()
         except OSError as error:
             why = (error.strerror or "unreadable").lower()
-            raise UsageError(f"the token file cannot be read: {why}", where=str(token_file)) from None
+            cure = "give --token-file the path of a file that holds the token alone"
+            raise UsageError(f"the token file cannot be read: {why}", where=str(token_file), cure=cure) from None
     if len(token.split()) > 1 or (token_file is not None and not token):
         raise UsageError("there is not one token in it", where=where)
     return token, where

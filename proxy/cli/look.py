@@ -36,8 +36,9 @@ def explain(
     """Say which version a request gets, and which key decided."""
     query = [("cookie", pair) for pair in cookie or []] + [("header", pair) for pair in header or []]
     query += [("client_ip", client_ip)] if client_ip else []
-    query += [("service", service)] if service else []
-    found = connect(admin, token_file, ca).get("/api/v1/explain", query)
+    client = connect(admin, token_file, ca)
+    query.append(("service", service or client.service(None).rpartition("/")[2]))
+    found = client.get("/api/v1/explain", query)
     if output is Format.JSON:
         typer.echo(json.dumps(found))
         return
@@ -64,6 +65,8 @@ def events(
     client = connect(admin, token_file, ca)
     stored = deque(_stored(client, since), maxlen=last)
     shown = [event for event in stored if service is None or event.get("service") == service]
+    if service is not None and not shown:
+        client.get(client.service(service))  # one that never was is a mistake; of one that is gone events may be left
     if output is Format.JSON and not follow:
         typer.echo(json.dumps({"events": shown}))
         return

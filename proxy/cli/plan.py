@@ -69,8 +69,8 @@ def _none(file: Path, there: list[tuple[str, str]], service: str, name: str) -> 
         cure = "name a plan under rollouts of a service, or give the file of a plan"
         raise UsageError("no service of this config has rollouts", where=str(file), cure=cure)
     asked = " and ".join(part for part in (f"service {service}" * bool(service), f"plan {name}" * bool(name)) if part)
-    names = ", ".join(f"{of} {each}".lstrip() for of, each in there)
-    raise UsageError(f"there is no {asked}", where=str(file), cure=f"there are: {names}")
+    names = ", ".join(f"{each} of service {of}" if of else each for of, each in there)
+    raise UsageError(f"there is no {asked}", where=str(file), cure=f"there are the plans: {names}")
 
 
 def shown(table: Timetable) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _has_a_gate(entry: Entry) -> None:
         raise _busy(state)
     if not state.has_new:
         cure = "register one with PUT versions/new or in the config, and give it weight"
-        command = "name one under `new` in the config, reload it (HUP), and give it weight"
+        command = "name one under `new` in the config, reload it by SIGHUP, and give it weight"
         what = "the service has no new version to drill with"
         raise Refused(409, "NoNewVersion", what, cure=cure, command=command, extra=extra)
     if not state.weight_bp:

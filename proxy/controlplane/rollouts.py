@@ -307,7 +307,7 @@ class Rollouts:
                 what = f"{entry.plan.name} has no rollout plan {plan!r}" if plan else f"{entry.plan.name}: which plan?"
                 there, none = f"there are: {known}", "name one under rollouts in the config"
                 cure = there if known else f"{none}, or send it in the body"
-                command = there if known else f"{none}, or give a FILE (with a / in its name, or ending in .yaml)"
+                command = there if known else f"{none}, or give a FILE: its name has a / or ends in .yaml"
                 raise Refused(404 if plan else 400, "NoSuchPlan", what, cure=cure, command=command)
             return found
         try:

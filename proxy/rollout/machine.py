@@ -654,7 +654,7 @@ def _no_new(state: ServiceState) -> Refused:
         "NoNewVersion",
         "the service has no new version",
         cure="register one with PUT versions/new, or name the next one under `new` in the config and reload it",
-        command="name the next one under `new` in the config and reload it (HUP), or register it through the API",
+        command="name the next one under `new` in the config and reload it by SIGHUP, or register it through the API",
         extra={"phase": state.phase, "allowed": allowed(state)},
     )
 

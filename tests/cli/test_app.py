@@ -63,6 +63,12 @@ def test_our_own_errors_end_with_their_code(monkeypatch, error, code):
     assert result.stderr == f"tidegate: {error}\n"
 
 
+def test_help_cuts_nothing_and_shows_arguments_as_they_are_typed():
+    assert "Usage: tidegate check [OPTIONS] FILE\n" in tidegate("check", "--help").output
+    assert "Usage: tidegate replay [OPTIONS] JOURNAL...\n" in tidegate("replay", "--help").output
+    assert "..." not in tidegate("rollout", "--help").output.replace("[ARGS]...", "")
+
+
 def test_unexpected_errors_are_one_line_without_a_traceback(monkeypatch, capsys):
     def fail(*_, **__):
         raise ZeroDivisionError("division by zero")

@@ -60,6 +60,15 @@ def test_events_of_one_service():
         rollback(admin, 1, "api")
         result = tidegate("events", "--service", "api", "-o", "json", "--admin", admin.url)
         assert [event["seq"] for event in json.loads(result.output)["events"]] == [3]
+        admin.operations.journal.append(admin.operations.journal[-1] | {"seq": 4, "service": "gone"})
+        assert "gone RolledBack" in tidegate("events", "--service", "gone", "--admin", admin.url).output
+        result = tidegate("events", "--service", "nope", "--admin", admin.url)
+        assert (result.exit_code, result.output) == (2, "tidegate: there is no service 'nope'\n")
+        result = tidegate("explain", "--admin", admin.url)
+        assert (result.exit_code, result.output) == (
+            2,
+            "tidegate: there are 2 services: web, api (name one with --service)\n",
+        )
 
 
 @pytest.mark.slow

@@ -138,7 +138,8 @@ def test_the_rollouts_of_a_config_are_timetables_beside_the_limits_of_their_serv
     refused = command("plan", file, "--service", "api", "--plan", "slow")
     assert refused.returncode == 2
     assert "there is no service api and plan slow" in refused.stderr
-    assert "there are: web slow, web fast, api fast" in refused.stderr
+    cure = "there are the plans: slow of service web, fast of service web, fast of service api"
+    assert cure in " ".join(refused.stderr.split())
 
 
 def test_a_config_without_rollouts_has_no_timetable(tmp_path):
