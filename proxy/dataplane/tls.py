@@ -171,6 +171,9 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             self._app.connection_lost(error)
         self._phase = _ENDED
         self._settle(error or ConnectionResetError(ECONNRESET, "the connection was closed within the handshake"))
+        self._forget()
+
+    def _forget(self) -> None:
         # The application holds this object: without this the two, and OpenSSL's memory, would wait for the collector.
         self._app = None
         self._plain = None
@@ -234,6 +237,18 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         """Close now."""
         self._phase = max(self._phase, _CLOSING)
         self.raw.abort()
+
+    def give_up(self) -> None:
+        """Close a connection that is not made yet, whose application need not hear of it.
+
+        uvloop does not tell of its end either when it was cancelled while it connected.
+        """
+        self._known = False
+        self.opened = None
+        if hasattr(self, "raw"):
+            self.abort()
+            del self.raw
+        self._forget()
 
     def is_closing(self) -> bool:
         """Whether it is closed or about to be."""

@@ -141,11 +141,11 @@ class Upstream(asyncio.Protocol):
         loop = self.worker.loop
         opened = loop.create_future()
         layer = TlsLayer(self, tls.context, server_name=tls.server_name, session=tls.session, opened=opened)
-        transport, _ = await loop.create_connection(lambda: layer, host, self.pool.endpoint.port)
         try:
+            await loop.create_connection(lambda: layer, host, self.pool.endpoint.port)
             await opened
         except BaseException:
-            transport.abort()
+            layer.give_up()
             raise
 
     # ---------------------------------------------------------------- asyncio.Protocol
