@@ -188,6 +188,7 @@ def _what(event: Json) -> str:
     evidence = event.get("evidence") or {}
     pauses = after.get("phase") == PAUSED != before.get("phase")
     paused = f"which paused its rollout in stage {after.get('stage')}" if pauses else ""
+    for_a_time = f" for {duration(evidence['ttl_s'])}" if evidence.get("ttl_s") else ""
     endpoint = f"{evidence.get('url')} of {evidence.get('version')}"
     set_by_hand = f"the endpoint {after.get('url')} of {after.get('version')}"
     named = after.get("label") or ", ".join(evidence.get("endpoints", ())) or "another version"
@@ -204,7 +205,7 @@ def _what(event: Json) -> str:
         "RolloutFinished": f"finished: {after.get('stable') or 'the new version'} is stable",
         "PlanKept": "kept the plan that its rollout was started with",
         "PlanRestarted": f"began a changed plan anew, at {weight}",
-        "WeightsSet": f"was set from {was} to {weight}" + (f", {paused}" if paused else ""),
+        "WeightsSet": f"was set from {was} to {weight}{for_a_time}" + (f", {paused}" if paused else ""),
         "NewChanged": f"got {named} as its new version, at 0 %",
         "NewRemoved": "has no new version any more" + (f", it was {before['label']}" if before.get("label") else ""),
         "NewRefused": "goes on with the versions that it had",
@@ -260,6 +261,8 @@ def _because(event: Json) -> str:
         return ""
     if event["type"] == "ConfigRefused":
         return problems(evidence)
+    if event["type"] == "DrillShut":
+        return f"{reason} by failures that were made up"
     if event["type"] == "DrillOver" and evidence.get("decided_s") is not None:
         return _drilled(evidence)
     if event["type"] in HOOKS:
