@@ -251,7 +251,10 @@ class FailoverConfig(Section):
     when: list[Literal["connect", "reset", "timeout", "5xx"]] = Field(
         default=["connect", "reset", "timeout", "5xx"], description="after which failures (never 501 and 505)"
     )
-    budget: Share = Field(default=0.2, description="at most this share of what is in flight, at least 3 requests")
+    budget: Share = Field(
+        default=0.2,
+        description="at most this share of what is in flight, tunnels and event streams aside; at least 3 requests",
+    )
 
 
 InFlightLimit = Annotated[

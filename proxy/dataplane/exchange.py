@@ -527,8 +527,7 @@ class Exchange:
             self.started_ns = self.arrived_ns
         self.first_byte_ns = now
         record.switched(self, now)
-        if self._failing_over:
-            self._count_failover(rescued=True)
+        self._count_again(well=True)
         fields = self.version.exposed
         if self.minted:
             fields += self.worker.set_cookie(self.minted, downstream.secure)
@@ -626,6 +625,8 @@ class Exchange:
             self._response_decoder = ChunkedBody() if length == CHUNKED else None
         if head.event_stream:
             self.event_stream = True
+            worker.event_streams += 1
+            self._count_again(well=head.status < 500)
             self._lasts()
         elif self.judged and not record.outlived(self):
             record.first_byte(self, self.waited_ns(now))
@@ -831,6 +832,7 @@ class Exchange:
         counts = service.plane.counts
         record.ended(self, now, kind)
         counts[service.new.counters_at + layout.VERSION_RESCUED] += 1
+        self._count_again(well=False)
         self._detach(reuse=False)
         self._failing_over = True
         self.worker.failing_over += 1
@@ -885,6 +887,8 @@ class Exchange:
         self.version.in_flight -= 1
         endpoint.in_flight -= 1
         endpoint.pool.active -= 1
+        if self.event_stream:
+            self.worker.event_streams -= 1
         self.endpoint = None
         if upstream is not None:
             self.upstream = None
@@ -917,35 +921,37 @@ class Exchange:
             upstream.rest()
         else:
             upstream.close()
-        if self._failing_over:
-            self._count_failover(rescued=self.status < 500)
-        if self._retried:
-            outcome = 0 if self.status < 500 else 1
-            self.service.plane.counts[self.version.counters_at + layout.VERSION_RETRIES + outcome] += 1
+        if self.event_stream:
+            self.worker.event_streams -= 1
+        elif self._retried or self._failing_over:
+            self._count_again(well=self.status < 500)
         self.downstream.exchange_over(self)
 
-    def _count_failover(self, *, rescued: bool) -> None:
-        self._failing_over = False
-        self.worker.failing_over -= 1
-        outcome = 0 if rescued else 1
-        self.service.plane.counts[self.service.counters_at + layout.SERVICE_FAILOVERS + outcome] += 1
+    def _count_again(self, *, well: bool) -> None:
+        """Count how a request came out that was made again, where this one was: to the same version, to `stable`."""
+        outcome = 0 if well else 1
+        service = self.service
+        counts = service.plane.counts
+        if self._retried:
+            self._retried = False
+            counts[self.version.counters_at + layout.VERSION_RETRIES + outcome] += 1
+        if self._failing_over:
+            self._failing_over = False
+            self.worker.failing_over -= 1
+            counts[service.counters_at + layout.SERVICE_FAILOVERS + outcome] += 1
 
     def _reply(self, status: int, reason: str, detail: str) -> None:
         """End the exchange with the proxy's own answer."""
         self.phase = OVER
         self.status = status
-        if self._failing_over:
-            self._count_failover(rescued=False)
-        if self._retried:
-            self.service.plane.counts[self.version.counters_at + layout.VERSION_RETRIES + 1] += 1
+        self._count_again(well=False)
         self.downstream.reply(self, status, reason, detail)
 
     def _cut(self) -> None:
         """End an exchange that broke after its head was passed on: the client must see that it is incomplete."""
         self._detach(reuse=False)
         self.phase = OVER
-        if self._failing_over:
-            self._count_failover(rescued=False)
+        self._count_again(well=False)
         self.downstream.cut(framed=self._rechunk or self._response_left >= 0)
 
     def abandon(self) -> None:
@@ -953,8 +959,7 @@ class Exchange:
         if self.phase == OVER:
             return
         record.aborted(self, monotonic_ns())
-        if self._failing_over:
-            self._count_failover(rescued=False)
+        self._count_again(well=False)
         self._detach(reuse=False)
         self.phase = OVER
 

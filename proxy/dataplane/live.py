@@ -69,6 +69,11 @@ class LiveEndpoint:
         self.in_flight = 0
         self.suspect_until = 0  # tick until which another endpoint is preferred: a connect failed here
 
+    @property
+    def load(self) -> int:
+        """How many attempts are in flight there, whichever service or generation they are of."""
+        return self.pool.active
+
 
 class LiveSignal:
     """A signal of a service, with its pattern compiled."""

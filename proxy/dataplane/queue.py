@@ -91,7 +91,7 @@ class Queue:
             for endpoint in version.endpoints
             if taken.get(endpoint.spec.url, 0) < limit and not states[endpoint.state_at] & _STATE_MASK
         ]
-        return min(roomy, key=lambda endpoint: endpoint.in_flight, default=None)
+        return min(roomy, key=lambda endpoint: endpoint.load, default=None)
 
     def enter(self, endpoint: str) -> None:
         """Count one in."""

@@ -82,6 +82,7 @@ class Worker:
         self.turned_away = 0  # of the clients' connections: those that are one too many, and are told so
         self.accepted = 0
         self.tunnels = 0
+        self.event_streams = 0
         self.failing_over = 0
         self.serial = 0
         self.id_prefix = os.urandom(10).hex().encode()
@@ -153,11 +154,15 @@ class Worker:
         return ticks(pool.connect_s)
 
     def in_flight(self) -> int:
-        """Return how many attempts are in flight in this worker, in all generations."""
-        return sum(
-            service.stable.in_flight + service.new.in_flight
-            for plane in (self.plane, *self._old_planes)
-            for service in plane.services
+        """Return how many attempts are in flight in this worker, in all generations; not those that last."""
+        return (
+            sum(
+                service.stable.in_flight + service.new.in_flight
+                for plane in (self.plane, *self._old_planes)
+                for service in plane.services
+            )
+            - self.tunnels
+            - self.event_streams
         )
 
     def hold_accepting(self) -> None:
@@ -174,11 +179,12 @@ class Worker:
             )
 
     def _accept_again(self) -> None:
-        free = lowest_free()
+        own = own_listeners(self._listeners, self._slot)
+        free = lowest_free(len(own))  # each takes one to accept with, which resting gave back
         if free is None or free >= self.clients_below or not hasattr(self, "plane"):
             return
         self._accepting_held = False
-        self._accept_on(own_listeners(self._listeners, self._slot))
+        self._accept_on(own)
 
     def _accept_on(self, listeners: Sequence[Listener]) -> None:
         for listener in listeners:

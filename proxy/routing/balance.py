@@ -22,7 +22,10 @@ LEAST = FULL // 10  # of its share, with which an endpoint comes back
 class Loaded(Protocol):
     """Something with a load."""
 
-    in_flight: int
+    @property
+    def load(self) -> int:
+        """How much it has in flight."""
+        ...
 
 
 T = TypeVar("T", bound=Loaded)
@@ -36,7 +39,7 @@ def two_choices(candidates: Sequence[T], random_bits: int) -> T:
     first = (random_bits & 0xFFFF) % count
     second = (first + 1 + (random_bits >> 16) % (count - 1)) % count
     one, other = candidates[first], candidates[second]
-    return one if one.in_flight <= other.in_flight else other
+    return one if one.load <= other.load else other
 
 
 def share_after(seconds: float, slow_start_s: float) -> int:

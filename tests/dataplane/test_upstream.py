@@ -8,13 +8,15 @@ import threading
 import pytest
 
 from proxy.ipc import layout
-from proxy.routing.table import Failover
+from proxy.routing.table import Failover, Override
 from tests.dataplane.conftest import patient
 from tests.dataplane.harness import eventually, same
-from tests.dataplane.wire import fails, ok, request, response
+from tests.dataplane.test_tunnel import ASK, SWITCH
+from tests.dataplane.wire import fails, holding, ok, request, response
 
 NEVER = Failover("never")
 IDEMPOTENT = Failover("idempotent")
+OVERRIDE = Override("x-version", ("127.0.0.1/32",))
 
 
 def dies_in_second(how, said=b""):
@@ -94,6 +96,30 @@ def test_the_second_failure_in_a_row_is_charged(gate):
     same(lambda: gate.judged(0), (2, {"reset": 1}))
     same(lambda: gate.retries(0), {"failed": 1})
     assert len(stable.peers) == 2
+
+
+def test_a_race_that_ends_in_a_tunnel_is_made_good_too(gate):
+    gate.serve(gate.backend(dies_in_second("close"), lambda peer: (peer.request(), peer.send(SWITCH), peer.drain())))
+    client = gate.client()
+    client.request()
+    client.send(request("GET", "/", *ASK))
+    assert client.response().status == 101
+    same(lambda: gate.retries(0), {"ok": 1})
+
+
+def test_each_version_may_lose_a_race_once(gate):
+    """The failover is no second race; and whose race was lost in vain, counts it."""
+    stable = gate.backend(dies_in_second("close"), ok)
+    new = gate.backend(dies_in_second("close"), fails())
+    gate.serve(stable, new, weight=10_000, override=OVERRIDE)
+    client = gate.client()
+    client.request("GET", "/", "X-Version: stable")
+    assert client.request().body == b"first"
+    assert client.request().body == b"stable"
+    same(lambda: (gate.retries(0), gate.retries(1)), ({"ok": 1}, {"failed": 1}))
+    same(gate.failovers, {"rescued": 1})
+    same(lambda: gate.bad(1), {"status": 1})
+    same(lambda: gate.bad(0), {})
 
 
 def test_an_end_after_an_interim_response_is_no_race(gate):
@@ -456,7 +482,50 @@ def test_the_budget(gate):
     assert rescued[0].request().status == 200
 
 
-@pytest.mark.parametrize("end", ["upgrade", "abort", "cut", "refuse"])
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n"
+
+
+@pytest.mark.parametrize("first", [SWITCH, EVENTS])
+def test_what_lasts_makes_the_budget_no_larger(gate, release, first):
+    gate.alone()
+
+    def script(peer):
+        while True:
+            if peer.request().target == "/lasts":
+                peer.send(first)
+                peer.drain()
+                peer.close()
+                return
+            assert release.wait(30)
+            peer.send(response())
+
+    stable = gate.backend(script)
+    gate.serve(stable, gate.backend(fails()), weight=10_000, failover=Failover(budget=0.2), override=OVERRIDE)
+    lasting = [gate.client() for _ in range(40)]
+    for client in lasting:
+        client.send(request("GET", "/lasts", "X-Version: stable", *ASK))
+        assert client.head().status in {101, 200}
+    rescued = [gate.client() for _ in range(3)]
+    for client in rescued:
+        client.send(request())
+    eventually(lambda: len(stable.requests) == 43, "three requests being rescued")
+    assert gate.client().request().status == 500
+    same(gate.failovers, {"over_budget": 1})
+    for client in lasting:
+        client.close()
+    same(lambda: gate.in_flight(0), 3)
+    busy = [gate.client() for _ in range(40)]
+    for client in busy:
+        client.send(request("GET", "/", "X-Version: stable"))
+    eventually(lambda: len(stable.requests) == 83, "requests in flight")
+    client = gate.client()
+    client.send(request())
+    eventually(lambda: len(stable.requests) == 84, "one more rescue")
+    release.set()
+    assert client.response().status == 200
+
+
+@pytest.mark.parametrize("end", ["upgrade", "events", "abort", "cut", "refuse"])
 def test_the_budget_gets_back_what_a_rescue_took(gate, end):
     """However it ends, a rescue is no longer under way then."""
 
@@ -468,6 +537,8 @@ def test_the_budget_gets_back_what_a_rescue_took(gate, end):
             peer.send(response(body=b"fine"))
         elif end == "upgrade":
             peer.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+        elif end == "events":
+            peer.send(EVENTS)
         elif end == "cut":
             peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
         if end not in {"cut", "refuse"} or message.target == "/fine":
@@ -483,19 +554,37 @@ def test_the_budget_gets_back_what_a_rescue_took(gate, end):
             assert client.response().status == 101
         elif end == "refuse":
             assert client.response().status == 502
+        elif end == "events":
+            assert client.head().status == 200
+            continue  # it lasts, and is no rescue under way any more
         elif end == "cut":
             client.head()
             client.drain()
         else:
             eventually(lambda seen=number: len(stable.requests) == seen + 1, "the rescue")
         client.close()
-    gate.finished(0)
+    if end != "events":
+        gate.finished(0)
     assert gate.client().request("GET", "/fine").body == b"fine"
     same(lambda: sum(gate.failovers().values()), 5)
     assert "over_budget" not in gate.failovers()
 
 
 # ---------------------------------------------------------------- endpoint states and balance
+
+
+def test_the_balance_knows_what_came_before_a_reload(gate, release):
+    busy, idle = gate.backend(holding(release)), gate.backend(name="idle")
+    gate.serve(busy)
+    held = [gate.client() for _ in range(5)]
+    for client in held:
+        client.send(request())
+    eventually(lambda: len(busy.requests) == 5, "requests in flight")
+    gate.serve([busy, idle])
+    client = gate.client()
+    assert {client.request().body for _ in range(20)} == {b"idle"}
+    release.set()
+    assert [client.response().status for client in held] == [200] * 5
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ BITS = st.integers(0, 2**32 - 1)
 
 @dataclass
 class One:
-    in_flight: int
+    load: int
     name: int = 0
 
 
@@ -29,13 +29,13 @@ def test_the_chosen_one_is_never_the_busiest_alone(loads, bits):
     chosen = two_choices(candidates, bits)
     assert chosen in candidates
     if len(loads) > 1:
-        assert chosen.in_flight <= sorted(loads)[-2]
+        assert chosen.load <= sorted(loads)[-2]
 
 
 @given(BITS)
 def test_of_two_the_less_busy_one_is_taken(bits):
-    assert two_choices([One(1), One(0)], bits).in_flight == 0
-    assert two_choices([One(0), One(1)], bits).in_flight == 0
+    assert two_choices([One(1), One(0)], bits).load == 0
+    assert two_choices([One(0), One(1)], bits).load == 0
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
@@ -51,8 +51,8 @@ def test_the_load_stays_level():
     draw = random.Random(2)
     candidates = [One(0, number) for number in range(10)]
     for _ in range(10_000):
-        two_choices(candidates, draw.getrandbits(32)).in_flight += 1
-    loads = [one.in_flight for one in candidates]
+        two_choices(candidates, draw.getrandbits(32)).load += 1
+    loads = [one.load for one in candidates]
     assert max(loads) - min(loads) < 20
 
 
