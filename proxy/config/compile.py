@@ -7,7 +7,7 @@ text → `load` (positions, variables) → `include` (plan files) → `normal` (
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,25 @@ def compile_flags(
         state=None if state is None else str(state),
     )
     try:
-        return compile_text(text, environ), text
+        return _compile(text, environ, name="", base=Path(), source=None, said=_of_flag), text
     except ConfigError as error:
-        raise ConfigError([Problem(flag_of(problem.key), problem.message) for problem in error.problems]) from None
+        raise ConfigError([_of_flag(problem) for problem in error.problems]) from None
 
 
-def _compile(text: str, environ: Mapping[str, str], *, name: str, base: Path, source: Path | None) -> Compiled:
+def _of_flag(problem: Problem) -> Problem:
+    """Return a problem or a warning as one of the flag, which has no line."""
+    return Problem(flag_of(problem.key), problem.message)
+
+
+def _compile(
+    text: str,
+    environ: Mapping[str, str],
+    *,
+    name: str,
+    base: Path,
+    source: Path | None,
+    said: Callable[[Problem], Problem] = lambda warning: warning,
+) -> Compiled:
     document = load(text, environ, name)
     if document.data is None and not document.problems:
         raise ConfigError([Problem("", "is empty: a config needs at least services", name, 1, 1)])
@@ -113,7 +126,7 @@ def _compile(text: str, environ: Mapping[str, str], *, name: str, base: Path, so
     if config is None or document.problems:
         raise document.error()
     settings = tables.settings(config, base, tokens)
-    warnings = (f"warning: {warning}" for warning in document.in_order(document.warnings))
+    warnings = (f"warning: {said(warning)}" for warning in document.in_order(document.warnings))
     return Compiled(
         settings=settings,
         table=tables.routing_table(config, base, trusts),

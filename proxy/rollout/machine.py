@@ -254,8 +254,8 @@ def _set_weight(plan: ServicePlan, state: ServiceState, event: SetWeight, now: f
         expiry=_expiry(state, event, now),
         no_stable=False,
     )
-    warning = _warning(state, event.stable_ready)
-    note = Note("WeightsSet", event.actor, event.reason, shown(state), shown(after), warning)
+    evidence = {**_warning(state, event.stable_ready), **_for_a_time(event)}
+    note = Note("WeightsSet", event.actor, event.reason, shown(state), shown(after), evidence)
     return after, _moved(state, after, note)
 
 
@@ -272,7 +272,7 @@ def _raise(state: ServiceState, event: SetWeight, now: float) -> Step:
         expiry=_expiry(state, event, now),
         live_since=state.live_since if state.weight_bp else now,
     )
-    note = Note("WeightsSet", event.actor, event.reason, shown(state), shown(after))
+    note = Note("WeightsSet", event.actor, event.reason, shown(state), shown(after), _for_a_time(event))
     return after, (Persist(note), ClearLatch(), StoreWeight(event.weight_bp, after.watchdog_off), Announce(note))
 
 
@@ -287,7 +287,7 @@ def _keep_weight(plan: ServicePlan, state: ServiceState, event: SetWeight, now: 
     _may_take_over(state, event)
     handed = handed_over(state, now) if state.phase == PROGRESSING else state
     after = replace(handed, revision=state.revision + 1, expiry=expiry)
-    note = Note("WeightsSet", event.actor, event.reason, shown(state), shown(after))
+    note = Note("WeightsSet", event.actor, event.reason, shown(state), shown(after), _for_a_time(event))
     return after, _moved(state, after, note)
 
 
@@ -642,6 +642,10 @@ def _expiry(state: ServiceState, event: SetWeight, now: float) -> Expiry | None:
     # What was given for a time is not "the weight before": it would stay for ever.
     back = state.expiry.back_bp if state.expiry else state.weight_bp
     return Expiry(now + event.ttl_s, back, state.revision + 1)
+
+
+def _for_a_time(event: SetWeight) -> dict[str, object]:
+    return {} if event.ttl_s is None or isinf(event.ttl_s) else {"ttl_s": event.ttl_s}
 
 
 def _warning(state: ServiceState, stable_ready: bool) -> dict[str, object]:  # noqa: FBT001

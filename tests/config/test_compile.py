@@ -311,6 +311,14 @@ def test_tokens_that_may_be_overheard_or_guessed_are_warned_of(listen, token, ke
     assert token not in str(notes)
 
 
+def test_warnings_of_flags_name_the_flags():
+    compiled, _ = compile_flags(
+        stable=["http://a"], admin_listen="0.0.0.0:9900", environ={"TIDEGATE_ADMIN_TOKEN": "hunter2"}
+    )
+    warned = [note.split(": ")[1] for note in compiled.notes if note.startswith("warning: ")]
+    assert warned == ["--admin-listen", "TIDEGATE_ADMIN_TOKEN"]
+
+
 def test_a_token_of_a_file_may_be_too_short_and_tls_lets_nobody_overhear(authority, tmp_path):
     issue(authority, tmp_path, "a.test")
     (tmp_path / "t").write_text("secret")

@@ -61,6 +61,7 @@ def event(kind, reason="", before=AT, after=AT, **evidence):
             event("ConfigChanged", "too noisy", changed=["limits", "judge.block"]),
             "is served by a changed config (limits, judge.block): too noisy",
         ),
+        (event("WeightsSet", "", AT, AT | {"new": 20}, ttl_s=1800.0), "was set from 10 % to 20 % for 30m"),
         (event("ServiceAdded", "", {}, AT), "came into the config, at 10 %"),
         (event("ServiceRemoved", "", AT, {}), "is in the config no more, it was at 10 %"),
         (event("NewChanged", "", AT, AT | {"label": "2.3"}, endpoints=["http://b:1"]), "got 2.3 as its new version"),
