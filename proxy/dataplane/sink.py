@@ -84,17 +84,25 @@ class Sink:
             self._torn = self._ends_torn()
         lines = self._waiting[: self._fitting()]
         before = b"\n" if self._torn else b""
-        left = self._put(before + b"".join(lines)) - len(before)
+        piece = b"".join(lines)
+        left = self._put(before + piece) - len(before)
+        if left < len(piece):
+            return self._cut(lines, left)
         self._torn = False
-        for done, line in enumerate(lines):
-            if left < len(line):
-                self._torn = left > 0
-                self.fault = "there was no room for a whole line"
-                self._forget(done + self._torn)
-                return int(0 < left < len(line) - 1)  # where only its end is missing, that comes with the next one
-            left -= len(line)
         self._forget(len(lines))
         return 0
+
+    def _cut(self, lines: Sequence[bytes], left: int) -> int:
+        """Take note that only `left` bytes of `lines` were written; return how many lines are lost by that."""
+        done = 0
+        while left >= len(lines[done]):
+            left -= len(lines[done])
+            done += 1
+        self._torn = left > 0
+        self.fault = "there was no room for a whole line"
+        lost = 0 < left < len(lines[done]) - 1  # where only its end is missing, that comes before the next one
+        self._forget(done + self._torn)
+        return int(lost)
 
     def _fitting(self) -> int:
         """Return how many of the waiting lines make the next piece: at least one."""

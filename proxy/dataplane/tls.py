@@ -14,7 +14,8 @@ nothing of it. uvloop has such a layer of its own; this one is here because a pr
 * Messages of TLS itself are bounded. A KeyUpdate has 27 bytes, costs 20 µs and may ask for an answer; new session
   tickets, empty records and requests to negotiate anew are alike, and OpenSSL takes as many as come. So it is given
   one record after the other, and one without data is *unpaid*: whoever sends 64 small ones is cut off. Every record
-  with data pays for a 64th of one, except while we cannot send: answers that nobody reads must not pile up.
+  with data pays for a 64th of one, except while we cannot send: answers that nobody reads must not pile up. A
+  handshake has 64 records, too.
 
 Cost per read and write, beside OpenSSL's own: 1 to 2 µs. Plain connections do not come here.
 
@@ -291,6 +292,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             self._break(error)
             return
         self._phase = _OPEN
+        self._unpaid = 0
         self._flush()
         if not self._known:
             self._known = True
@@ -308,6 +310,8 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         """Let OpenSSL take a whole record, and add what was in it to `pieces`."""
         if self._phase == _SHAKING:
             self._shake()
+            if self._phase == _SHAKING:
+                self._owe(_UNPAID_LEAST)
             return
         known = len(pieces)
         try:
@@ -325,14 +329,18 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             self._break(error)
             return
         if len(pieces) == known:
-            self._unpaid += max(self._record, _UNPAID_LEAST)
-            if self._unpaid > _UNPAID_MOST:
-                self._error = ConnectionResetError(ECONNRESET, "too many messages of TLS without data")
-                if self._refused is not None:
-                    self._refused("tls_messages")
-                self.abort()
+            self._owe(max(self._record, _UNPAID_LEAST))
         elif self._unpaid > 0 and not self._writing_paused:
             self._unpaid -= _PAYS
+
+    def _owe(self, size: int) -> None:
+        """Take note of a record without data, and end the connection at the first that is too much."""
+        self._unpaid += size
+        if self._unpaid > _UNPAID_MOST:
+            self._error = ConnectionResetError(ECONNRESET, "too many messages of TLS without data")
+            if self._refused is not None:
+                self._refused("tls_messages")
+            self.abort()
 
     def _hand_on(self, pieces: list[bytes]) -> None:
         """Send what OpenSSL has to say to what came, and give the application what was in it, in one piece."""

@@ -136,6 +136,28 @@ def test_nor_to_leave_the_answers_unread(tls, written, release):
         flood()
 
 
+@pytest.mark.parametrize("size,taken", [(16, True), (1, False)])
+def test_a_hello_may_come_in_some_records_but_not_in_hundreds(tls, size, taken):
+    tls.serve(tls.backend())
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    begun = tls.context.wrap_bio(incoming, outgoing, server_hostname="shop.test")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        begun.do_handshake()
+    hello = outgoing.read()[5:]
+    assert len(hello) < 64 * 16
+    client = tls.plain()
+    for at in range(0, len(hello), size):
+        part = hello[at : at + size]
+        with contextlib.suppress(OSError):
+            client.send(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part)
+    if taken:
+        client.more()
+        assert client.buffer[:1] == b"\x16"
+    else:
+        assert client.end() == "reset"
+        same(tls.refused_connections, {"tls_messages": 1})
+
+
 def test_a_key_update_now_and_then_is_nothing_special(tls, written):
     tls.serve(tls.backend())
     client, writer = written(tls)
