@@ -45,11 +45,15 @@ def allowed() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def lowest_free() -> int | None:
-    """Return the number that the next descriptor gets, `None` if there is none left."""
+def lowest_free(beside: int = 0) -> int | None:
+    """Return the number that a descriptor gets which follows `beside` others, `None` if there is none left."""
+    opened: list[int] = []
     try:
-        descriptor = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        while len(opened) <= beside:
+            opened.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
     except OSError:
         return None
-    os.close(descriptor)
-    return descriptor
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return opened[-1]

@@ -179,11 +179,12 @@ class Worker:
             )
 
     def _accept_again(self) -> None:
-        free = lowest_free()
+        own = own_listeners(self._listeners, self._slot)
+        free = lowest_free(len(own))  # each takes one to accept with, which resting gave back
         if free is None or free >= self.clients_below or not hasattr(self, "plane"):
             return
         self._accepting_held = False
-        self._accept_on(own_listeners(self._listeners, self._slot))
+        self._accept_on(own)
 
     def _accept_on(self, listeners: Sequence[Listener]) -> None:
         for listener in listeners:

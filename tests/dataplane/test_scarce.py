@@ -178,6 +178,10 @@ def test_clients_wait_for_descriptors_and_nothing_spins(lone, allow):
     clients = [lone.client() for _ in range(200)]
     eventually(lambda: max(taken(pid)) >= 160 - 48)
     lone.worker.expect("notice")
+    lone.sweeps(2)
+    accepted = lone.worker.row(layout.ROW_ACCEPTED)
+    lone.sweeps(10)
+    assert lone.worker.row(layout.ROW_ACCEPTED) < accepted + 5  # not one per sweep, until there is no descriptor at all
     for client in clients:
         client.send(request())
     begin = cpu_s(pid)
