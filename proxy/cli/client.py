@@ -178,9 +178,11 @@ class Client:
             ) from None
         else:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        scheme, _, port = self._parse(self.admin)
+        usual = f" (port {443 if scheme == 'https' else 80})" if port is None and scheme != "unix" else ""
         return Unreachable(
             f"the admin API cannot be reached: {why.lower()}",
-            where=self.admin,
+            where=f"{self.admin}{usual}",
             cure="is tidegate running there? say where with --admin or TIDEGATE_ADMIN",
         )
 

@@ -7,15 +7,26 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from proxy.cli import text
-from proxy.cli.client import connect
+from proxy.cli.client import UsageError, connect
 from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, OutputToo, ServiceName, TokenFile, checked
 from proxy.config.units import parse_duration, parse_weight
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the journal.")]
 
+
+class _Weights(TyperGroup):
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
+        """Return the verb; whoever gives a weight in its place is told the verb that takes it."""
+        if args[0][:1].isdigit():
+            raise UsageError(f"{args[0]!r} is no verb of weights", cure=f"write `tidegate weights set {args[0]}`")
+        return super().resolve_command(ctx, args)
+
+
 weights = typer.Typer(
+    cls=_Weights,
     add_completion=False,
     rich_markup_mode=None,
     invoke_without_command=True,

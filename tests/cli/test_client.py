@@ -80,6 +80,16 @@ def test_nobody_there_is_one_sentence_with_the_cure():
     )
 
 
+def test_an_address_without_a_port_names_the_one_that_was_tried(monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    for address, said in (("shop", "shop (port 80)"), ("https://shop", "https://shop (port 443)")):
+        result = tidegate("status", "--admin", address)
+        assert f"tidegate: {said}: the admin API cannot be reached: connection refused" in result.output
+
+
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:port", "unix:relative", "http://u:p@h", "http://h/x"])
 def test_a_bad_address_is_a_usage_error(url):
     result = tidegate("status", "--admin", url)

@@ -128,3 +128,11 @@ def test_an_unknown_endpoint_is_a_usage_error_with_the_known_ones(admin):
     assert result.exit_code == 2
     assert "http://127.0.0.1:9001, http://127.0.0.1:9002" in result.output
     assert admin.operations.orders == []
+
+
+def test_a_weight_without_its_verb_is_told_the_verb():
+    result = tidegate("weights", "25%")
+    assert (result.exit_code, result.output) == (
+        2,
+        "tidegate: '25%' is no verb of weights (write `tidegate weights set 25%`)\n",
+    )
