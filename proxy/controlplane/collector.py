@@ -17,7 +17,7 @@ from proxy.clock import Clock
 from proxy.controlplane.generation import Generation
 from proxy.controlplane.generations import Generations
 from proxy.controlplane.history import History
-from proxy.controlplane.scales import CODES, OVERHEAD, TOTAL, TTFB, USER, Scale, Sparse
+from proxy.controlplane.scales import CODES, OVERHEAD, TOTAL, TTFB, USER, Scale
 from proxy.controlplane.totals import (
     ASSIGNED,
     BAD,
@@ -165,10 +165,6 @@ class Collector:
             stable, new = (self._version_scales(service, version, totals) for version in (STABLE, NEW))
             services[service.name] = ServiceScales(scales.total(Scale(USER, service.name)), (stable, new))
         return Deep(scales.total(Scale(OVERHEAD)), services)
-
-    def endpoint_histogram(self, service: str, version: int, url: str) -> Sparse:
-        """Return the total latencies of one endpoint since the start."""
-        return self._generations.scales.endpoint(self._generations.live, service, version, url)
 
     def _version_scales(self, service: Service, version: int, totals: Totals) -> VersionScales:
         scales = self._generations.scales

@@ -13,8 +13,8 @@ from proxy.ipc.layout import (
     CONTROL_ROLLBACKS,
     CONTROL_SEED,
     CONTROL_WEIGHT,
-    ENDPOINT_HDR,
     ENDPOINT_STATE_MASK,
+    ENDPOINT_WORDS,
     EPOCH_SHIFT,
     SERVICE_USER_HDR,
     VERSION_BAD,
@@ -48,7 +48,7 @@ class Generation:
     """Number, table and segments.
 
     By service index: `incarnations` numbers the lives of its stable and its new, `columns` says what is counted for it,
-    `small` where its small words stand in the regions (first, end): its own, those of its versions, of its endpoints.
+    `small` where its small words stand in the regions (first, end): its own, those of its versions, all its endpoints'.
     `parts` is where these stand in a row.
     """
 
@@ -114,17 +114,20 @@ class Generation:
         if columns.ttfb_thresholds_us or columns.signals:
             to = VERSION_TOTAL_HDR
         service = places.services[index]
+        endpoints = [at for version in places.endpoints[index] for at in version]  # one follows the other
         return (
             (service, service + SERVICE_USER_HDR),
             *((at + VERSION_FROM, at + to) for at in places.versions[index]),
-            *((at, at + ENDPOINT_HDR) for version in places.endpoints[index] for at in version),
+            *([(endpoints[0], endpoints[-1] + ENDPOINT_WORDS)] if endpoints else []),
         )
 
     def _parts(self, index: int) -> Parts:
-        ends = [0, *accumulate(stop - start for start, stop in self.small[index])]
+        sizes = [stop - start for start, stop in self.small[index][:3]]
+        many = [len(endpoints) for endpoints in self.counters_layout.endpoints[index]]
+        ends = [0, *accumulate(sizes + [ENDPOINT_WORDS] * sum(many))]
         service, stable, new, *rest = [slice(start, stop) for start, stop in pairwise(ends)]
-        many = len(self.counters_layout.endpoints[index][STABLE])
-        return Parts(service, (stable, new), (tuple(rest[:many]), tuple(rest[many:])), ends[-1])
+        first = many[STABLE]
+        return Parts(service, (stable, new), (tuple(rest[:first]), tuple(rest[first:])), ends[-1])
 
     def new_counters(self, slot: int) -> Segment:
         """Make the region of the worker in `slot`."""

@@ -8,7 +8,7 @@ first count on: a dict would grow for days, with every latency that is met for t
 
 Cost: a block that did not change is found by comparing bytes (1 ns per word); in one that did, only the parts of 64
 words that differ are unpacked, and they are looked for where something was counted before. A block in which nothing
-was ever counted takes no memory. Histograms of endpoints are left out of this and are read on demand.
+was ever counted takes no memory.
 
 Bytes are only compared, never counted: copying them promises nothing about words (`proxy.controlplane.totals`). Where
 they differ from what was counted, the words are read, each by itself; a copy that was torn is looked at for nothing,
@@ -24,7 +24,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import compress
-from operator import add, ne
+from operator import ne
 from typing import NamedTuple
 
 from proxy.controlplane.generation import Generation
@@ -94,12 +94,11 @@ class _Seen:
 class Scales:
     """Cumulative scales by name, and what was last seen of every living region."""
 
-    __slots__ = ("_blocks", "_endpoints", "_pending", "_seen", "_totals")
+    __slots__ = ("_blocks", "_pending", "_seen", "_totals")
 
     def __init__(self) -> None:
         # Per set of known thresholds; what is pending is not in it.
         self._totals: dict[Scale, dict[tuple[int, ...], array[int]]] = {}
-        self._endpoints: dict[tuple[str, int, str], array[int]] = {}
         self._blocks: dict[int, list[Block]] = {}  # by generation
         self._seen: dict[tuple[int, int], list[_Seen | None]] = {}  # (generation, slot) → per block
         # What was harvested and not taken: scale → incarnation and known thresholds → what was added.
@@ -138,23 +137,11 @@ class Scales:
         """Read a region for the last time."""
         self._harvest(generation, slot, region, 0, 1)
         del self._seen[generation.number, slot]
-        for index, version, at, endpoint in generation.table.endpoints():
-            start = generation.counters_layout.endpoints[index][version][at] + layout.ENDPOINT_HDR
-            counts = region.words[start : start + layout.HDR_WORDS]
-            if counts != _NOTHING:
-                key = (generation.table.services[index].name, version, endpoint.url)
-                self._endpoints[key] = array("Q", map(add, self._endpoints.get(key, _NOTHING), counts.tolist()))
 
     def forget_gone(self, live: Sequence[Generation]) -> None:
-        """Drop what belongs to generations that ended, and histograms of endpoints that nobody names any more."""
+        """Drop what belongs to generations that ended."""
         numbers = {generation.number for generation in live}
         self._blocks = {number: blocks for number, blocks in self._blocks.items() if number in numbers}
-        named = {
-            (generation.table.services[index].name, version, endpoint.url)
-            for generation in live
-            for index, version, _, endpoint in generation.table.endpoints()
-        }
-        self._endpoints = {key: counts for key, counts in self._endpoints.items() if key in named}
 
     def total(self, scale: Scale) -> Sparse:
         """Return all that was ever harvested of a scale."""
@@ -163,19 +150,6 @@ class Scales:
     def total_without(self, scale: Scale, threshold_us: int) -> Sparse:
         """Return the part of `total` whose table did not know a threshold."""
         return hdr.merge(counts for known, counts in self._parts(scale) if threshold_us not in known)
-
-    def endpoint(self, live: Sequence[Generation], service: str, version: int, url: str) -> Sparse:
-        """Return an endpoint's histogram since the start, read now."""
-        parts = [_sparse(memoryview(self._endpoints.get((service, version, url), _NOTHING)))]
-        for generation in live:
-            for index, at_version, at, endpoint in generation.table.endpoints():
-                if (generation.table.services[index].name, at_version, endpoint.url) == (service, version, url):
-                    start = generation.counters_layout.endpoints[index][version][at] + layout.ENDPOINT_HDR
-                    parts += [
-                        _sparse(region.words[start : start + layout.HDR_WORDS])
-                        for region in generation.counters.values()
-                    ]
-        return hdr.merge(parts)
 
     def _harvest(
         self,

@@ -135,7 +135,7 @@ class Totals:
         self.services: dict[str, list[int]] = {}
         # (service, version) → incarnation → totals
         self.versions: dict[tuple[str, int], dict[int, VersionTotals]] = {}
-        # (service, version, url) → the endpoint block's words before its histogram, gauges of living regions
+        # (service, version, url) → the endpoint block's words, gauges of living regions
         self.endpoints: dict[tuple[str, int, str], list[int]] = {}
 
     def copy(self) -> Totals:
@@ -189,7 +189,7 @@ class Totals:
             for endpoint, part in zip(service.version(version).endpoints, parts.endpoints[version], strict=True):
                 block = row[part]
                 if not alive:
-                    block[layout.ENDPOINT_GAUGES :] = [0] * (layout.ENDPOINT_HDR - layout.ENDPOINT_GAUGES)
+                    block[layout.ENDPOINT_GAUGES :] = [0] * (layout.ENDPOINT_WORDS - layout.ENDPOINT_GAUGES)
                 _add_block(self.endpoints, (name, version, endpoint.url), block)
 
     def forget_gone(self, live: Sequence[Generation]) -> None:

@@ -49,7 +49,6 @@ class LiveEndpoint:
     __slots__ = (
         "authority",
         "counters_at",
-        "hdr_at",
         "in_flight",
         "pool",
         "spec",
@@ -64,7 +63,6 @@ class LiveEndpoint:
         self.authority = authority(spec).encode()
         self.pool = pool
         self.counters_at = counters_at
-        self.hdr_at = counters_at + layout.ENDPOINT_HDR
         self.state_at = state_at
         self.in_flight = 0
         self.suspect_until = 0  # tick until which another endpoint is preferred: a connect failed here

@@ -56,7 +56,6 @@ def ended(exchange: Exchange, now: int, kind: int, *, last: bool = False) -> Non
             else:
                 index = _OVERFLOW
             counts[version.total_at + index] += 1
-            counts[endpoint.hdr_at + index] += 1
             if exchange.first_slow >= 0:
                 # The first byte came with the last one, or too late, or never.
                 if exchange.first_byte_ns or kind == _TIMEOUT:

@@ -106,7 +106,6 @@ class Hand:
         block = self.endpoint_at(version, endpoint, name)
         self.add(block + layout.ENDPOINT_ENDED, times)
         self.add(block + layout.ENDPOINT_BAD, times * (kind is not None))
-        self.add(block + layout.ENDPOINT_HDR + hdr.index(us), times)
         self.add(self.service_at(name) + layout.SERVICE_USER_HDR + hdr.index(us), times)
 
     def signal(self, index: int, *, matched: bool, version: int = STABLE, times: int = 1) -> None:

@@ -203,8 +203,6 @@ def test_histograms_are_sliced_by_the_second(bench: Bench) -> None:
         bench.block()
     assert bench.collector.history.histogram("web", STABLE, "total", 10.0) == ({hdr.index(1000): 4}, 1.0)
     assert bench.collector.history.histogram("web", STABLE, "ttfb", 10.0) == ({hdr.index(500): 4}, 1.0)
-    assert bench.collector.endpoint_histogram("web", STABLE, A.url) == {hdr.index(1000): 4}
-    assert bench.collector.endpoint_histogram("web", STABLE, C.url) == {}
 
 
 def test_a_second_of_histograms_is_read_a_part_at_a_time(bench: Bench) -> None:

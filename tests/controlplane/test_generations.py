@@ -268,7 +268,6 @@ def test_totals_are_by_name_not_by_place(generations: Generations) -> None:
     assert ended(generations, name="web") == 5
     assert ended(generations, name="api") == 10
     assert generations.totals.endpoints["web", STABLE, C.url][layout.ENDPOINT_ENDED] == 5
-    assert generations.scales.endpoint(generations.live, "web", STABLE, C.url) == {hdr.index(1000): 5}
 
 
 def test_another_new_is_another_incarnation_and_the_version_goes_on_growing(generations: Generations) -> None:

@@ -36,7 +36,7 @@ def test_codes_errors_and_client_errors(gate):
 
 
 def test_latencies_of_each_kind_are_recorded_once_per_request(gate, release):
-    """Total and first byte of the version, total of the endpoint, and what the user waited."""
+    """Total and first byte of the version, and what the user waited."""
     release.set()
     gate.serve(gate.backend(holding(release)))
     client = gate.client()
@@ -49,12 +49,11 @@ def test_latencies_of_each_kind_are_recorded_once_per_request(gate, release):
         starts = (
             places.versions[0][0] + layout.VERSION_TOTAL_HDR,
             places.versions[0][0] + layout.VERSION_TTFB_HDR,
-            places.endpoints[0][0][0] + layout.ENDPOINT_HDR,
             places.services[0] + layout.SERVICE_USER_HDR,
         )
         return [sum(counters.words[at : at + layout.HDR_WORDS]) for at in starts]
 
-    same(recorded, [5, 5, 5, 5])
+    same(recorded, [5, 5, 5])
 
 
 def test_the_first_byte_and_the_last_are_told_apart(gate):

@@ -80,7 +80,7 @@ def test_small_blocks_fit_their_places() -> None:
     assert len(layout.LOCAL_REPLIES) <= layout.LOCAL_REPLIES_WORDS
     assert layout.PROCESS_REFUSED + len(layout.REFUSED_CONNECTIONS) <= layout.PROCESS_LOCAL_REPLIES
     assert layout.SERVICE_FAILOVERS + len(layout.FAILOVER_OUTCOMES) <= layout.SERVICE_USER_HDR
-    assert layout.ENDPOINT_POOL_ACTIVE < layout.ENDPOINT_HDR
+    assert layout.ENDPOINT_POOL_ACTIVE < layout.ENDPOINT_WORDS
     assert layout.ROW_TUNNELS < layout.ROW_WORDS
     assert len(set(layout.LOCAL_REPLIES)) == len(layout.LOCAL_REPLIES)
 
