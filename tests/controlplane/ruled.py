@@ -94,6 +94,11 @@ class World:
             self.clock.pass_s(seconds)
             await self.controller.tick()
 
+    async def answered(self) -> None:
+        """Wait until the store has answered what it was given so far: a slow disk costs no time of this world."""
+        await asyncio.wrap_future(self.store._thread.submit(lambda: None))
+        await asyncio.sleep(0)
+
     async def settle(self) -> None:
         """Wait until everything that was given to the store is answered."""
         while self.controller.commits.tasks:

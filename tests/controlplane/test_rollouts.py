@@ -1124,6 +1124,13 @@ async def test_a_changed_plan_at_a_restart_is_kept_and_said(start):
     assert reasons(again, "PlanKept") == ["PlanChanged"]
 
 
+async def passing(world):
+    """Let a block pass, and a little real time, by which a drill waits for workers."""
+    await world.tick()
+    await world.answered()
+    await asyncio.sleep(0.005)
+
+
 async def drilling(world, **more):
     """Begin a drill, and return it as soon as failures are made up."""
     drill = asyncio.create_task(world.controller.drills.drill("web", Order("ann", **more)))
@@ -1143,9 +1150,8 @@ async def test_a_drill_shuts_the_gate_by_the_very_limits_and_restores_everything
     drill = await drilling(world)
     while not drill.done():
         world.good(10)
-        await world.tick()
+        await passing(world)
         seen.append((world.word(), world.latch.read("web") is not None))
-        await asyncio.sleep(0.005)
     found = await drill
     assert (found["drill"], found["limit"], found["restored"]) == ("passed", "ErrorRateAboveLimit", True)
     assert (0, True) in seen
@@ -1171,8 +1177,7 @@ async def test_what_a_person_orders_before_the_drill_has_decided_stands_after_it
     await world.controller.weights.set_weights("web", 700, ANN)
     while not drill.done():
         world.good(10)
-        await world.tick()
-        await asyncio.sleep(0.005)
+        await passing(world)
     assert (await drill)["restored"]
     assert (world.state().phase, world.state().reason, world.word()) == (PAUSED, "TakenOver", 700)
 
@@ -1186,12 +1191,10 @@ async def test_a_drill_holds_nobody_up_and_what_is_ordered_after_its_decision_st
     drill = await drilling(world)
     while world.word():
         world.good(10)
-        await world.tick()
-        await asyncio.sleep(0.005)
+        await passing(world)
     await world.controller.weights.set_weights("web", 900, ANN)
     while not drill.done():
-        await world.tick()
-        await asyncio.sleep(0.005)
+        await passing(world)
     found = await drill
     assert (found["drill"], found["restored"], found["why"]) == ("failed", False, "not restored")
     assert (world.state().phase, world.word()) == (IDLE, 900)
@@ -1225,8 +1228,7 @@ async def drilled(world, **more):
     drill = await drilling(world, **more)
     while not drill.done():
         world.good(10)
-        await world.tick()
-        await asyncio.sleep(0.005)
+        await passing(world)
     return await drill
 
 
@@ -1307,8 +1309,7 @@ async def test_a_real_breach_during_a_drill_is_none_of_it(start):
     drill = await drilling(world)
     while not drill.done():
         world.fail_connections(NEW)
-        await world.tick()
-        await asyncio.sleep(0.005)
+        await passing(world)
     found = await drill
     assert (found["drill"], found["why"]) == ("failed", "something else was decided meanwhile: that stands")
     assert (world.state().phase, world.state().reason, world.word()) == (ROLLED_BACK, "NoHealthyEndpoint", 0)
