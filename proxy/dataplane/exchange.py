@@ -267,6 +267,8 @@ class Exchange:
         pool = endpoint.pool
         pool.active += 1
         idle = pool.idle
+        if pool.unasked:
+            pool.drop_speaking()
         if idle and not fresh:
             upstream = idle.pop()
             upstream.due = 0
@@ -650,6 +652,7 @@ class Exchange:
                 # Bytes that nobody asked for: the connection is never used again (RFC 9112 §6.3).
                 assert self.upstream is not None
                 self.upstream.reusable = False
+                self.upstream.pool.unasked = True
                 data = data[start : start + left]
                 size = left
                 start = 0
@@ -680,6 +683,7 @@ class Exchange:
                 if end != len(data):
                     assert self.upstream is not None
                     self.upstream.reusable = False
+                    self.upstream.pool.unasked = True
             elif end < len(data):
                 # It is in very many chunks.
                 assert self.upstream is not None

@@ -37,10 +37,11 @@ class Trust:
 class Pool:
     """The connections of one endpoint: `idle` is a stack; `active` counts those with an exchange.
 
-    `name`: what its host resolves to, `None` for an address or a unix socket.
+    `name`: what its host resolves to, `None` for an address or a unix socket. `unasked`: whether the endpoint has ever
+    said something that nobody had asked for.
     """
 
-    __slots__ = ("_told", "active", "connect_s", "endpoint", "idle", "idle_ticks", "name", "tls")
+    __slots__ = ("_told", "active", "connect_s", "endpoint", "idle", "idle_ticks", "name", "tls", "unasked")
 
     def __init__(self, endpoint: Endpoint, name: Name | None) -> None:
         self.endpoint = endpoint
@@ -50,6 +51,7 @@ class Pool:
         self.idle_ticks = 1
         self.connect_s = 1.0
         self.tls: Trust | None = None
+        self.unasked = False
         self._told = 0
 
     def settle(self, timeouts: Timeouts, tls: Trust | None) -> None:
@@ -57,6 +59,15 @@ class Pool:
         self.tls = tls
         self.idle_ticks = ticks(timeouts.pool_idle_s)
         self.connect_s = timeouts.connect_s
+
+    def drop_speaking(self) -> None:
+        """Close the connections on top that have something to say: it would be taken for the next answer.
+
+        The loop sees that by itself, but not what came since it last looked. To ask the kernel is a system call for each
+        request, so that only those endpoints are asked about that have spoken out of turn before.
+        """
+        while self.idle and self.idle[-1].speaks():
+            self.idle[-1].close()
 
     def tls_failed(self, worker: Worker, error: ssl.SSLError | ValueError) -> None:
         """Have the log say why TLS fails with this endpoint; clients do not hear it."""

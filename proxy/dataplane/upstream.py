@@ -14,7 +14,7 @@ import socket
 import ssl
 from errno import EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM
 from fcntl import ioctl
-from termios import TIOCOUTQ
+from termios import FIONREAD, TIOCOUTQ
 from time import monotonic_ns
 from typing import TYPE_CHECKING, cast
 
@@ -178,6 +178,7 @@ class Upstream(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             # A resting connection has nothing to say: what it says could be taken for the next answer.
+            self.pool.unasked = True
             self.close()
             return
         try:
@@ -296,6 +297,11 @@ class Upstream(asyncio.Protocol):
                 # A FIN would wait behind what the endpoint does not take, and the kernel would hold that for minutes.
                 break_off(self.transport)
             self.transport.abort()
+
+    def speaks(self) -> bool:
+        """Whether something has come that the loop has not read yet."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        return ioctl(descriptor, FIONREAD, b"\0\0\0\0") != b"\0\0\0\0"
 
     def _unsent(self) -> bool:
         """Whether the kernel still holds something that was written here."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 
 import pytest
@@ -210,6 +212,46 @@ def test_a_resting_connection_that_speaks_is_given_up(gate, said):
     eventually(lambda: stable.peers[0].ended, "the upstream's end")
     assert client.request("POST", "/", body=b"x").body == b"stable"
     same(lambda: gate.judged(0), (2, {}))
+
+
+@pytest.mark.parametrize("before", ["at rest", "behind an answer"])
+def test_what_is_said_in_the_instant_in_which_it_is_taken_is_nobodys(gate, before):
+    """Once an endpoint has said something unasked, its connections are listened to before they are taken."""
+    speak, spoken = threading.Event(), threading.Event()
+
+    def first(peer):
+        peer.request()
+        peer.send(response(body=b"first") + (b"x" if before == "behind an answer" else b""))
+        if before == "at rest":
+            peer.send(b"x")
+        peer.drain()
+
+    def second(peer):
+        peer.request()
+        peer.send(response(body=b"second"))
+        assert speak.wait(30)
+        peer.send(response(body=b"nobody's"))
+        spoken.set()
+        peer.drain()
+
+    stable = gate.backend(first, second, ok)
+    gate.serve(stable)
+    client = gate.client()
+    assert client.request().body == b"first"
+    eventually(lambda: stable.peers[0].ended, "the end of the first connection")
+    assert client.request().body == b"second"
+    gate.sweeps(2)
+    os.kill(gate.worker.process.pid, signal.SIGSTOP)
+    try:
+        client.send(request("POST", "/", body=b"mine"))
+        eventually(client.unread, "the request, of which the worker will hear first")
+        speak.set()
+        assert spoken.wait(30)
+    finally:
+        os.kill(gate.worker.process.pid, signal.SIGCONT)
+    assert client.response().body == b"stable"
+    assert len(stable.peers) == 3
+    same(lambda: gate.judged(0), (3, {}))
 
 
 def test_a_connection_whose_endpoint_did_not_read_the_body_is_not_used_again(gate):
