@@ -217,7 +217,7 @@ def entrance(worker: Worker, listener: Listener) -> Callable[[], asyncio.Protoco
     def layer(downstream: Downstream) -> TlsLayer:
         assert certificates is not None
         context, plain, refused = certificates.context, downstream.refuse_plain, worker.count_refused
-        return TlsLayer(downstream, context, plain=plain, refused=refused)
+        return TlsLayer(downstream, context, worker.turns, plain=plain, refused=refused)
 
     def encrypted() -> asyncio.Protocol:
         downstream = Downstream(worker)

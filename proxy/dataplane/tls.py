@@ -16,6 +16,8 @@ nothing of it. uvloop has such a layer of its own; this one is here because a pr
   one record after the other, and one without data is *unpaid*: whoever sends 64 small ones is cut off. Every record
   with data pays for a 64th of one, except while we cannot send: answers that nobody reads must not pile up. A
   handshake has 64 records, too.
+* Records of one byte cost nearly as much as those of 16 KiB. A read that brings very many is taken a bit at a time,
+  between the events of all others (`Turns`), and nothing more is read until it is done.
 
 Cost per read and write, beside OpenSSL's own: 1 to 2 µs. Plain connections do not come here.
 
@@ -30,7 +32,10 @@ import contextlib
 import ssl
 from collections.abc import Callable, Iterable
 from errno import ECONNRESET
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from proxy.dataplane.turns import Turns
 
 _RECORD = 16 * 1024  # the longest plaintext of a record (RFC 8446 §5.1)
 _RECORD_HEAD = 5
@@ -38,6 +43,7 @@ _RECORD_MOST = _RECORD + 2048  # what may follow its head (RFC 5246 §6.2.3); lo
 _UNPAID_LEAST = 512  # bytes that a record without data counts for, however short
 _UNPAID_MOST = 64 * _UNPAID_LEAST
 _PAYS = _UNPAID_LEAST // 64
+_AT_ONCE = 256  # records: about a millisecond
 _HANDSHAKE = 22  # the first byte of every handshake; no HTTP method begins with it
 _SHAKING, _OPEN, _CLOSING, _ENDED = range(4)
 
@@ -47,6 +53,8 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
 
     __slots__ = (
         "_app",
+        "_app_paused",
+        "_behind",
         "_early",
         "_eof_wanted",
         "_error",
@@ -64,6 +72,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         "_refused",
         "_rest",
         "_said_goodbye",
+        "_turns",
         "_unpaid",
         "_writing_paused",
         "opened",
@@ -76,6 +85,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self,
         app: Any,
         context: ssl.SSLContext,
+        turns: Turns,
         *,
         plain: Callable[[asyncio.Transport], None] | None = None,
         refused: Callable[[str], None] | None = None,
@@ -101,7 +111,10 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self._phase = _SHAKING
         self._known = False  # whether the application has its transport
         self._heard = False
-        self._rest = b""  # a part of a record's head
+        self._rest = b""  # a part of a record's head; all that is not taken yet while `_behind`
+        self._behind = False  # nothing is read until `_turns` let us take the rest
+        self._app_paused = False
+        self._turns = turns
         self._record = 0  # bytes of the record that is coming in
         self._missing = 0  # of these, those that are not here yet
         self._unpaid = 0
@@ -136,15 +149,33 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
                 return
         if self._rest:
             data = self._rest + data
-            self._rest = b""
+        # The last words of a connection that is lost are taken at once: there is no turn after them.
+        if self._give(data, len(data) if self.raw.is_closing() else _AT_ONCE):
+            self._behind = True
+            self.raw.pause_reading()
+            self._turns.add(self)
+
+    def take_turn(self) -> bool:
+        """Take a bit of what was read; return whether some is left."""
+        if self._app_paused or self._phase >= _CLOSING:
+            return False
+        if self._give(self._rest, _AT_ONCE):
+            return True
+        self._behind = False
+        if not (self._app_paused or self.is_closing()):
+            self.raw.resume_reading()
+        return False
+
+    def _give(self, data: bytes, most: int) -> bool:
+        """Let OpenSSL take so many records, one after the other; return whether there are more."""
         pieces: list[bytes] = []
         size = len(data)
         at = 0
         while at < size and not self._peer_ended and self._phase < _CLOSING:
             if not self._missing:
-                if size - at < _RECORD_HEAD:
-                    self._rest = data[at:]
+                if size - at < _RECORD_HEAD or not most:
                     break
+                most -= 1
                 content = data[at + 3] << 8 | data[at + 4]
                 self._record = self._missing = _RECORD_HEAD + (content if content <= _RECORD_MOST else 0)
             end = min(at + self._missing, size)
@@ -153,7 +184,9 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             at = end
             if not self._missing:
                 self._take(pieces)
+        self._rest = data[at:]
         self._hand_on(pieces)
+        return not most and len(self._rest) >= _RECORD_HEAD and not self._peer_ended and self._phase < _CLOSING
 
     def eof_received(self) -> bool:
         """Take the end of TCP: after `close_notify` it says nothing new, without it the connection is broken."""
@@ -180,6 +213,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self._plain = None
         self._refused = None
         self._early = []
+        self._rest = b""
 
     def pause_writing(self) -> None:
         """Let the application wait."""
@@ -256,12 +290,17 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         return self._phase >= _CLOSING or self.raw.is_closing()
 
     def pause_reading(self) -> None:
-        """Read nothing more from the socket. Nothing whole waits here: what was read has been handed on."""
+        """Read nothing more from the socket. Little waits here: what was read in one go is handed on, or `_behind`."""
+        self._app_paused = True
         self.raw.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
-        self.raw.resume_reading()
+        self._app_paused = False
+        if self._behind:
+            self._turns.add(self)
+        else:
+            self.raw.resume_reading()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when the application is paused: what waits, waits encrypted in the transport below."""

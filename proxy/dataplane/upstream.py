@@ -140,7 +140,8 @@ class Upstream(asyncio.Protocol):
         """Connect and shake hands: the connection is made when both are done."""
         loop = self.worker.loop
         opened = loop.create_future()
-        layer = TlsLayer(self, tls.context, server_name=tls.server_name, session=tls.session, opened=opened)
+        turns = self.worker.turns
+        layer = TlsLayer(self, tls.context, turns, server_name=tls.server_name, session=tls.session, opened=opened)
         try:
             await loop.create_connection(lambda: layer, host, self.pool.endpoint.port)
             await opened
