@@ -42,6 +42,7 @@ from proxy.metrics import hdr
 from proxy.metrics.snapshot import (
     Deep,
     EndpointCounts,
+    Named,
     ServiceCounts,
     ServiceScales,
     Snapshot,
@@ -202,7 +203,7 @@ def _service(current: Generation, index: int, service: Service, row: Row, others
             _version(current, index, service, NEW, row, others),
         ),
         client_aborts=words[layout.SERVICE_CLIENT_ABORTS],
-        failovers=_named(layout.FAILOVER_OUTCOMES, words, layout.SERVICE_FAILOVERS),
+        failovers=Named(layout.FAILOVER_OUTCOMES, words, layout.SERVICE_FAILOVERS),
         ttfb_thresholds_us=service.ttfb_thresholds_us,
         signals=current.columns[index].signals,
     )
@@ -224,9 +225,10 @@ def _version(
         label=service.version(version).label,
         incarnation=incarnation,
         judged=judged,
-        bad=_named(layout.BAD_KINDS, words, BAD),
-        assigned=_named(layout.ASSIGNMENT_REASONS, words, ASSIGNED),
-        retries=_named(layout.RETRY_OUTCOMES, words, RETRIES),
+        bad=Named(layout.BAD_KINDS, words, BAD),
+        assigned=Named(layout.ASSIGNMENT_REASONS, words, ASSIGNED),
+        retries=Named(layout.RETRY_OUTCOMES, words, RETRIES),
+        by_split=sum(words[ASSIGNED : ASSIGNED + len(layout.BY_SPLIT)]),
         rescued=words[RESCUED],
         overrides=words[OVERRIDES],
         in_flight=words[IN_FLIGHT],
@@ -264,7 +266,3 @@ def _endpoints(
             )
         )
     return tuple(counts)
-
-
-def _named(names: tuple[str, ...], words: list[int], at: int) -> dict[str, int]:
-    return dict(zip(names, words[at : at + len(names)], strict=True))

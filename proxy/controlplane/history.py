@@ -28,8 +28,6 @@ from proxy.routing.table import NEW, STABLE
 FINE_S, FINE_SLICES = 1.0, 60
 COARSE_SLICES = 60
 FINE_PER_COARSE = 10
-# The reasons that are the split's own: what people and failures choose is no share of the weight.
-_BY_SPLIT = ("hash", "mint", "random")
 
 
 class Packed(NamedTuple):
@@ -150,8 +148,8 @@ class History:
             split = self._splits.get(name)
             if split is None:
                 split = self._splits[name] = Ring(2)
-            stable, new = [sum([one.assigned.get(reason, 0) for reason in _BY_SPLIT]) for one in service.versions]
-            split.append(snapshot.time_s, (new, stable + new))
+            stable, new = service.versions
+            split.append(snapshot.time_s, (new.by_split, stable.by_split + new.by_split))
         for name in self._splits.keys() - snapshot.services.keys():
             self._end(name)
 

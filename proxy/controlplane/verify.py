@@ -20,7 +20,6 @@ from proxy.routing.table import NEW, STABLE
 
 MOST_S = 30.0
 FLAT_S = 2.0
-BY_SPLIT = ("hash", "mint", "random")
 VERIFIED, INEFFECTIVE = OUTCOMES = ("RollbackVerified", "RollbackIneffective")
 
 
@@ -42,7 +41,7 @@ class Verification:
 
     def look(self, counts: ServiceCounts, now: float) -> tuple[str, dict[str, Any]] | None:
         """Return ("RollbackVerified" | "RollbackIneffective", numbers) once it is known."""
-        sent = sum(counts.versions[NEW].assigned.get(reason, 0) for reason in BY_SPLIT)
+        sent = counts.versions[NEW].by_split
         if sent != self._sent:
             self._sent, self._flat_from = sent, now
         stable = counts.versions[STABLE].judged

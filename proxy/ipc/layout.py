@@ -118,7 +118,8 @@ SERVICE_WORDS = SERVICE_USER_HDR + HDR_WORDS
 
 # Counters: the version block.
 BAD_KINDS = ("status", "connect", "reset", "timeout", "protocol", "diverted")
-ASSIGNMENT_REASONS = ("hash", "mint", "random", "override", "failover", "diverted")
+BY_SPLIT = ("hash", "mint", "random")  # the reasons that are the split's own
+ASSIGNMENT_REASONS = (*BY_SPLIT, "override", "failover", "diverted")
 RETRY_OUTCOMES = ("ok", "failed")
 CODES = 1000  # one word per status code, so that any three-digit code has its place
 VERSION_CODES = 0

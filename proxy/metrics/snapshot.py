@@ -11,7 +11,7 @@ attempt in one word and not yet in another: `bad` may be one more than `requests
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import add, sub
@@ -115,6 +115,31 @@ class Columns:
 _columns = lru_cache(maxsize=1024)(Columns)
 
 
+class Named(Mapping[str, int]):
+    """Numbers by name, as they stand in `words` from `at` on. Most are never asked for: nothing is copied."""
+
+    __slots__ = ("_at", "_names", "_words")
+
+    def __init__(self, names: tuple[str, ...], words: Sequence[int], at: int) -> None:
+        self._names = names
+        self._words = words
+        self._at = at
+
+    def __getitem__(self, name: str) -> int:
+        """Return the number of this name."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._words[self._at + self._names.index(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._names)
+
+
 # The three that follow are made for every service in every block: nobody changes one, but freezing triples its cost.
 
 
@@ -142,6 +167,7 @@ class VersionCounts:
 
     `judged` begins at 0 when the version becomes another one (`incarnation` grows: a new label, or endpoints none
     of which it had before), so that what its predecessor did is never charged to it. The totals below go on growing.
+    `by_split`: requests that the split itself assigned; what people and failures choose is no share of the weight.
     Gauges: `in_flight`; `queued`, requests that wait until they may be in flight; `tunnels`; `oldest_us`, age of the
     oldest judged attempt in flight; `last_dispatch_ns`, the latest CLOCK_MONOTONIC at which a worker read the weight
     word for a dispatch to this version.
@@ -154,6 +180,7 @@ class VersionCounts:
     bad: Mapping[str, int] = field(default_factory=dict)
     assigned: Mapping[str, int] = field(default_factory=dict)
     retries: Mapping[str, int] = field(default_factory=dict)
+    by_split: int = 0
     rescued: int = 0
     overrides: int = 0
     in_flight: int = 0

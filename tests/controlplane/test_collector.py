@@ -166,6 +166,7 @@ def test_every_word_has_its_name(bench: Bench) -> None:
     snapshot = bench.block()
     new = counts(snapshot, NEW)
     assert new.assigned == {reason: 2 * at for at, reason in enumerate(layout.ASSIGNMENT_REASONS, 1)}
+    assert new.by_split == 2 * (1 + 2 + 3)  # hash, mint and random; what people and failures choose is none of it
     assert new.retries == {"ok": 0, "failed": 8}
     assert (new.rescued, new.overrides) == (10, 12)
     assert (new.in_flight, new.oldest_us, new.last_dispatch_ns) == (14, 8, 9)

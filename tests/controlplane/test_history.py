@@ -19,11 +19,10 @@ def snapshot(
     *,
     incarnation: int = 1,
     thresholds: tuple[int, ...] = (),
-    assigned: dict[str, int] | None = None,
 ) -> Snapshot:
     judged = Judged(ended, slow=(0,) * len(thresholds), fast=(ended,) * len(thresholds))
-    stable = VersionCounts("stable", "1", 1, nothing(len(thresholds)), assigned={"hash": 3 * ended})
-    new = VersionCounts("new", "2", incarnation, judged, assigned=assigned or {"hash": ended})
+    stable = VersionCounts("stable", "1", 1, nothing(len(thresholds)), by_split=3 * ended)
+    new = VersionCounts("new", "2", incarnation, judged, by_split=ended)
     return Snapshot(time_s, {"web": ServiceCounts("web", thresholds, (stable, new))})
 
 
@@ -89,7 +88,7 @@ def test_the_share_of_new_is_what_the_split_dealt() -> None:
     history.add(snapshot(0.0, 0))
     history.add(snapshot(1.0, 0))
     assert history.share_of_new("web", 10.0) is None  # no traffic has no share
-    history.add(snapshot(2.0, 100, assigned={"hash": 50, "mint": 30, "random": 20, "override": 999, "failover": 7}))
+    history.add(snapshot(2.0, 100))
     assert history.share_of_new("web", 10.0) == 0.25
 
 

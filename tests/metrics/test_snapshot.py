@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import CounterWentBack
-from proxy.metrics.snapshot import Judged, ServiceCounts, SignalKey, VersionCounts, nothing
+from proxy.metrics.snapshot import Judged, Named, ServiceCounts, SignalKey, VersionCounts, nothing
 
 numbers = st.integers(0, 2**40)
 rows = st.tuples(*[numbers] * 14)
@@ -49,6 +49,12 @@ def test_thresholds_and_signals_must_match(sizes: tuple[int, int, int]) -> None:
         _ = nothing(2, 1, 1) - nothing(*sizes)
     with pytest.raises(ValueError, match="thresholds"):
         _ = nothing(2, 1, 1) + nothing(*sizes)
+
+
+def test_numbers_are_found_by_their_names() -> None:
+    named = Named(("a", "b"), [1, 2, 3, 4], 1)
+    assert named == {"a": 2, "b": 3} == dict(named)
+    assert named.get("c", 0) == 0
 
 
 def test_a_signal_is_found_by_its_name() -> None:
