@@ -5,10 +5,10 @@ The kernel deals new connections to the workers' sockets by a hash (SO_REUSEPORT
 holds the sockets of all slots and sees on the board what the others have.
 
 A neighbour is *absent* when its beat stands still for 1 s (crashed, stopped, hung), or when it beats for 1 s and does
-not accept yet (it is starting, perhaps again and again): its sockets are everybody's. A worker is *crowded* when it has
-clearly more connections than the mean of those that accept, and has *room* when it has no more than the mean. The board
-is as old as a sweep: while connections rush in, "clearly" is also more than what came to one of them meanwhile, or
-those with room would take far too many before anybody looks again.
+not accept (it is starting, perhaps again and again, or was told to end): its sockets are everybody's. A worker is
+*crowded* when it has clearly more connections than the mean of those that accept, and has *room* when it has no more
+than the mean. The board is as old as a sweep: while connections rush in, "clearly" is also more than what came to one
+of them meanwhile, or those with room would take far too many before anybody looks again.
 
 Whoever has room accepts for a neighbour that was crowded at two looks in a row. The crowded one goes on for one look
 more, so that somebody has begun, and then leaves its queue to them. With nobody there who has room and whose beat
@@ -18,7 +18,7 @@ moves, it goes on accepting.
 from __future__ import annotations
 
 from proxy.dataplane.watch import Beat
-from proxy.ipc.layout import ACCEPTING, ACCEPTING_NOT_YET, ROW_ACCEPTING, ROW_BEAT, ROW_CONNECTIONS, row
+from proxy.ipc.layout import ACCEPTING, ACCEPTING_NOT, ROW_ACCEPTING, ROW_BEAT, ROW_CONNECTIONS, row
 
 ABSENT = 20  # looks
 FRESH = 2
@@ -30,14 +30,14 @@ MORE = 4  # a handful makes nobody crowded
 class Neighbours:
     """What the worker in `slot` makes of the board. `elsewhere`: the others' connections together."""
 
-    __slots__ = ("_beats", "_crowded", "_last", "_looks", "_own", "_slot", "_starting", "_turn", "elsewhere")
+    __slots__ = ("_beats", "_closed", "_crowded", "_last", "_looks", "_own", "_slot", "_turn", "elsewhere")
 
     def __init__(self, slot: int, slots: int) -> None:
         self.elsewhere = 0
         self._slot = slot
         self._own = row(slot)
         self._beats = {other: Beat() for other in range(slots) if other != slot}
-        self._starting = dict.fromkeys(self._beats, 0)  # looks in a row at which it did not accept yet
+        self._closed = dict.fromkeys(self._beats, 0)  # looks in a row at which it did not accept
         self._turn: set[int] = set()  # the neighbours on whose sockets it is our turn to accept
         self._crowded: set[int] = set()  # the neighbours that were so when we looked last
         self._looks = 0  # in a row, at which we were crowded and there was help
@@ -53,8 +53,8 @@ class Neighbours:
             at = row(slot)
             elsewhere += words[at + ROW_CONNECTIONS]
             accepting = words[at + ROW_ACCEPTING]
-            self._starting[slot] = self._starting[slot] + 1 if accepting == ACCEPTING_NOT_YET else 0
-            if beat.look(words[at + ROW_BEAT]) >= ABSENT or self._starting[slot] >= ABSENT:
+            self._closed[slot] = self._closed[slot] + 1 if accepting == ACCEPTING_NOT else 0
+            if beat.look(words[at + ROW_BEAT]) >= ABSENT or self._closed[slot] >= ABSENT:
                 absent.add(slot)
             elif accepting == ACCEPTING:
                 others[slot] = words[at + ROW_CONNECTIONS]

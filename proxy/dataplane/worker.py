@@ -479,9 +479,11 @@ class Worker:
         self.loop.call_later(max(0.0, (next_ns - monotonic_ns()) / 1e9) + _LATER_S, self._sweep)
 
     def _accepting(self) -> int:
+        if self.draining:
+            return layout.ACCEPTING_NOT
         if self._stop_accepting_at or self._accepting_held:
-            return layout.ACCEPTING_SHUT
-        return layout.ACCEPTING if self._listening else layout.ACCEPTING_NOT_YET
+            return layout.ACCEPTING_OWN
+        return layout.ACCEPTING if self._listening else layout.ACCEPTING_NOT
 
     def _second(self) -> None:
         self.date = formatdate(usegmt=True).encode()
@@ -577,7 +579,7 @@ class Worker:
         """Accept where it is our turn."""
         self._neighbours.look(self._board.words)
         self.connections_elsewhere = self._neighbours.elsewhere
-        if not self._listening or self._stop_accepting_at or self._accepting_held:
+        if not self._listening or self._accepting_held:
             return
         for listener in self._listeners:
             turn = self._neighbours.turn(listener.slot)

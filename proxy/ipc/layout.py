@@ -54,8 +54,9 @@ ROW_WORDS = 16
     ROW_ACCEPTING,  # ACCEPTING_…: whether it takes new connections
     ROW_TUNNELS,  # open tunnels
 ) = range(10)
-# Not yet: it is starting, so its queue is its neighbours'. Shut: it drains, or has no descriptors left for clients.
-ACCEPTING_NOT_YET, ACCEPTING, ACCEPTING_SHUT = range(3)
+# Not: it starts, or finishes what is open; so its queue is its neighbours'. Only its own: a drain is near, or it has no
+# descriptors left for clients, who wait.
+ACCEPTING_NOT, ACCEPTING, ACCEPTING_OWN = range(3)
 
 # Control: per service.
 CONTROL_SERVICE_WORDS = 4

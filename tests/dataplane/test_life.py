@@ -275,6 +275,18 @@ def test_the_queue_of_a_neighbour_is_served_before_the_end(beside):
     assert lone.worker.process.wait(30) == 0
 
 
+@pytest.mark.slow
+def test_the_queue_of_a_neighbour_that_dies_in_the_delay_of_a_drain_is_adopted(beside):
+    lone, theirs = beside
+    lone.serve(lone.backend())
+    lone.worker.say({"type": "drain", "delay_s": 600, "timeout_s": 5})
+    with socket.create_connection(theirs.getsockname(), timeout=30) as sock:
+        assert Client(sock).request().status == 200
+    assert lone.client().request().status == 200
+    lone.worker.say({"type": "stop"})
+    assert lone.worker.process.wait(30) == 0
+
+
 def test_a_worker_without_a_table_takes_nobody_with_it(monkeypatch):
     """Whoever waits in its queue is left to those that can serve."""
     monkeypatch.setattr(LoneWorker, "switch", lambda *_: None)

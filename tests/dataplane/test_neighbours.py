@@ -5,8 +5,8 @@ import pytest
 from proxy.dataplane.neighbours import ABSENT, LOOKS, Neighbours
 from proxy.ipc.layout import (
     ACCEPTING,
-    ACCEPTING_NOT_YET,
-    ACCEPTING_SHUT,
+    ACCEPTING_NOT,
+    ACCEPTING_OWN,
     ROW_ACCEPTING,
     ROW_BEAT,
     ROW_CONNECTIONS,
@@ -76,7 +76,7 @@ def test_those_with_room_accept_for_the_crowded_who_then_rests(board):
 def test_a_crowded_worker_accepts_when_nobody_else_does(board):
     board.hold(900, 0, 0, 0)
     for slot in (1, 2, 3):
-        board.words[row(slot) + ROW_ACCEPTING] = ACCEPTING_SHUT
+        board.words[row(slot) + ROW_ACCEPTING] = ACCEPTING_OWN
     board.look(5)
     assert 0 in board.who_accepts(0)
 
@@ -97,7 +97,7 @@ def test_a_silent_neighbours_queue_is_adopted_until_it_beats(board):
 
 
 def test_the_queue_of_who_does_not_come_to_accept_is_adopted_until_it_does(board):
-    board.words[row(2) + ROW_ACCEPTING] = ACCEPTING_NOT_YET
+    board.words[row(2) + ROW_ACCEPTING] = ACCEPTING_NOT
     board.look(ABSENT - 1)
     assert board.who_accepts(2) == {2}
     board.look()
@@ -107,8 +107,8 @@ def test_the_queue_of_who_does_not_come_to_accept_is_adopted_until_it_does(board
     assert board.who_accepts(2) == {2}
 
 
-def test_the_queue_of_who_drains_or_lets_clients_wait_is_left_alone(board):
-    board.words[row(2) + ROW_ACCEPTING] = ACCEPTING_SHUT
+def test_the_queue_of_who_is_about_to_drain_or_lets_clients_wait_is_left_alone(board):
+    board.words[row(2) + ROW_ACCEPTING] = ACCEPTING_OWN
     board.look(2 * ABSENT)
     assert board.who_accepts(2) == {2}
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.certificates import ca_file, issue
 from tests.controlplane.waiting import until_now
-from tests.e2e.product import CONFIG, ROOT
+from tests.e2e.product import CONFIG, HUNG, ROOT
 
 pytestmark = pytest.mark.e2e
 
@@ -63,3 +64,21 @@ def test_run_says_what_check_says_before_anything_starts(product, tmp_path):
     one.log.touch()
     why = f"access_log.path: cannot be opened, there is no directory {tmp_path}/logs: create it, or give another path"
     assert all(why in text for text in said)
+
+
+def test_a_worker_that_is_told_to_end_leaves_its_queue_to_the_others(product, backends):
+    one = product(config=CONFIG.replace("timeout: 5s", "timeout: 90s")).start()
+    backends.new.fail(HUNG)
+    one.set_weight(100)
+    busy = [socket.create_connection(("127.0.0.1", one.port), timeout=30) for _ in range(24)]
+    for sock in busy:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+    until_now(lambda: backends.new.requests == len(busy))
+    one.set_weight(0)
+    pid = one.workers[0]
+    os.kill(pid, signal.SIGTERM)
+    assert {one.ask()[0] for _ in range(20)} == {200}
+    assert one.workers[0] == pid  # it has requests to finish, and accepts nobody meanwhile
+    for sock in busy:
+        sock.close()
+    assert one.end() == 0
