@@ -9,8 +9,8 @@ import pytest
 
 from proxy.dataplane import turns
 from proxy.dataplane.turns import Turns
-from proxy.routing.table import Timeouts
-from tests.dataplane.harness import same
+from proxy.routing.table import InFlight, Timeouts
+from tests.dataplane.harness import eventually, same
 from tests.dataplane.test_framing import CHUNKED
 from tests.dataplane.wire import Ended, request, response
 
@@ -143,6 +143,7 @@ def test_a_request_passes_whole_and_a_bit_at_a_time(gate):
     same(lambda: gate.judged(0), (4, {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deaf", [True, False])
 def test_a_request_waits_for_an_endpoint_that_does_not_take_it(gate, release, deaf):
     seen = []
@@ -166,6 +167,30 @@ def test_a_request_waits_for_an_endpoint_that_does_not_take_it(gate, release, de
     assert client.response().status == 200
     assert seen == [BLOCK * blocks]
     same(lambda: gate.judged(0), (1, {}))
+
+
+def test_a_request_waits_in_the_queue_before_a_limit(gate, release):
+    seen = []
+
+    def script(peer):
+        while True:
+            if peer.head().get("Transfer-Encoding"):
+                seen.append(sizes(peer)[1])
+            assert release.wait(30)
+            peer.send(response())
+
+    gate.serve(gate.backend(script), in_flight=InFlight(version=1, queue=5, wait_s=30))
+    first, second = gate.client(), gate.client()
+    first.send(request())
+    eventually(lambda: gate.in_flight(0), "a request in flight")
+    second.send(POST)
+    blocks = gate.fill(second, BLOCK_CODED) // len(BLOCK_CODED)
+    release.set()
+    second.send(b"0\r\n\r\n" + request("GET", "/next"))
+    assert first.response().status == 200
+    assert [second.response().status for _ in range(2)] == [200, 200]
+    assert seen == [BLOCK * blocks]
+    same(lambda: gate.judged(0), (3, {}))
 
 
 def test_a_fault_far_behind_ends_the_exchange_and_is_nobodys(gate):
