@@ -359,7 +359,7 @@ class Worker:
             self._board.words[self._row + layout.ROW_ACCEPTING] = self._accepting()
             self._say({"type": "listening"})
         else:
-            self.loop.call_later(_TICK_S if self._accepting_held else 0, self._check_listening)
+            self.loop.call_later(_TICK_S, self._check_listening)
 
     def _settle(self, table: RoutingTable) -> None:
         """Take over what a table says about all services together, or raise and take over nothing."""
@@ -425,7 +425,8 @@ class Worker:
         if log.lost:
             self._count_lost(log)
         if self._lost_lines and log.is_open and self._may_tell("lost"):
-            self.notice(f"{self._lost_lines} lines of the access log were lost: {log.fault}")
+            cure = "write fewer (sample, min_status), or elsewhere (path)"
+            self.notice(f"{self._lost_lines} lines of the access log were lost: {log.fault}: {cure}")
             self._lost_lines = 0
 
     def _count_lost(self, log: AccessLog) -> None:
