@@ -87,9 +87,9 @@ def read_pair(cert: Path, key: Path) -> Pair:
     )
 
 
-def server_context(pem: str) -> ssl.SSLContext:
-    """Return the context of a listener for a pair."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def server_context(pem: str, kind: type[ssl.SSLContext] = ssl.SSLContext) -> ssl.SSLContext:
+    """Return the context of a listener for a pair, of that kind."""
+    context = kind(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(ALPN)

@@ -187,22 +187,17 @@ class Client:
         )
 
     def _mixed_up(self, error: Exception) -> Unreachable | None:
-        """Return what to say where TLS was tried and the other end has none, or the other way round."""
+        """Return what to say where TLS was tried and the other end has none."""
         scheme, host, port = self._parse(self.admin)
-        if scheme == "unix" or isinstance(error, TimeoutError | socket.gaierror | ConnectionRefusedError):
+        if scheme != "https" or isinstance(error, TimeoutError | socket.gaierror | ConnectionRefusedError):
             return None
-        if getattr(error, "verify_message", ""):
-            return None
-        from proxy.cli.tls import speaks_http, speaks_tls
+        from proxy.cli.tls import speaks_http
 
+        if getattr(error, "verify_message", "") or not speaks_http(host, port or 443):
+            return None
         name = f"[{host}]" if ":" in host else host
-        if scheme == "http" and speaks_tls(host, port or 80):
-            cure = f"write https://{name}:{port or 80}, and name who signed its certificate with --ca"
-            return Unreachable("the admin API speaks TLS, and http:// does not", where=self.admin, cure=cure)
-        if scheme == "https" and speaks_http(host, port or 443):
-            cure = f"write http://{name}:{port or 443}, or give it a certificate with admin.tls in the config"
-            return Unreachable("the admin API speaks plain HTTP, and https:// does not", where=self.admin, cure=cure)
-        return None
+        cure = f"write http://{name}:{port or 443}, or give it a certificate with admin.tls in the config"
+        return Unreachable("the admin API speaks plain HTTP, and https:// does not", where=self.admin, cure=cure)
 
     def _connect(self, timeout_s: float) -> HTTPConnection:
         scheme, host, port = self._parse(self.admin)

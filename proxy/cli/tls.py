@@ -1,13 +1,12 @@
 """TLS towards the admin API: whom to trust, and whether the other end speaks it at all.
 
-Whoever writes http:// for an admin API with TLS, or https:// for one without, sees a connection that breaks for no
-reason. So a broken one is asked the other way, once and briefly, before anything is said about it.
+Whoever writes https:// for an admin API without TLS sees a handshake that fails for no reason, so it is asked without,
+once and briefly, before anything is said about it. The other way round the admin API answers what is wrong.
 """
 
 from __future__ import annotations
 
 import contextlib
-import socket
 import ssl
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -37,17 +36,6 @@ def trust(ca: Path | None) -> ssl.SSLContext:
         why = (error.strerror or "unknown").lower()
         cure = "give --ca or TIDEGATE_ADMIN_CA the path of a PEM file"
         raise WrongCa(f"the file of --ca cannot be read: {why}", where=str(ca), cure=cure) from None
-
-
-def speaks_tls(host: str, port: int) -> bool:
-    """Tell whether a TLS handshake succeeds there, whoever it is."""
-    with (
-        contextlib.suppress(OSError),
-        socket.create_connection((host, port), LOOK_S) as plain,
-        client_context(verify=False).wrap_socket(plain, server_hostname=host),
-    ):
-        return True
-    return False
 
 
 def speaks_http(host: str, port: int) -> bool:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.config.compile import CertificateFiles, Settings
+from proxy.controlplane.mixed_up import Told
 from proxy.errors import ConfigError, Problem
 from proxy.ipc.enclosure import enclose
 from proxy.tls import Pair, WrongPair, read_pair, server_context, show
@@ -174,7 +175,7 @@ class Certificates:
             show(self._admin_context, self._held[self._admin].pair.pem)
 
     def _context(self, files: CertificateFiles) -> ssl.SSLContext:
-        return server_context(self._held[files].pair.pem)
+        return server_context(self._held[files].pair.pem, Told)
 
 
 def _files_of(settings: Settings, address: str) -> tuple[CertificateFiles, ...]:

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from proxy.config.compile import Token
+from proxy.controlplane.mixed_up import Told
 from proxy.errors import Refused
 from tests.certificates import ca_file, issue
 from tests.cli.conftest import admin_server, command, tidegate
@@ -118,16 +119,15 @@ def test_something_else_that_listens_is_no_traceback():
 
 def test_http_to_an_admin_api_with_tls_and_the_other_way_round_says_so(admin, authority, tmp_path):
     files = issue(authority, tmp_path, "localhost")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = Told(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.cert, files.key)
     with admin_server(tls=context) as safe:
-        plain = safe.url.replace("https:", "http:")
-        result = tidegate("status", "--admin", plain)
+        result = tidegate("status", "--admin", safe.url.replace("https:", "http:"))
         assert (result.exit_code, result.output) == (
-            1,
+            2,
             (
-                f"tidegate: {plain}: the admin API speaks TLS, and http:// does not "
-                f"(write {safe.url}, and name who signed its certificate with --ca)\n"
+                "tidegate: the admin API speaks TLS, and this request did not "
+                "(write https:// in --admin, and name who signed its certificate with --ca)\n"
             ),
         )
         result = tidegate("status", "--admin", safe.url)
