@@ -114,8 +114,8 @@ class Watch(Bench):
     # --- small things --------------------------------------------------------------------------------------------
 
     def _begin(self, total: Total) -> None:
-        """Begin with new judges: what those before said is over at once."""
-        self._place = None
+        """Begin with new judges: what those before said is over at once, and what was made up for them."""
+        self._place = self._injected = None
         self.reach = (self.reach[STABLE], Reach())
         self._scales_from = {}
         if any(limit.action == HOLD and limit.max_ratio is not None for limit in self.limits):
