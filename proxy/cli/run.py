@@ -81,9 +81,15 @@ def run(
 
 
 def _log_to_stderr() -> None:
+    from proxy.cli.stderr import STDERR, Lines
+    from proxy.dataplane.sink import Sink
+
+    try:
+        handler = Lines(Sink(STDERR))
+    except OSError:
+        return  # it is closed
     formatter = logging.Formatter(LOG_FORMAT, LOG_TIME)
     formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from proxy.dataplane.exchange import Exchange
 
 
+_STDOUT = 1
+
 # What a line says, in its order; of an answer to what never became an exchange, only what is known.
 FIELDS: tuple[tuple[str, str], ...] = (
     ("time", "seconds since 1970, when the exchange was over"),
@@ -62,7 +64,7 @@ class AccessLog:
 
     def open(self) -> None:
         """Open it; raise `OSError` where that cannot be. A pipe that nobody reads cannot, and is not waited for."""
-        self._sink = Sink(self.path)
+        self._sink = Sink(_STDOUT if self.path == "-" else self.path)
 
     @property
     def fault(self) -> str:

@@ -24,12 +24,11 @@ from collections.abc import Callable, Sequence
 from errno import ENXIO
 from pathlib import Path
 
-STDOUT = 1
 WAITS_MOST = 1024 * 1024  # bytes
 _PIPE_BYTES = 1024 * 1024  # usually the most that a user may ask for (pipe-max-size)
 _FLAGS = os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _MODE = 0o640
-_SLOW = "its reader does not keep up: log to a file, or less (sample, min_status)"
+_SLOW = "its reader does not keep up"
 
 
 class Sink:
@@ -37,9 +36,12 @@ class Sink:
 
     __slots__ = ("_descriptor", "_is_file", "_put", "_readable", "_torn", "_waiting", "fault")
 
-    def __init__(self, path: str) -> None:
-        """Open a path, or standard output ("-"); raise `OSError`. A pipe that nobody reads cannot be opened."""
-        self._descriptor = _standard_output() if path == "-" else _open(path)
+    def __init__(self, place: str | int) -> None:
+        """Open a path, or a descriptor that others have too, such as standard output; raise `OSError`.
+
+        A pipe that nobody reads cannot be opened by its path.
+        """
+        self._descriptor = _shared(place) if isinstance(place, int) else _open(place)
         mode = os.fstat(self._descriptor).st_mode
         self._is_file = stat.S_ISREG(mode)
         access = fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & os.O_ACCMODE
@@ -154,12 +156,12 @@ class Sink:
             sock.detach()
 
 
-def _standard_output() -> int:
-    mode = os.fstat(STDOUT).st_mode
+def _shared(descriptor: int) -> int:
+    mode = os.fstat(descriptor).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
         with contextlib.suppress(OSError):
-            return os.open(f"/proc/self/fd/{STDOUT}", os.O_WRONLY | _FLAGS)
-    return os.dup(STDOUT)
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | _FLAGS)
+    return os.dup(descriptor)
 
 
 def _open(path: str) -> int:

@@ -18,12 +18,6 @@ LINE = b"x" * 1000 + b"\n"
 MANY = [b"%06d " % number + b"x" * 1000 + b"\n" for number in range(4000)]  # more than pipe and sink take together
 
 
-def on(monkeypatch, descriptor):
-    """Return a sink whose standard output is `descriptor`."""
-    monkeypatch.setattr(sink, "STDOUT", descriptor)
-    return Sink("-")
-
-
 def read_now(descriptor):
     """Return all that waits in a pipe, a terminal or a socket."""
     got = b""
@@ -63,9 +57,9 @@ def ends(request, tmp_path):
         os.close(end)
 
 
-def test_a_reader_that_stalls_holds_up_nobody_and_gets_whole_lines_later(monkeypatch, ends):
+def test_a_reader_that_stalls_holds_up_nobody_and_gets_whole_lines_later(ends):
     reading, writing = ends
-    one = on(monkeypatch, writing)
+    one = Sink(writing)
     lost = one.write(MANY)
     assert 0 < lost < len(MANY)
     assert "does not keep up" in one.fault
@@ -84,8 +78,8 @@ def test_a_reader_that_stalls_holds_up_nobody_and_gets_whole_lines_later(monkeyp
     assert one.close() == 0
 
 
-def test_what_waits_at_the_end_is_lost(monkeypatch, ends):
-    one = on(monkeypatch, ends[1])
+def test_what_waits_at_the_end_is_lost(ends):
+    one = Sink(ends[1])
     lost = one.write(MANY)
     waited = one.close()
     assert 0 < waited <= WAITS_MOST // len(MANY[0])
@@ -105,7 +99,7 @@ def test_an_output_of_another_user_is_asked_first(monkeypatch):
 
     reading, writing = os.pipe()
     monkeypatch.setattr(sink.os, "open", refused)
-    one = on(monkeypatch, writing)
+    one = Sink(writing)
     lost = one.write(MANY)
     assert lost
     got = b""
@@ -137,9 +131,9 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
     one.close()
 
 
-def test_lines_of_several_writers_do_not_mix_in_a_pipe(monkeypatch):
+def test_lines_of_several_writers_do_not_mix_in_a_pipe():
     reading, writing = os.pipe()
-    sinks = [on(monkeypatch, writing) for _ in range(2)]
+    sinks = [Sink(writing) for _ in range(2)]
 
     def write(one, name):
         left = [name * 700 + b"\n"] * 2000
@@ -166,9 +160,9 @@ def test_lines_of_several_writers_do_not_mix_in_a_pipe(monkeypatch):
     assert set(lines) == {b"a" * 700, b"b" * 700}
 
 
-def test_a_line_that_is_longer_than_a_piece_and_does_not_fit_is_ended(monkeypatch):
+def test_a_line_that_is_longer_than_a_piece_and_does_not_fit_is_ended():
     reading, writing = os.pipe()
-    one = on(monkeypatch, writing)
+    one = Sink(writing)
     long = b"y" * 30_000 + b"\n"
     lost = one.write([long] * 60)
     got = b""
@@ -218,12 +212,12 @@ def test_a_line_that_a_crash_cut_is_ended(tmp_path):
     one.close()
 
 
-def test_standard_output_into_a_file_is_one_file_for_all(monkeypatch, tmp_path, room):
+def test_standard_output_into_a_file_is_one_file_for_all(tmp_path, room):
     """It is not opened anew: its place in the file is shared, and O_APPEND is not said."""
     path = tmp_path / "out"
     writing = os.open(path, os.O_WRONLY | os.O_CREAT)
     os.write(writing, b"listening\n")
-    one = on(monkeypatch, writing)
+    one = Sink(writing)
     room(20)
     assert one.write([b"first\n", b"second\n"]) == 1
     room(1000)

@@ -1,0 +1,40 @@
+"""The log of a running proxy: lines on standard error, for which nobody waits.
+
+The supervisor judges several times a second. Whoever reads its lines (a program behind a pipe, journald) may stall,
+and a plain write would then hold up the judge, and so send everybody to `stable`. Therefore a `Sink`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from proxy.dataplane.sink import Sink
+
+STDERR = 2
+
+
+class Lines(logging.Handler):
+    """Writes records as lines to a sink, and says how many were lost as soon as there is room again."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self._sink = sink
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001 -- as every handler: whoever logs must not fail by it
+            self.handleError(record)
+            return
+        if self._lost:
+            text = f"{self._lost} lines of this log were lost: {self._sink.fault}\n{text}"
+        if self._sink.write([text.encode(errors="backslashreplace") + b"\n"]):
+            self._lost += 1
+        else:
+            self._lost = 0
+
+    def flush(self) -> None:
+        """Write what waits, as far as it is taken now."""
+        self._sink.write([])
