@@ -10,7 +10,8 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from proxy.routing.table import RequestLimits, Timeouts
+from proxy.routing.table import RequestLimits
+from tests.dataplane.conftest import patient
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.wire import Ended, answers, request, response
 
@@ -364,7 +365,7 @@ def test_an_endpoint_that_leaves_an_expectation_unanswered_is_charged(gate, fram
     gate.serve(
         gate.backend(lambda peer: (peer.head(), peer.send(said), peer.drain())),
         limits=RequestLimits(body_idle_timeout_s=30),
-        timeouts=Timeouts(first_byte_s=0.3),
+        timeouts=patient(first_byte_s=0.3),
     )
     client = gate.client()
     client.send(EXPECTING % framing)
@@ -379,7 +380,7 @@ def test_an_expectation_that_has_most_of_the_total_time_is_charged(gate, framing
     gate.serve(
         gate.backend(lambda peer: (peer.head(), peer.drain())),
         limits=RequestLimits(body_idle_timeout_s=30),
-        timeouts=Timeouts(total_s=0.5),
+        timeouts=patient(total_s=0.5),
     )
     client = gate.client()
     client.send(EXPECTING % framing)
@@ -387,12 +388,13 @@ def test_an_expectation_that_has_most_of_the_total_time_is_charged(gate, framing
     same(lambda: gate.judged(0), (1, {"timeout": 1}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_a_client_that_was_told_to_send_its_body_and_does_not_is_at_fault(gate, framing):
     gate.serve(
         gate.backend(lambda peer: (peer.head(), peer.send(b"HTTP/1.1 100 Continue\r\n\r\n"), peer.drain())),
-        limits=RequestLimits(body_idle_timeout_s=0.5),
-        timeouts=Timeouts(first_byte_s=0.3),
+        limits=RequestLimits(body_idle_timeout_s=1.4),
+        timeouts=patient(first_byte_s=1.0),
     )
     client = gate.client()
     client.send(EXPECTING % framing)
@@ -403,7 +405,7 @@ def test_a_client_that_was_told_to_send_its_body_and_does_not_is_at_fault(gate, 
 
 def test_so_is_one_that_began_to_send_without_being_told(gate):
     backend = gate.backend(lambda peer: (peer.head(), peer.drain()))
-    gate.serve(backend, limits=RequestLimits(body_idle_timeout_s=0.5), timeouts=Timeouts(first_byte_s=30))
+    gate.serve(backend, limits=RequestLimits(body_idle_timeout_s=0.5), timeouts=patient(first_byte_s=30))
     client = gate.client()
     client.send(EXPECTING % FRAMINGS[1] + b"5\r\n")
     assert client.response("POST").status == 408

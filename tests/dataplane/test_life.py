@@ -500,7 +500,7 @@ def test_the_workers_row(lone):
 
 
 def test_a_sweep_comes_with_its_tick_and_not_before(gate):
-    begin, at = gate.worker.row(layout.ROW_BEAT), time.monotonic()
+    at, begin = time.monotonic(), gate.worker.row(layout.ROW_BEAT)
     eventually(lambda: gate.worker.row(layout.ROW_BEAT) >= begin + 20, "20 sweeps")
     assert time.monotonic() - at > 0.85  # the first and the last were perhaps seen late
 

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.dataplane import turns
 from proxy.dataplane.turns import Turns
-from proxy.routing.table import InFlight, Timeouts
+from proxy.routing.table import InFlight
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.test_framing import CHUNKED
 from tests.dataplane.wire import Ended, request, response
@@ -155,7 +155,7 @@ def test_a_request_waits_for_an_endpoint_that_does_not_take_it(gate, release, de
         peer.send(response())
 
     backend = gate.backend(script)
-    gate.serve(gate.slow_to_accept(backend) if deaf else backend, timeouts=Timeouts(connect_s=30))
+    gate.serve(gate.slow_to_accept(backend) if deaf else backend, timeouts=patient())
     client = gate.client()
     client.send(POST)
     blocks = gate.fill(client, BLOCK_CODED) // len(BLOCK_CODED)

@@ -9,9 +9,10 @@ import threading
 import pytest
 import trustme
 
-from proxy.routing.table import Endpoint, EndpointTls, Service, Timeouts, Version, server_name
+from proxy.routing.table import Endpoint, EndpointTls, Service, Version, server_name
 from proxy.tls import read_pair
 from tests.certificates import ca_file, issue
+from tests.dataplane.conftest import patient
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.test_framing import CHUNKED
 from tests.dataplane.test_small_chunks import BODY, CODED
@@ -160,7 +161,7 @@ def test_the_host_towards_an_endpoint_leaves_the_schemes_own_port_out(gate, loca
 
 def test_a_session_makes_the_next_handshake_short(gate, local, trusted):
     first = gate.backend(answers(response()), tls=local)
-    gate.serve(first, endpoint_tls=trusted, timeouts=Timeouts(pool_idle_s=0.1))
+    gate.serve(first, endpoint_tls=trusted, timeouts=patient(pool_idle_s=0.1))
     client = gate.client()
     client.request()
     eventually(lambda: first.peers[0].ended, "the end of the resting connection")
@@ -174,7 +175,7 @@ def test_the_handshake_is_within_the_time_to_connect(gate, trusted, release):
 
     backend = gate.backend(silent)
     secure = Endpoint(backend.endpoint.url.replace("http", "https"), "127.0.0.1", backend.endpoint.port, tls=True)
-    gate.serve(secure, endpoint_tls=trusted, timeouts=Timeouts(connect_s=0.2))
+    gate.serve(secure, endpoint_tls=trusted, timeouts=patient(connect_s=0.2))
     assert gate.client().request().status == 504
     same(lambda: gate.bad(0), {"connect": 1})
     assert eventually(lambda: backend.peers, "the connection")[0].sock.recv(1 << 16)
@@ -186,7 +187,7 @@ def test_a_client_that_leaves_within_the_handshake_ends_it(gate, trusted):
 
     backend = gate.backend(watch)
     secure = Endpoint(backend.endpoint.url.replace("http", "https"), "127.0.0.1", backend.endpoint.port, tls=True)
-    gate.serve(secure, endpoint_tls=trusted, timeouts=Timeouts(connect_s=9))
+    gate.serve(secure, endpoint_tls=trusted, timeouts=patient())
     client = gate.client()
     client.send(request())
     eventually(lambda: backend.peers, "the connection")

@@ -64,7 +64,7 @@ def test_books_that_differ_are_shown_to_differ():
 @pytest.mark.e2e
 def test_headless_rolls_back_and_says_so():
     done = subprocess.run(
-        [sys.executable, "-m", "proxy", "demo", "--headless", "--seconds", "6"],
+        [sys.executable, "-m", "proxy", "demo", "--headless", "--seconds", "12"],
         capture_output=True,
         text=True,
         timeout=90,
@@ -74,7 +74,7 @@ def test_headless_rolls_back_and_says_so():
     result = json.loads(done.stdout)
     assert result["rolled_back"] is True
     assert result["reason"]
-    assert 0 < result["first_bad_s"] <= result["decided_s"] < 6
+    assert 0 < result["first_bad_s"] <= result["decided_s"] < 12
     assert result["requests_to_new_after"] == 0
 
 

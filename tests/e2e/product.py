@@ -154,7 +154,7 @@ class Product:
                 stdout=log,
                 stderr=log,
             )
-        until_now(self._ready)
+        until_now(self._ready, 120)
         return self
 
     def _ready(self):

@@ -201,7 +201,7 @@ def test_a_message_larger_than_the_socket_buffer(ends: Ends, blocking: bool) -> 
             status = 0 if len(messages[0][0]["text"]) == size else 2
         finally:
             os._exit(status)
-    send(sender, {"text": "x" * size}, timeout_s=10)
+    send(sender, {"text": "x" * size}, timeout_s=30)
     assert os.waitpid(child, 0)[1] == 0
 
 
