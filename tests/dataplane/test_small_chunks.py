@@ -10,6 +10,7 @@ import pytest
 from proxy.dataplane import turns
 from proxy.dataplane.turns import Turns
 from proxy.routing.table import InFlight
+from tests.dataplane.conftest import patient
 from tests.dataplane.harness import eventually, same
 from tests.dataplane.test_framing import CHUNKED
 from tests.dataplane.wire import Ended, request, response
