@@ -15,7 +15,7 @@ def locust(host: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             *(sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--headless", "--only-summary"),
-            *("-u", "5", "-r", "5", "-t", "2s", "--host", host),
+            *("-u", "5", "-r", "5", "-t", "8s", "--host", host),
         ],
         capture_output=True,
         text=True,
@@ -37,7 +37,7 @@ def test_answers_that_did_not_come_through_the_proxy_fail_the_run():
 
 def test_sticky_users_pass_the_demos_proxy():
     done = subprocess.run(
-        [sys.executable, "-m", "loadtests.run", "--users", "40", "--seconds", "4"],
+        [sys.executable, "-m", "loadtests.run", "--users", "20", "--seconds", "8"],
         capture_output=True,
         text=True,
         timeout=100,
