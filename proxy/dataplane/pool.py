@@ -63,8 +63,8 @@ class Pool:
     def drop_speaking(self) -> None:
         """Close the connections on top that have something to say: it would be taken for the next answer.
 
-        The loop sees that by itself, but not what came since it last looked. To ask the kernel is a system call for each
-        request, so that only those endpoints are asked about that have spoken out of turn before.
+        The loop sees that by itself, but not what came since it last looked. To ask the kernel is a system call for
+        each request, so that only those endpoints are asked about that have spoken out of turn before.
         """
         while self.idle and self.idle[-1].speaks():
             self.idle[-1].close()
