@@ -185,7 +185,7 @@ def started(name: str, folder: Path, recorder: Recorder, **options: bool) -> Ite
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while time.monotonic() < limit:
         if process.poll() is not None:
             raise RuntimeError(log.read_text())

@@ -11,7 +11,7 @@ from tests.conformance.cases import CASES
 from tests.conformance.proxies import ROOT, started
 from tests.conformance.wire import Recorder
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
