@@ -42,6 +42,7 @@ services:
     new: {{endpoints: ["http://127.0.0.1:{backend}"]}}
     split: {{new: 0%, sticky: {{by: client_ip}}}}
     expose_version: false
+    timeouts: {{connect: 10s}}
 """)
     return [sys.executable, "-m", "proxy", "run", "--config", str(config)]
 
