@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import threading
@@ -425,6 +426,34 @@ def test_an_orphan_calls_again_when_it_is_hung_up_on(orphanage):
             call, _ = listener.accept()
             call.close()
         assert lone.client().request().status == 200
+        lone.close()
+    finally:
+        worker.close()
+
+
+@pytest.mark.slow
+def test_an_orphan_calls_again_when_its_call_was_not_taken(orphanage):
+    """A killed supervisor closes one thing after the other: the orphan may still reach the dying one's handover."""
+    path, listener = orphanage
+    worker = LoneWorker(RoutingTable(()), handover=path)
+    lone = Gate(worker)
+    try:
+        lone.serve(lone.backend())
+        orphan(lone)
+        assert select.select([listener], [], [], 30)[0]
+        Path(path).unlink()
+        listener.close()
+        with socket.socket(socket.AF_UNIX) as successor:
+            successor.bind(path)
+            successor.listen(8)
+            successor.settimeout(30)
+            call, _ = successor.accept()
+        receiver = channel.Receiver()
+        message, descriptors = eventually(lambda: receiver.feed(call), "the orphan's call")[0]
+        assert (message["type"], message["pid"]) == ("orphan", worker.process.pid)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        call.close()
         lone.close()
     finally:
         worker.close()
