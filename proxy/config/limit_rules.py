@@ -37,12 +37,11 @@ def check(loc: Loc, section: dict[str, Any], key: str, around: Around) -> Iterat
             at = (*loc, key, index)
             yield from _bounds(at, limit, metric)
             yield from _version(at, limit)
-            yield from _window(at, limit, metric, around)
+            yield from _window(at, limit, around)
             if metric.source == CHECK:
                 yield from _reading(at, limit)
             elif "window" not in limit and _lasts(limit):
-                add = "" if _by_origin(limit, metric) else "add window: 10s, or "
-                yield (*at, "for"), f"belongs to a window: {add}remove it (evidence takes its own time)"
+                yield (*at, "for"), "belongs to a window: add window: 10s, or remove it (evidence takes its own time)"
             if metric.latency:
                 yield from _latency(at, limit, metric, around)
 
@@ -79,17 +78,10 @@ def _version(at: Loc, limit: dict[str, Any]) -> Iterator[Finding]:
         yield key, "a limit on stable cannot roll new back: add action: pause or action: alert"
 
 
-def _window(at: Loc, limit: dict[str, Any], metric: Metric, around: Around) -> Iterator[Finding]:
+def _window(at: Loc, limit: dict[str, Any], around: Around) -> Iterator[Finding]:
     window = good(parse_duration, limit.get("window"))
-    if window and _by_origin(limit, metric):
-        yield (*at, "window"), "a share is compared with stable by evidence, in its own time: remove window and for"
-    elif window and around.block_s and window < around.block_s:
+    if window and around.block_s and window < around.block_s:
         yield (*at, "window"), f"is shorter than the judge's block ({format_duration(around.block_s)})"
-
-
-def _by_origin(limit: dict[str, Any], metric: Metric) -> bool:
-    """Tell whether a limit is judged by which version the bad responses come from: that has no window."""
-    return "max_ratio" in limit and not metric.latency
 
 
 def _lasts(limit: dict[str, Any]) -> bool:

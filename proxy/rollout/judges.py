@@ -7,7 +7,8 @@
   window never reaches back behind the instant from which the version is judged; fewer than `min_requests` neither
   continue nor break `for`;
 * `max_ratio` of a share: `RatioJudge`, by which version the bad ones come from (`proxy.rollout.ratio`); where stable
-  has no traffic any more: `RecordJudge`, the evidence against the ratio times what its record says;
+  has no traffic any more: `RecordJudge`, the evidence against the ratio times what its record says. With `window`:
+  `RatioWindowJudge`, measured share against measured share, or against the record;
 * `max_ratio` of a latency: `PercentileJudge`, percentile against percentile of stable over the trailing ten minutes
   (at least 1,000 of them), or its record. The two come from histograms (0.8 % coarse), once per second; a measured
   comparison, never *proven*;
@@ -114,10 +115,16 @@ def judge_for(court: Court, limit: Limit) -> Judge:
     if not Counter(limit, court.columns).readable:
         return UncountedJudge(limit, court)
     if limit.max_ratio is not None:
-        return RecordJudge(limit, court) if court.weight_bp == FULL else RatioJudge(limit, court)
+        return _ratio_judge(court, limit)
     if limit.judge == STAGE:
         return StageJudge(limit, court)
     return WindowJudge(limit, court) if limit.judge == WINDOW else EvidenceJudge(limit, court)
+
+
+def _ratio_judge(court: Court, limit: Limit) -> Judge:
+    if limit.judge == WINDOW:
+        return RatioWindowJudge(limit, court)
+    return RecordJudge(limit, court) if court.weight_bp == FULL else RatioJudge(limit, court)
 
 
 class _Blocks:
@@ -209,6 +216,28 @@ class _Judge:
         )
 
 
+class _Held:
+    """For how long a value has been in breach without a break (`s`, `None`: it is not)."""
+
+    __slots__ = ("s",)
+
+    def __init__(self) -> None:
+        self.s: float | None = None
+
+    def look(self, passed_s: float, *, enough: bool, wrong: bool) -> None:
+        """Take in what passed; too few requests neither go on with a breach nor break it."""
+        if wrong:
+            self.s = 0.0 if self.s is None else self.s + passed_s
+        elif enough:
+            self.s = None
+
+    def word(self, limit: Limit, *, enough: bool, wrong: bool) -> str:
+        """Return the verdict's word."""
+        if wrong and self.s is not None and self.s >= limit.for_s:
+            return FAIL
+        return PASS if enough and not wrong else INCONCLUSIVE
+
+
 class UncountedJudge(_Judge):
     """Says ERROR of what the workers do not count."""
 
@@ -276,7 +305,7 @@ class EvidenceJudge(_Judge):
 class WindowJudge(_Judge):
     """Judges the measured value over a sliding window."""
 
-    __slots__ = ("_blame", "_block_s", "_blocks", "_counted", "_counter", "_held_s", "_seconds")
+    __slots__ = ("_blame", "_block_s", "_blocks", "_counted", "_counter", "_held", "_seconds")
 
     def __init__(self, limit: Limit, court: Court) -> None:
         super().__init__(limit, court, WINDOW)
@@ -284,7 +313,7 @@ class WindowJudge(_Judge):
         self._block_s = court.plan.block_s
         self._blocks = _Blocks(court)
         self._blame = _Blame(limit, court.alarm_at)
-        self._held_s: float | None = None  # `None`: not in breach
+        self._held = _Held()
         self._counted, self._seconds = Count(0, 0), 0.0
 
     def look(self, sight: Sight, now: float, block: int) -> None:
@@ -295,14 +324,9 @@ class WindowJudge(_Judge):
         counted = self._counted = self._counter(judged)
         enough = counted.n >= max(1, limit.min_requests)
         wrong = enough and breached(limit, counted)
-        if wrong:
-            late = min(now - self._now, LATE_BLOCKS * self._block_s)
-            self._held_s = 0.0 if self._held_s is None else self._held_s + late
-        elif enough:
-            self._held_s = None
-        fails = wrong and self._held_s is not None and self._held_s >= limit.for_s
-        word = FAIL if fails else INCONCLUSIVE if wrong or not enough else PASS
-        alarm = (*self._counter.bad(judged), *self._over_stable(sight, now)) if fails else None
+        self._held.look(min(now - self._now, LATE_BLOCKS * self._block_s), enough=enough, wrong=wrong)
+        word = self._held.word(limit, enough=enough, wrong=wrong)
+        alarm = (*self._counter.bad(judged), *self._over_stable(sight, now)) if word == FAIL else None
         shared = self._blame.look(self._counter.bad(stable), self._counter.bad(new), alarm)
         self._say(word, now, block, shared=shared)
 
@@ -314,7 +338,7 @@ class WindowJudge(_Judge):
             counted.count,
             first=max(0, self._block - max(0, round(self._seconds / self._block_s) - 1)),
             seconds=self._seconds,
-            held_s=self._held_s or 0.0,
+            held_s=self._held.s or 0.0,
             needed=max(0, self.limit.min_requests - counted.n),
         )
 
@@ -455,15 +479,72 @@ class RecordJudge(_Judge):
         return ShareEvidence(most, self._level, min_requests=limit.min_requests)
 
 
+class RatioWindowJudge(_Judge):
+    """Judges the share of `new` by that of stable over the same sliding window; at 100 % by the record of stable.
+
+    Where stable has no bad response it is taken to have one: of nothing everything is many times.
+    """
+
+    __slots__ = ("_block_s", "_counter", "_detail", "_full", "_held", "_n_bad", "_ratio", "_seconds")
+
+    def __init__(self, limit: Limit, court: Court) -> None:
+        super().__init__(limit, court, WINDOW)
+        self._counter = Counter(limit, court.columns)
+        self._block_s = court.plan.block_s
+        self._full = court.weight_bp == FULL
+        self._held = _Held()
+        self._n_bad = (0, 0)
+        self._seconds = 0.0
+        self._ratio: float | None = None
+        self._detail: dict[str, object] = {}
+
+    def look(self, sight: Sight, now: float, block: int) -> None:
+        """Take in a block."""
+        limit = self.limit
+        judged, self._seconds = sight.over(NEW, min(limit.window_s or 0.0, now - self._began))
+        n, bad = self._n_bad = self._counter.bad(judged)
+        usual, self._detail = self._usual(sight)
+        enough = n >= max(1, limit.min_requests) and usual is not None
+        self._ratio = bad / n / usual if n and usual else None
+        wrong = enough and bad / n > limit.floor and (self._ratio or 0.0) > (limit.max_ratio or 1.0)
+        self._held.look(min(now - self._now, LATE_BLOCKS * self._block_s), enough=enough, wrong=wrong)
+        self._say(self._held.word(limit, enough=enough, wrong=wrong), now, block)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict as of the last look."""
+        n, bad = self._n_bad
+        return self._verdict(
+            n,
+            bad,
+            first=max(0, self._block - max(0, round(self._seconds / self._block_s) - 1)),
+            seconds=self._seconds,
+            held_s=self._held.s or 0.0,
+            needed=max(0, self.limit.min_requests - n),
+            measured=None if self._ratio is None else round(self._ratio, 4),
+            detail=self._detail,
+        )
+
+    def _usual(self, sight: Sight) -> tuple[float | None, dict[str, object]]:
+        """Return the share of stable, `None` when it is not known, and what is shown of it."""
+        if self._full:
+            row = sight.record.get(self.limit.metric)
+            if not row or not row.get("n"):
+                return None, dict(NO_RECORD)
+            return max(row["count"], 1.0) / row["n"], {"record": {"stage": sight.record_of, **row}}
+        n, bad = self._counter.bad(sight.over(STABLE, self._seconds)[0])
+        detail: dict[str, object] = {"stable": {"n": n, "bad": bad}}
+        return (max(bad, 1) / n if n >= max(1, self.limit.min_requests) else None), detail
+
+
 class PercentileJudge(_Judge):
     """Judges a percentile of `new` by that of stable, once per second."""
 
-    __slots__ = ("_found", "_full", "_held_s")
+    __slots__ = ("_found", "_full", "_held")
 
     def __init__(self, limit: Limit, court: Court) -> None:
         super().__init__(limit, court, STAGE if limit.action == HOLD else WINDOW)
         self._full = court.weight_bp == FULL
-        self._held_s: float | None = None
+        self._held = _Held()
         self._found: Verdict | None = None
 
     def look(self, sight: Sight, now: float, block: int) -> None:
@@ -486,17 +567,13 @@ class PercentileJudge(_Judge):
         if value_ms is not None and usual_ms:
             ratio = value_ms / usual_ms
             wrong = enough and ratio > (limit.max_ratio or 1.0) and value_ms > limit.floor
-            if wrong:
-                self._held_s = 0.0 if self._held_s is None else self._held_s + min(passed, LATE_BLOCKS * PERCENTILE_S)
-            elif enough:
-                self._held_s = None
-            fails = wrong and self._held_s is not None and self._held_s >= limit.for_s
-            word = FAIL if fails else PASS if enough and not wrong else INCONCLUSIVE
+            self._held.look(min(passed, LATE_BLOCKS * PERCENTILE_S), enough=enough, wrong=wrong)
+            word = self._held.word(limit, enough=enough, wrong=wrong)
         self._say(word, now, block)
         self._found = self._verdict(
             n,
             seconds=now - self._began if seconds is None else seconds,
-            held_s=self._held_s or 0.0,
+            held_s=self._held.s or 0.0,
             needed=max(0, limit.min_requests - n),
             measured=None if ratio is None else round(ratio, 4),
             detail={"value_ms": value_ms, **detail},

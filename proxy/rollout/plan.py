@@ -93,11 +93,10 @@ class Limit:
     def sliding_s(self) -> float | None:
         """The sliding window over which its value is judged, `None` = by evidence.
 
-        A percentile that is compared with stable's is one of a window also where none was given, and a share that is
-        compared is none of a window: what is looked at is where each bad response came from.
+        A percentile that is compared with stable's is one of a window also where none was given.
         """
-        if self.max_ratio is not None:
-            return None if self.quantile is None else self.window_s or TRAILING_S
+        if self.max_ratio is not None and self.quantile is not None:
+            return self.window_s or TRAILING_S
         return self.window_s
 
     @property

@@ -239,7 +239,7 @@ def _reaction(stage: Stage, limit: Limit, world: _World) -> Reaction:
     if limit.sliding_s is not None:
         if _starved(stage, limit, world):
             return Reaction(stage, limit, None, None, estimated=False)
-        late = limit.for_s + (PERCENTILE_S if limit.max_ratio is not None else world.block_s) + hangs
+        late = limit.for_s + (PERCENTILE_S if _compares(limit) else world.block_s) + hangs
         allowed = _allowed(limit)
         part = 1.0 if allowed is None else min(1.0, allowed)
         return Reaction(stage, limit, part * limit.sliding_s + late, limit.sliding_s + late, estimated=False)

@@ -70,6 +70,41 @@ def test_total_failure_is_decided_within_five_blocks_and_the_evidence_says_since
     assert found[-1].blocks == (101, 105)
 
 
+def compared(**more):
+    return Limit("error_rate", max_ratio=2.0, window_s=1.0, for_s=0.5, **more)
+
+
+def test_a_share_over_a_window_is_compared_with_that_of_stable_over_the_same_window():
+    trial = Trial(compared())
+    assert (trial.judge.name, trial.add(n=100, bad=2, stable_n=100, stable_bad=1).word) == ("window", PASS)
+    found = [trial.add(n=100, bad=3, stable_n=100, stable_bad=1) for _ in range(3)]
+    assert [one.word for one in found] == [INCONCLUSIVE, INCONCLUSIVE, FAIL]
+    assert (found[-1].measured, found[-1].held_s, found[-1].shared) == (3.0, 0.5, False)
+    assert found[-1].detail == {"stable": {"n": 100, "bad": 1}}
+    # Too few requests of either neither go on with a breach nor break it.
+    assert [trial.add(n=19, bad=19, stable_n=100).held_s, trial.add(n=100, bad=9, stable_n=19).held_s] == [0.5, 0.5]
+    assert trial.add(n=100, bad=3, stable_n=100, stable_bad=1).word == FAIL
+    assert trial.add(n=100, bad=2, stable_n=100, stable_bad=1).held_s == 0.0
+
+
+def test_of_a_stable_without_bad_ones_and_within_the_floor():
+    trial = Trial(compared())
+    assert trial.add(n=100, bad=2, stable_n=100).measured == 2.0  # as if it had one
+    assert trial.add(n=100, bad=0, stable_n=100).word == PASS
+    trial = Trial(compared(floor=0.05))
+    assert [trial.add(n=100, bad=5, stable_n=1000).word for _ in range(4)] == [PASS] * 4
+    assert [trial.add(n=100, bad=6, stable_n=1000).word for _ in range(4)][-1] == FAIL
+
+
+def test_at_100_percent_a_share_over_a_window_is_compared_with_the_record():
+    trial = Trial(compared(), weight_bp=FULL, record={"error_rate": {"n": 1000, "count": 10}})
+    assert trial.add(n=100, bad=2).word == PASS
+    found = [trial.add(n=100, bad=3) for _ in range(3)][-1]
+    assert (found.word, found.measured) == (FAIL, 3.0)
+    assert found.detail["record"] == {"stage": "half", "n": 1000, "count": 10}
+    assert Trial(compared(), weight_bp=FULL).add(n=100, bad=100).word == INCONCLUSIVE
+
+
 def test_proof_comes_with_enough_clean_blocks_and_needed_counts_down_to_it():
     trial = Trial(ERRORS)
     first = trial.add()
