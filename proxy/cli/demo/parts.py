@@ -19,8 +19,8 @@ import orjson
 from proxy.cli.client import Client
 from proxy.errors import TidegateError
 
-READY_S = 20.0
-STOP_S = 8.0
+READY_S = 60.0
+STOP_S = 20.0
 WORKERS = 2
 
 
@@ -106,9 +106,10 @@ class Proxy:
     """A real `tidegate run` in front of the two backends; `client` talks to its admin API."""
 
     def __init__(self, folder: Path, ports: dict[str, int], weight: int) -> None:
-        self.port, admin_port = _free_ports()
+        self._held = [_held_port(), _held_port()]
+        self.port, admin_port = (sock.getsockname()[1] for sock in self._held)
         self.admin = f"http://127.0.0.1:{admin_port}"
-        self.client = Client(self.admin, timeout_s=5.0)
+        self.client = Client(self.admin, timeout_s=30.0)
         self._log = folder / "tidegate.log"
         config = folder / "tidegate.yaml"
         config.write_text(f"""\
@@ -122,6 +123,7 @@ services:
     stable: {{label: "1.0", endpoints: ["http://127.0.0.1:{ports["stable"]}"]}}
     new: {{label: "2.0", endpoints: ["http://127.0.0.1:{ports["new"]}"]}}
     split: {{new: {weight}%, sticky: {{by: cookie, name: session}}}}
+    timeouts: {{connect: 5s}}
     limits:
       - {{metric: error_rate, max: 1%}}
       - {{metric: p99, max: 200ms}}
@@ -165,6 +167,8 @@ services:
     def close(self) -> None:
         """Drain and end."""
         _end(self._process)
+        for sock in self._held:
+            sock.close()
 
     def _said(self) -> str:
         return self._log.read_text(errors="replace").strip()
@@ -199,8 +203,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 process.wait(STOP_S)
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return int(first.getsockname()[1]), int(second.getsockname()[1])
+def _held_port() -> socket.socket:
+    """Return a socket that keeps a free port from all others; who sets SO_REUSEADDR too may listen there beside it."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    return sock

@@ -25,7 +25,7 @@ LOOK_S = 0.15  # how often the demo looks
 AFTERMATH_S = 4.0  # how long an interactive round goes on after the decision
 HEALTHY_SHARE, HEALTHY_MOST_S = 0.4, 8.0
 RATE_WINDOW_S = 1.5
-SETTLE_S = 2.0
+SETTLE_S = 10.0
 PLAIN_WIDTH = 110  # where there is no terminal to ask
 
 

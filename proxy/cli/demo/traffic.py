@@ -23,7 +23,7 @@ from proxy.cli.demo.backend import Backend, BackendConnection
 from proxy.cli.demo.load import Load
 
 REPORT_S = 0.1
-LAST_ANSWERS_S = 2.0
+LAST_ANSWERS_S = 10.0
 
 
 class Traffic:
