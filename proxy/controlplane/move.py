@@ -64,14 +64,14 @@ class Move:
     @property
     def rolls_back(self) -> bool:
         """Whether this is the rollback (not its repetition, and no drill)."""
-        return self.after.phase == ROLLED_BACK != self.before.phase and self.after.reason != DRILL
+        return _is_back(self.after) and self.before.phase != ROLLED_BACK
 
     @property
     def ends_rollout(self) -> bool:
         """Whether a rollout is over with it: rolled back (by no drill), finished, or its version is another one."""
-        if self.before.rollout is None or self.before.phase == ROLLED_BACK:
+        if self.before.rollout is None or _is_back(self.before):
             return False
-        return self.rolls_back or self.after.rollout is None
+        return _is_back(self.after) or self.after.rollout is None
 
     @property
     def opens(self) -> bool:
@@ -89,6 +89,10 @@ def move(plan: ServicePlan, state: ServiceState, event: Event, now: float) -> Mo
     """Return the machine's answer; raise `Refused`."""
     after, effects = step(plan, state, event, now)
     return Move(plan.name, state, after, effects)
+
+
+def _is_back(state: ServiceState) -> bool:
+    return state.phase == ROLLED_BACK and state.reason != DRILL
 
 
 def overtaken(state: ServiceState, what: str, *, cure: str = LOOK_AGAIN) -> Refused:

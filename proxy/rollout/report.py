@@ -98,16 +98,29 @@ def _course(service: str, events: Sequence[Json]) -> tuple[list[Json], Json | No
     mine = [event for event in events if event.get("service") == service and event["type"] != told.PROGRESS]
     begun = max((index for index, event in enumerate(mine) if event["type"] == told.STARTED), default=0)
     mine = mine[begun:]
-    place: int | None = None
-    for index, event in enumerate(mine):
-        if told.ROLLOUT in (event.get("evidence") or {}):
-            place = index
-        elif event["type"] in told.UNDONE:
-            place = None
+    place = _end(mine)
     if place is None:
         return mine, None
     after = takewhile(lambda event: not told.moves(event), mine[place + 1 :])
     return [*mine[: place + 1], *(event for event in after if event["type"] in told.OUTCOMES)], mine[place]
+
+
+def _end(mine: Sequence[Json]) -> int | None:
+    """Return which event ended the rollout, `None` if none has, or if the service's object still shows it."""
+    place: int | None = None
+    back: int | None = None
+    for index, event in enumerate(mine):
+        before, after = event.get("before") or {}, event.get("after") or {}
+        if told.ROLLOUT in (event.get("evidence") or {}):
+            place = index
+        elif event["type"] in told.UNDONE:
+            place = None
+        elif event["type"] == "RolledBack" and back is None:
+            back = index
+        elif place is None and "plan" in before and "plan" not in after:
+            # It was ended while nobody could look (by the latch, at a start) or by a release that kept nothing of it.
+            place = index if back is None else back
+    return place
 
 
 def _is_rollout(mine: Sequence[Json]) -> bool:
@@ -122,32 +135,35 @@ def _ended(move: Mapping[str, Any] | None) -> float | None:
 
 def _as_it_ended(end: Json) -> Json:
     """Return what the service's object of `status` was when its rollout ended, as far as a report shows it."""
-    kept, before, after = end["evidence"][told.ROLLOUT], end["before"], end["after"]
-    back = after["phase"] == "rolled_back"
-    new = after["new"] if back else before["new"]
+    kept, before, after = end["evidence"].get(told.ROLLOUT) or {}, end["before"], end["after"]
+    completed = before["phase"] == "completed" and after["phase"] != "rolled_back"
+    new = before["new"] if completed else after["new"]
     return {
-        "phase": after["phase"] if back else before["phase"],
-        "reason": end["reason"] if back else None,
+        "phase": before["phase"] if completed else after["phase"],
+        "reason": end["reason"] if after["phase"] == "rolled_back" else None,
         "weights": {"stable": 100 - new, "new": new},
-        "versions": {name: {"label": label} for name, label in kept["labels"].items()},
-        "stage": kept["stage"],
-        "limits": kept["limits"],
+        "versions": {name: {"label": label} for name, label in kept.get("labels", {}).items()},
+        "stage": kept.get("stage"),
+        "limits": kept.get("limits", []),
     }
 
 
 def _stages(stage: Mapping[str, Any] | None, phase: str, events: Sequence[Json], ended: float | None) -> list[Json]:
     if stage is None:
         return []
-    entered = {
-        (event.get("after") or {}).get("stage"): event["time"]
-        for event in events
-        if event["type"] in (told.STARTED, "StageEntered")
-    }
+    entered: dict[str, float] = {}
+    for event in events:
+        if event["type"] == "PlanRestarted":
+            entered = {}
+        if event["type"] in (told.STARTED, "StageEntered", "PlanRestarted"):
+            entered[(event.get("after") or {}).get("stage", "")] = event["time"]
     found = []
     for number, one in enumerate(stage.get("stages", [])):
-        state = "done" if number < stage["index"] or phase == "completed" else "open"
-        if number == stage["index"] and phase != "completed":
-            state = {"rolled_back": "failed", "paused": "paused"}.get(phase, "current")
+        state = "open"
+        if number < stage["index"] or phase == "completed":
+            state = "done" if one["name"] in entered else "skipped"
+        elif number == stage["index"]:
+            state = {"rolled_back": "failed", "paused": "paused", "idle": "left"}.get(phase, "current")
         found.append({**one, "state": state, "entered": entered.get(one["name"]), "left": None})
     been = [one for one in found if one["entered"] is not None]
     for one, later in zip(been, [*(later["entered"] for later in been[1:]), ended], strict=True):

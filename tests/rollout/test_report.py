@@ -113,7 +113,7 @@ def test_points_become_rates_and_shares_and_their_sums_are_exact():
     [
         ("progressing", ["done", "current", "open"]),
         ("paused", ["done", "paused", "open"]),
-        ("completed", ["done", "done", "done"]),
+        ("completed", ["done", "done", "skipped"]),
     ],
 )
 def test_stages_are_where_the_phase_says(phase, states):
@@ -173,6 +173,47 @@ def test_a_rolled_back_rollout_is_shown_as_it_was_when_other_weights_were_set_si
     assert found["weights"] == {"stable": 100, "new": 0}
     assert [one["type"] for one in found["decisions"]][-2:] == ["RolledBack", "RollbackVerified"]
     assert [one["left"] for one in found["stages"]] == [T0 + 400, T0 + 600, None]
+
+
+OVER = {
+    "back, by the latch": [event(6, "RolledBack", RAMP, BACK), event(7, "RollbackVerified", BACK, BACK)],
+    "finished by an older release": [event(6, "RolloutFinished", RAMP, AFTER)],
+}
+
+
+@pytest.mark.parametrize("way", OVER)
+def test_of_an_end_that_kept_nothing_the_time_is_known_and_nothing_is_made_up(way):
+    other = event(8, "NewChanged", BACK if "back" in way else AFTER, IDLE | {"label": "9"})
+    now = item(phase="idle", stage=None, versions={"new": {"label": "9"}})
+    events = [*FINISHED[:2], *OVER[way], other]
+    found = build("web", now, events, points(), T0 + 2000)
+    assert (found["plan"], found["started"], found["ended"]) == ("default", T0 + 200, T0 + 600)
+    assert (found["labels"], found["stages"], found["limits"]) == ({"stable": "", "new": ""}, [], [])
+    assert [one["type"] for one in found["decisions"]][2:] == [one["type"] for one in OVER[way]]
+    assert span("web", events, T0 + 2000) == (T0 + 200, T0 + 600 + LAST_BLOCK_S)
+    if "back" in way:  # until then the service's own object shows it
+        still = build("web", item(), events[:-1], points(), T0 + 2000)
+        assert [one["state"] for one in still["stages"]] == ["done", "failed", "open"]
+
+
+def test_a_rollout_that_another_version_ended_is_no_longer_running():
+    kept = KEPT | {"stage": KEPT["stage"] | {"index": 1}}
+    events = [*FINISHED[:2], event(6, "NewChanged", RAMP, IDLE | {"label": "9"}, evidence={"rollout": kept})]
+    found = build("web", item(phase="idle", stage=None), events, points(), T0 + 2000)
+    assert (found["phase"], found["ended"], found["weights"]["new"]) == ("idle", T0 + 600, 0)
+    assert [one["state"] for one in found["stages"]] == ["done", "left", "open"]
+
+
+def test_stages_of_a_plan_that_began_anew_and_those_that_were_skipped():
+    again = event(4, "PlanRestarted", RAMP, CANARY)
+    full = event(5, "StageEntered", CANARY, FULL)
+    stage = {"index": 2, "of": 3, "stages": STAGES}
+    found = build("web", item(phase="progressing", stage=stage), [*FINISHED[:2], again, full], [], T0 + 900)
+    assert [(one["state"], one["entered"], one["left"]) for one in found["stages"]] == [
+        ("done", T0 + 400, T0 + 500),
+        ("skipped", None, None),
+        ("current", T0 + 500, None),
+    ]
 
 
 @pytest.mark.parametrize("undone", ["FinishUndone", "NewRefused"])
