@@ -482,7 +482,9 @@ class RecordJudge(_Judge):
 class RatioWindowJudge(_Judge):
     """Judges the share of `new` by that of stable over the same sliding window; at 100 % by the record of stable.
 
-    Where stable has no bad response it is taken to have one: of nothing everything is many times.
+    Of nothing everything is many times, and of a very large stable so is a single response. So the share to compare with
+    is that of stable, but at least one bad response of as many as stable had, and at least one of as many as `new` had:
+    `measured` is "at least so many times", with the counts beside it. One bad response alone is never a breach.
     """
 
     __slots__ = ("_block_s", "_counter", "_detail", "_full", "_held", "_n_bad", "_ratio", "_seconds")
@@ -505,8 +507,9 @@ class RatioWindowJudge(_Judge):
         n, bad = self._n_bad = self._counter.bad(judged)
         usual, self._detail = self._usual(sight)
         enough = n >= max(1, limit.min_requests) and usual is not None
-        self._ratio = bad / n / usual if n and usual else None
-        wrong = enough and bad / n > limit.floor and (self._ratio or 0.0) > (limit.max_ratio or 1.0)
+        self._ratio = _times(bad, n, *usual) if n and usual else None
+        over = (self._ratio or 0.0) > (limit.max_ratio or 1.0)
+        wrong = enough and over and bad > 1 and bad / n > limit.floor
         self._held.look(min(now - self._now, LATE_BLOCKS * self._block_s), enough=enough, wrong=wrong)
         self._say(self._held.word(limit, enough=enough, wrong=wrong), now, block)
 
@@ -524,16 +527,21 @@ class RatioWindowJudge(_Judge):
             detail=self._detail,
         )
 
-    def _usual(self, sight: Sight) -> tuple[float | None, dict[str, object]]:
-        """Return the share of stable, `None` when it is not known, and what is shown of it."""
+    def _usual(self, sight: Sight) -> tuple[tuple[float, float] | None, dict[str, object]]:
+        """Return the bad of stable and of how many, `None` when too little is known, and what is shown of it."""
         if self._full:
             row = sight.record.get(self.limit.metric)
             if not row or not row.get("n"):
                 return None, dict(NO_RECORD)
-            return max(row["count"], 1.0) / row["n"], {"record": {"stage": sight.record_of, **row}}
+            return (row["count"], row["n"]), {"record": {"stage": sight.record_of, **row}}
         n, bad = self._counter.bad(sight.over(STABLE, self._seconds)[0])
         detail: dict[str, object] = {"stable": {"n": n, "bad": bad}}
-        return (max(bad, 1) / n if n >= max(1, self.limit.min_requests) else None), detail
+        return ((bad, n) if n >= max(1, self.limit.min_requests) else None), detail
+
+
+def _times(bad: int, n: int, usual: float, of: float) -> float:
+    """Return how many times as large `bad` of `n` is as `usual` of `of`, of which each has one bad one at least."""
+    return min(bad * of / (n * max(usual, 1)), float(bad))
 
 
 class PercentileJudge(_Judge):

@@ -96,6 +96,22 @@ def test_of_a_stable_without_bad_ones_and_within_the_floor():
     assert [trial.add(n=100, bad=6, stable_n=1000).word for _ in range(4)][-1] == FAIL
 
 
+@pytest.mark.parametrize("weight_bp, stable", [(100, 100_000), (FULL, 0)])
+def test_one_bad_response_over_a_window_is_never_many_times_those_of_a_large_stable(weight_bp, stable):
+    record = {"error_rate": {"n": 100_000, "count": 0}}
+    one, three = (Trial(compared(), weight_bp=weight_bp, record=record) for _ in range(2))
+    assert [one.add(n=20, bad=1, stable_n=stable).word for _ in range(4)] == [PASS] * 4
+    assert one.judge.verdict().measured == 1.0
+    found = [three.add(n=49, bad=3, stable_n=stable) for _ in range(3)][-1]
+    assert (found.word, found.measured) == (FAIL, 3.0)
+
+
+def test_one_bad_response_of_a_small_stable_that_has_none_counts_too():
+    assert Trial(compared()).add(n=9_900, bad=50, stable_n=100).word == PASS
+    third = Trial(replace(compared(), max_ratio=3.0))
+    assert [third.add(n=49, bad=3, stable_n=1_000).word for _ in range(4)] == [PASS] * 4
+
+
 def test_at_100_percent_a_share_over_a_window_is_compared_with_the_record():
     trial = Trial(compared(), weight_bp=FULL, record={"error_rate": {"n": 1000, "count": 10}})
     assert trial.add(n=100, bad=2).word == PASS
