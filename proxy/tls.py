@@ -108,19 +108,20 @@ def by_server_name(contexts: Sequence[tuple[Sequence[str], ssl.SSLContext]]) -> 
     """Return the context of a listener that has one for each of its pairs, given as (names, context).
 
     The client's server name chooses: a certificate with that very name, else one whose wildcard covers it, else
-    the first. A client that names nobody gets the first.
+    the first. A client that names nobody gets the first. Contexts may have been in such a list before: each forgets it,
+    also for connections that were accepted with it and have not named anybody yet.
     """
     first = contexts[0][1]
-    if len(contexts) > 1:
-        by_name: dict[str, ssl.SSLContext] = {}
-        for names, context in contexts:
-            for name in names:
-                by_name.setdefault(name, context)
+    by_name: dict[str, ssl.SSLContext] = {}
+    for names, context in contexts:
+        for name in names:
+            by_name.setdefault(name, context)
 
-        def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-            connection.context = chosen(by_name, name, first)
+    def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        connection.context = chosen(by_name, name, first)
 
-        first.sni_callback = choose
+    for _, context in contexts:
+        context.sni_callback = choose if len(contexts) > 1 else None
     return first
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import trustme
 
@@ -26,3 +28,21 @@ def ca_file(authority: trustme.CA, folder: Path) -> Path:
     path = folder / "ca.pem"
     authority.cert_pem.write_to_path(str(path))
     return path
+
+
+def shown(server: ssl.SSLContext, authority: trustme.CA, name: str | None, *, checked: bool = True) -> dict[str, Any]:
+    """Shake hands in memory; return what is shown to a client that asks for `name`, `checked` to be for it."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = checked
+    authority.configure_trust(client)
+    to, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(back, to, server_hostname=name), server.wrap_bio(to, back, server_side=True)]
+    for _ in range(3):
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    found = ends[0].getpeercert()
+    assert found
+    return found

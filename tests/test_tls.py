@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 import subprocess
 
 import pytest
 
-from proxy.tls import WrongPair, chosen, client_context, read_pair
-from tests.certificates import ca_file, issue
+from proxy.tls import WrongPair, by_server_name, chosen, client_context, read_pair, server_context
+from tests.certificates import ca_file, issue, shown
 
 
 @pytest.fixture
@@ -95,6 +96,28 @@ def test_an_exact_name_comes_before_a_wildcard():
         "*.shop.test": wild,
     }
     assert {name: chosen(by_name, name, first) for name in asked} == asked
+
+
+def test_contexts_that_were_used_before_show_what_their_new_order_says(authority, tmp_path):
+    pairs = [read_pair(*_paths(issue(authority, tmp_path, f"{name}.test", name=name))) for name in "ab"]
+    lists = [pairs, pairs[:1], pairs[1:], pairs[::-1]]
+
+    def answers(context):
+        found = (shown(context, authority, name, checked=False) for name in ("a.test", "b.test", "else.test", None))
+        return [one["subjectAltName"][0][1] for one in found]
+
+    for before, after in itertools.product(lists, repeat=2):
+        contexts = {pair: server_context(pair.pem) for pair in pairs}
+        accepted = by_server_name([(pair.names, contexts[pair]) for pair in before])
+        now = by_server_name([(pair.names, contexts[pair]) for pair in after])
+        fresh = by_server_name([(pair.names, server_context(pair.pem)) for pair in after])
+        assert answers(now) == answers(fresh)
+        if before[0] in after:  # who was accepted before, and speaks only now, gets the same
+            assert answers(accepted) == answers(fresh)
+
+
+def _paths(files):
+    return files.cert, files.key
 
 
 def test_a_client_trusts_the_given_authority_alone(authority, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,7 +13,7 @@ from proxy.controlplane.certificates import Certificates
 from proxy.controlplane.running import needs_restart
 from proxy.errors import ConfigError
 from proxy.ipc.enclosure import enclosed
-from tests.certificates import issue
+from tests.certificates import issue, shown
 
 ADDRESS = "127.0.0.1:8443"
 
@@ -140,21 +139,6 @@ def test_the_admin_api_shows_the_new_one_in_the_same_context(issued, authority):
     assert (found.names, found.shown_at) == (("b.test",), ("the admin API",))
     assert shown(certificates.admin, authority, "b.test")
     assert names(certificates) == {}
-
-
-def shown(server, authority, name):
-    """Shake hands in memory; fails when the certificate is not for `name`."""
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(client)
-    to, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [client.wrap_bio(back, to, server_hostname=name), server.wrap_bio(to, back, server_side=True)]
-    for _ in range(3):
-        for end in ends:
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-    return ends[0].getpeercert()
 
 
 def test_a_missing_file_at_the_start_is_a_mistake_of_the_config(issued):
