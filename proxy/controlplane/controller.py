@@ -205,10 +205,16 @@ class Controller:
     # --- what time brings ----------------------------------------------------------------------------------------
 
     def _breach(self, entry: Entry, breach: Breach, now: float) -> None:
+        drill = None if entry.drill is None or entry.drill.over else entry.drill
+        made_up = drill is not None and made_up_by(breach, entry.watch.limits)
+        if drill is not None and made_up and not breach.stable_ready:
+            drill.end("stable could not be reached any more, and users of new would have been sent to it")
+            entry.watch.forget()  # before anybody takes it for real
+            return
         # What only has to be said, and a pause, can wait until what is being stored is in force.
         if entry.pending is not None and (not breach.stable_ready or breach.action != ROLLBACK):
             return
-        if entry.drill is not None and not entry.drill.over and made_up_by(breach, entry.watch.limits):
+        if made_up:
             if breach.action != ROLLBACK:
                 return
             breach = replace(breach, drill=True)

@@ -12,7 +12,8 @@ Rules:
   sees what is made up (`proxy.rollout.drill`), stable could not take its users back, nothing can be stored;
 * it lasts as long as the limit needs that acts first, which a dry run says before, and `SLACK_S` more at most;
 * nobody else waits for it, and what is ordered meanwhile stands. A breach by what is not made up is a real one;
-* what is made up pauses and promotes nobody, and nobody is told of it as if it were so.
+* what is made up pauses and promotes nobody, and nobody is told of it as if it were so;
+* when stable cannot be reached any more it is over, before it has moved anybody.
 
 What it does not prove: that the workers would have counted a real failure (no request fails), that stable can carry the
 traffic for longer than this took, that hooks work (none is called), nor how fast a failure of a few percent would be
@@ -72,12 +73,15 @@ class Drills:
         if order.dry_run:
             expected_s = round(found.seconds, 3)
             return {"limit": _reason(found), "expected_s": expected_s, "most_s": expected_s + SLACK_S}
-        return await self._services.commits.run(self._drill(entry, found, order))
+        return await self._services.commits.run(self._drill(entry, order))
 
-    async def _drill(self, entry: Entry, found: Prospect, order: Order) -> Json:
+    async def _drill(self, entry: Entry, order: Order) -> Json:
+        # The store took its time. From this step on no other drill can begin.
+        _has_a_gate(entry)
+        found = self._limits(entry)
+        drill = entry.drill = Drill()
         began = self._services.now()
         before = entry.state
-        drill = entry.drill = Drill()
         try:
             while self._undecided(entry, drill) and self._services.now() - began < found.seconds + SLACK_S:
                 await self._next_tick(SLACK_S)
@@ -86,12 +90,13 @@ class Drills:
             if drill.met is None or entry.state.phase != ROLLED_BACK or entry.state.reason != DRILL:
                 return {
                     "drill": "failed",
-                    "why": self._why(entry, before, found),
+                    "why": drill.why or self._why(entry, before, found),
                     "restored": entry.state.revision == before.revision,
                 }
             return await self._shut(entry, drill, drill.met, began, order)
         finally:
-            entry.drill = None
+            if entry.drill is drill:
+                entry.drill = None
 
     async def _shut(self, entry: Entry, drill: Drill, met: ServiceState, began: float, order: Order) -> Json:
         """Wait until what was decided has reached every worker, and restore everything."""
@@ -109,7 +114,7 @@ class Drills:
         return {"drill": "passed" if passed else "failed", **took, "restored": restored, "why": why}
 
     def _undecided(self, entry: Entry, drill: Drill) -> bool:
-        return entry.drill is drill and drill.met is None and entry.state.weight_bp > 0
+        return entry.drill is drill and not drill.over and entry.state.weight_bp > 0
 
     def _why(self, entry: Entry, before: ServiceState, found: Prospect) -> str:
         if entry.state.revision != before.revision:
@@ -142,7 +147,6 @@ class Drills:
         if finding["finding"] == preflight.NO_GO:
             cure = "mend the state store first: what a drill shuts it has to open again"
             raise Refused(503, "NotStored", str(finding["what"]), cure=cure)
-        _has_a_gate(entry)
         return found
 
     def _limits(self, entry: Entry) -> Prospect:

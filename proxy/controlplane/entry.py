@@ -28,17 +28,22 @@ class Drill:
     """A drill under way: failures are made up until it is `over`.
 
     `decided_ns`, `reason`: the instant (CLOCK_MONOTONIC) and reason of the decision that they led to; `met`: the state
-    that it met, `None` before.
+    that it met, `None` before. `why`: it was over without one.
     """
 
     over: bool = False
     decided_ns: int = 0
     reason: str = ""
     met: ServiceState | None = None
+    why: str = ""
 
     def decided(self, decided_ns: int, reason: str, met: ServiceState) -> None:
         """Take note of the decision: no more failures are needed."""
         self.over, self.decided_ns, self.reason, self.met = True, decided_ns, reason, met
+
+    def end(self, why: str) -> None:
+        """End it without a decision."""
+        self.over, self.why = True, why
 
 
 class Entry:

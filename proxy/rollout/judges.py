@@ -482,8 +482,8 @@ class RecordJudge(_Judge):
 class RatioWindowJudge(_Judge):
     """Judges the share of `new` by that of stable over the same sliding window; at 100 % by the record of stable.
 
-    Of nothing everything is many times, and of a very large stable so is a single response. So the share to compare with
-    is that of stable, but at least one bad response of as many as stable had, and at least one of as many as `new` had:
+    Of nothing everything is many times, and of a very large stable so is a single response. So what is compared with
+    is the share of stable, but at least one bad response of as many as stable had, and one of as many as `new` had:
     `measured` is "at least so many times", with the counts beside it. One bad response alone is never a breach.
     """
 

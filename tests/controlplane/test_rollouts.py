@@ -1319,6 +1319,46 @@ async def test_a_real_breach_during_a_drill_is_none_of_it(start):
 
 
 @running
+async def test_a_drill_ends_when_stable_cannot_be_reached_and_nothing_is_decided_or_told(start):
+    late = Limit("error_rate", max=0.02, window_s=60.0, for_s=10.0)
+    world = await start((replace(SERVICE, limits=(late,), rollouts=()),))
+    await world.controller.weights.set_weights("web", 1000, ANN)
+    await flow(world, 2)
+    before, told = world.state(), world.controller._journal._tail[-1]
+    drill = await drilling(world)
+    while not drill.done():
+        world.good(10)
+        world.fail_connections(STABLE)
+        await passing(world)
+    assert await drill == {
+        "drill": "failed",
+        "why": "stable could not be reached any more, and users of new would have been sent to it",
+        "restored": True,
+    }
+    await flow(world, 1, stable=0)
+    assert (world.state(), world.controller._journal._tail[-1]) == (before, told)
+
+
+@running
+async def test_of_two_drills_at_once_one_is_refused_and_the_other_passes(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 12)
+    with world.slow_store():
+        both = [asyncio.create_task(world.controller.drills.drill("web", ANN)) for _ in range(2)]
+        await asyncio.sleep(0)
+    world.store._thread.submit(lambda: None).result()  # both have the store's answer in the same step
+    while not all(drill.done() for drill in both):
+        world.good(10)
+        await passing(world)
+    passed, refused = sorted(
+        await asyncio.gather(*both, return_exceptions=True), key=lambda one: isinstance(one, Refused)
+    )
+    assert (refused.status, refused.title) == (409, "Busy")
+    assert passed["drill"] == "passed"
+
+
+@running
 async def test_a_reload_that_counts_more_latencies_does_not_keep_a_drill_from_being_decided(start):
     late = Limit("error_rate", max=0.02, window_s=60.0, for_s=10.0)
     plan = replace(SERVICE, limits=(late, SLOW), rollouts=())
