@@ -12,6 +12,7 @@ import os
 import uuid
 from typing import Any
 
+from gevent import get_hub  # type: ignore[import-untyped]
 from locust import FastHttpUser, constant_pacing, events, task
 
 PATH = os.environ.get("LOADTEST_PATH", "/hello")
@@ -47,6 +48,11 @@ class StickyUser(FastHttpUser):
             self.version = version or self.version
 
 
+def look_at_the_clock(**_: Any) -> None:
+    """Tell the loop what time it is: a run's length counts from when it looked last, which was before the imports."""
+    get_hub().loop.update_now()
+
+
 def both_versions_answered(environment: Any, **_: Any) -> None:
     """Fail a run in which a version that should have traffic had none (LOADTEST_VERSIONS, by default both)."""
     rows = {name for name, _ in environment.stats.entries}
@@ -56,4 +62,5 @@ def both_versions_answered(environment: Any, **_: Any) -> None:
             environment.process_exit_code = 1
 
 
+events.init.add_listener(look_at_the_clock)  # type: ignore[no-untyped-call]
 events.quitting.add_listener(both_versions_answered)  # type: ignore[no-untyped-call]
