@@ -34,18 +34,19 @@ _TRAILER_FIELDS_MAX = 64
 _SIZE, _DATA, _DATA_END, _TRAILERS, _DONE = range(5)
 
 _STEPS = 1024  # of one call: about a millisecond
-_RUN = 1024  # chunks at most that are taken at once,
-_RUN_STEPS = 256  # which counts as so many steps
+_RUN = 6 * 1024  # bytes at most in which small chunks are taken at once: 1024 of them,
+_PER_STEP = 4  # of which so many are a step
 
 _SMALL_BELOW = 16  # bytes
 # A whole chunk of so few bytes. What may stand behind its size is what `_is_extension` lets pass, `_EXTENSIONS_FREE`
-# bytes of it.
-_FREE = rb"(?:;%b{0,15}+|[ \t]{1,8}+(?:;%b{0,7}+)?+)?+".replace(b"%b", b"[%b]" % re.escape(FIELD_BYTES))
-_SMALL = rb"0{0,7}+(?:%b)" % b"|".join(
-    rb"[%x%X]%b\r\n.{%d}\r\n" % (size, size, _FREE, size) for size in range(1, _SMALL_BELOW)
+# bytes of it. A chunk can be read in one way only and all of it is bounded, so that nothing here can go back far; what
+# forbids going back (possessive quantifiers) is wrong in Python before 3.11.5 (gh-106052).
+_LINE_END = rb"(?:\r\n|;%b{0,15}\r\n|[ \t]{1,8}(?:;%b{0,7})?\r\n)".replace(b"%b", b"[%b]" % re.escape(FIELD_BYTES))
+_SMALL = rb"0{0,7}(?:%b)" % b"|".join(
+    rb"[%x%X]%b.{%d}\r\n" % (size, size, _LINE_END, size) for size in range(1, _SMALL_BELOW)
 )
-_SMALL_CHUNKS = re.compile(_SMALL, re.DOTALL)
-_SMALL_RUN = re.compile(rb"(?:%b){1,%d}+" % (_SMALL, _RUN), re.DOTALL)
+_SMALL_CHUNK = re.compile(_SMALL, re.DOTALL)
+_SMALL_CHUNKS = re.compile(_SMALL + rb"|.+", re.DOTALL)  # chunk by chunk, and in one piece what begins with none
 
 # > RFC 9110 §6.5.1: fields necessary for message framing, routing, request modifiers, authentication, response
 # > control data, or to determine how to process the content.
@@ -147,11 +148,14 @@ class ChunkedBody:
                 self._state = _DATA_END
             elif state == _SIZE:
                 if not self._held and not self._excess:
-                    if small and (run := _SMALL_RUN.match(data, position)):
-                        end = run.end()
-                        parts += [one[one.index(b"\n") + 1 : -2] for one in _SMALL_CHUNKS.findall(data, position, end)]
+                    if small and _SMALL_CHUNK.match(data, position):
+                        end = min(position + _RUN, size)
+                        chunks = _SMALL_CHUNKS.findall(data, position, end)
+                        if not _SMALL_CHUNK.fullmatch(chunks[-1]):
+                            end -= len(chunks.pop())
+                        parts += [one[one.index(b"\n") + 1 : -2] for one in chunks]
                         position = end
-                        steps -= _RUN_STEPS
+                        steps -= 1 + len(chunks) // _PER_STEP
                         continue
                     # The usual chunk, whole and without extension, in one go.
                     end = data.find(b"\r\n", position, position + _SIZE_DIGITS_MAX + 2)

@@ -66,6 +66,32 @@ def test_a_run_of_small_chunks_is_read_like_each_of_its_bytes(parts: list[bytes]
         assert consumed == each_consumed
 
 
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"1\r\na\r\n10\r\n\r\nGET /x HTTP/1.\r\n0\r\n\r\n",
+        b"1\r\na\r\n20\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"1\r\na\r\n1;" + b"a" * 16 + b"\r\nb\r\n0\r\n\r\n",
+        b"1\r\na\r\n1" + b" " * 9 + b"\r\nb\r\n0\r\n\r\n",
+        b"1\r\na\r\n000000001\r\nb\r\n0\r\n\r\n",
+        b"1\r\na\r\n2\r\nbc\n\n0\r\n\r\n",
+    ],
+)
+def test_what_is_almost_a_small_chunk_is_none(stream: bytes) -> None:
+    # Python before 3.11.5 did not go back to where a pattern in a possessive quantifier had begun.
+    payload, body, consumed = feed_all([stream])
+    each_payload, each_body, each_consumed = feed_all([stream[at : at + 1] for at in range(len(stream))])
+    assert (payload, body.done, bool(body.refusal)) == (each_payload, each_body.done, bool(each_body.refusal))
+    assert consumed == each_consumed or body.refusal
+
+
+def test_a_call_takes_as_many_chunks_whatever_their_order() -> None:
+    small, larger = chunk(b"a"), chunk(b"x" * 16)
+    for pattern in (small, larger, small + larger, small * 2 + larger, small * 5 + larger):
+        _, end = ChunkedBody().feed(pattern * 5000)
+        assert 500 <= pattern.count(b"\r\n") // 2 * end // len(pattern) <= 5000
+
+
 @pytest.mark.parametrize("line", [b"1", b"1;", b"1" + b" " * 12, b"10", b"1;" + b"a" * 17])
 def test_very_many_chunks_are_for_several_calls(line: bytes) -> None:
     size = int(line.split(b";")[0], 16)
