@@ -153,7 +153,7 @@ class Drills:
         watch, state = entry.watch, entry.state
         if watch.court is None:
             raise _busy(state)
-        found = prospect(watch.court, watch.limits, self._services.now())
+        found = prospect(watch.court, watch.judges, self._services.now())
         if found.limit is not None:
             return found
         running = None if state.rollout is None else state.rollout

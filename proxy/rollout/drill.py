@@ -2,11 +2,13 @@
 
 A *drill* (`proxy.controlplane.drill`) adds requests that fail to what the judges see of `new`: counts of responses that
 were bad, refused the client, and were slower than every limit. So a limit decides it only when it rolls back and
-compares such counts with a number of its own:
+compares such counts with a number:
 
 * what is read elsewhere (checks), what responses say of themselves (signals) and percentiles of histograms have nothing
   made up in them;
-* a limit relative to stable sees it, but who is to be compared with a stable that is as it was? That decides nothing.
+* a share relative to stable has a number over a window, and at 100 % by the record, as soon as enough is known of
+  stable. Elsewhere it is judged by where the bad ones come from: of a block nearly all of which is made up it is no
+  news that they come from `new`.
 
 `FAILURES` are so many that the requests of users beside them hardly matter, in any window. So the time is arithmetic:
 evidence needs its blocks, a window only its `for`, and both what is left of `after`.
@@ -18,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.metrics.snapshot import Judged
-from proxy.rollout.analysis import Counter, allowed, reason_of
+from proxy.rollout.analysis import Counter, Judge, allowed, reason_of
 from proxy.rollout.betting import Detector
 from proxy.rollout.event import Breach
-from proxy.rollout.judges import Court
+from proxy.rollout.judges import Court, RatioWindowJudge, RecordJudge
 from proxy.rollout.plan import CHECK, COUNTED, HOLD, ROLLBACK, WINDOW, Limit
 from proxy.rollout.state import SHARED_FAULT
 from proxy.routing.table import NEW
@@ -42,15 +44,17 @@ class Prospect:
     blind: tuple[str, ...]
 
 
-def prospect(court: Court, limits: Sequence[Limit], now: float) -> Prospect:
-    """Return what a drill that begins at `now` (s) will meet, by the limits in force."""
+def prospect(court: Court, judges: Sequence[Judge], now: float) -> Prospect:
+    """Return what a drill that begins at `now` (s) will meet, by the judges in force."""
     acting: list[tuple[float, Limit]] = []
     blind: list[str] = []
-    for limit in limits:
+    for judge in judges:
+        limit = judge.limit
         if limit.version != NEW or limit.action == HOLD:
             continue
-        why = _blind(court, limit)
-        seconds = None if why else _acts_after_s(court, limit, now)
+        most = judge.allowed if isinstance(judge, RecordJudge | RatioWindowJudge) else allowed(limit)
+        why = _blind(court, judge) or ("has too little of stable to compare with" if most is None else "")
+        seconds = None if why or most is None else _acts_after_s(court, limit, most, now)
         if seconds is None:
             blind.append(f"{limit.metric} {why or 'allows that all fail'}")
         else:
@@ -84,20 +88,21 @@ def made_up(requests: int, like: Judged) -> Judged:
     )
 
 
-def _blind(court: Court, limit: Limit) -> str:
+def _blind(court: Court, judge: Judge) -> str:
     """Return why made-up failures do not let a limit act, "" if they may."""
+    limit = judge.limit
     if not limit.acts or limit.action != ROLLBACK:
         return "is a dry run" if limit.dry_run else f"has action {limit.action}"
     if limit.source != COUNTED:
         return "is a check, which is read elsewhere" if limit.source == CHECK else "is what responses say in a header"
-    if limit.max_ratio is not None:
+    if limit.max_ratio is not None and not isinstance(judge, RecordJudge | RatioWindowJudge):
         return "is relative to stable"
     return "" if Counter(limit, court.columns).readable else "is not counted by the workers"
 
 
-def _acts_after_s(court: Court, limit: Limit, now: float) -> float | None:
-    """Return after how many seconds of failures a limit acts at the latest, `None` if it allows them."""
-    block_s, most = court.plan.block_s, allowed(limit)
+def _acts_after_s(court: Court, limit: Limit, most: float, now: float) -> float | None:
+    """Return after how many seconds of failures a limit acts at the latest, `None` if `most` (a share) allows them."""
+    block_s = court.plan.block_s
     if limit.judge == WINDOW:
         # The block in which it begins, and one more because they lie on a grid.
         takes_s = limit.for_s + 2 * block_s if most < FAILING else None

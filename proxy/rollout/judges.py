@@ -424,9 +424,12 @@ class RatioJudge(_Judge):
 
 
 class RecordJudge(_Judge):
-    """Judges how many times the bad of `new` there are compared with what stable had while it had traffic."""
+    """Judges how many times the bad of `new` there are compared with what stable had while it had traffic.
 
-    __slots__ = ("_blocks", "_counter", "_evidence", "_level", "_record", "_usual")
+    `allowed`: the greatest share of bad ones that `new` may have, `None` without a record.
+    """
+
+    __slots__ = ("_blocks", "_counter", "_evidence", "_level", "_record", "_usual", "allowed")
 
     def __init__(self, limit: Limit, court: Court) -> None:
         super().__init__(limit, court, STAGE if limit.action == HOLD else EVIDENCE)
@@ -436,6 +439,7 @@ class RecordJudge(_Judge):
         self._evidence: ShareEvidence | None = None  # `None`: there is no record
         self._record: dict[str, object] = {}
         self._usual = 0.0
+        self.allowed: float | None = None
 
     def look(self, sight: Sight, now: float, block: int) -> None:
         """Take in a block."""
@@ -475,8 +479,8 @@ class RecordJudge(_Judge):
             return None
         self._record = {"stage": sight.record_of, **row}
         self._usual = max(row["count"], 1.0) / row["n"]
-        most = min(1.0, max(limit.floor, (limit.max_ratio or 1.0) * self._usual))
-        return ShareEvidence(most, self._level, min_requests=limit.min_requests)
+        self.allowed = min(1.0, max(limit.floor, (limit.max_ratio or 1.0) * self._usual))
+        return ShareEvidence(self.allowed, self._level, min_requests=limit.min_requests)
 
 
 class RatioWindowJudge(_Judge):
@@ -487,7 +491,7 @@ class RatioWindowJudge(_Judge):
     `measured` is "at least so many times", with the counts beside it. One bad response alone is never a breach.
     """
 
-    __slots__ = ("_block_s", "_counter", "_detail", "_full", "_held", "_n_bad", "_ratio", "_seconds")
+    __slots__ = ("_block_s", "_counter", "_detail", "_full", "_held", "_n_bad", "_of_stable", "_ratio", "_seconds")
 
     def __init__(self, limit: Limit, court: Court) -> None:
         super().__init__(limit, court, WINDOW)
@@ -499,13 +503,23 @@ class RatioWindowJudge(_Judge):
         self._seconds = 0.0
         self._ratio: float | None = None
         self._detail: dict[str, object] = {}
+        self._of_stable: tuple[float, float] | None = None
+
+    @property
+    def allowed(self) -> float | None:
+        """The greatest share of bad ones that very many of `new` may have, `None`: too little is known of stable."""
+        if self._of_stable is None:
+            return None
+        usual, of = self._of_stable
+        return min(1.0, max(self.limit.floor, (self.limit.max_ratio or 1.0) * max(usual, 1) / of))
 
     def look(self, sight: Sight, now: float, block: int) -> None:
         """Take in a block."""
         limit = self.limit
         judged, self._seconds = sight.over(NEW, min(limit.window_s or 0.0, now - self._began))
         n, bad = self._n_bad = self._counter.bad(judged)
-        usual, self._detail = self._usual(sight)
+        self._of_stable, self._detail = self._usual(sight)
+        usual = self._of_stable
         enough = n >= max(1, limit.min_requests) and usual is not None
         self._ratio = _times(bad, n, *usual) if n and usual else None
         over = (self._ratio or 0.0) > (limit.max_ratio or 1.0)

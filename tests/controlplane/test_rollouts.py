@@ -1291,6 +1291,18 @@ async def test_a_drill_lasts_as_long_as_its_limit_needs_and_says_so_before(start
 
 
 @running
+async def test_a_drill_is_decided_by_a_share_that_is_compared_with_stable_over_a_window(start):
+    compared = Limit("error_rate", max_ratio=2.0, window_s=10.0, for_s=1.0)
+    world = await start((replace(SERVICE, limits=(compared,)),))
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 0.25)
+    assert "error_rate has too little of stable to compare with" in str(await refused(world))
+    await flow(world, 2)
+    found = await drilled(world)
+    assert (found["drill"], found["limit"]) == ("passed", "ErrorRateAboveStable")
+
+
+@running
 async def test_a_drill_pauses_and_alarms_nobody(start):
     limits = (ERRORS, replace(SLOW, action="pause", window_s=1.0), Limit("availability", min=0.9, action="alert"))
     world = await start((replace(SERVICE, limits=limits),))

@@ -5,17 +5,19 @@ from dataclasses import replace
 import pytest
 
 from proxy.metrics.snapshot import Columns, Judged, nothing
+from proxy.rollout.analysis import Sight
 from proxy.rollout.drill import FAILURES, made_up, made_up_by, prospect, sees
 from proxy.rollout.event import Breach
-from proxy.rollout.judges import Court, budget
+from proxy.rollout.judges import Court, budget, judge_for
 from proxy.rollout.plan import CHECK, HOLD, SIGNAL, Limit, ServicePlan
 from proxy.rollout.state import ROLLED_BACK, ServiceState
 from proxy.rollout.trial import Trial
-from proxy.routing.table import STABLE
+from proxy.routing.table import FULL, STABLE
 
 COLUMNS = Columns((200_000,))
 ERRORS = Limit("error_rate", max=0.01)
 SLOW = Limit("p99", max=200.0)
+COMPARED = Limit("error_rate", max_ratio=2.0)
 WELL = Judged(ended=500, slow=(0,), fast=(500,))
 
 
@@ -25,7 +27,8 @@ def court(*limits, began=0.0, block_s=0.25):
 
 
 def met(*limits, now=0.0, **more):
-    return prospect(court(*limits, **more), limits, now)
+    found = court(*limits, **more)
+    return prospect(found, [judge_for(found, limit) for limit in limits], now)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,8 @@ def met(*limits, now=0.0, **more):
         (replace(ERRORS, window_s=300.0, for_s=60.0), 0.25),
         (replace(SLOW, window_s=60.0), 0.25),
         (replace(SLOW, window_s=60.0, for_s=10.0), 2.0),
+        (replace(COMPARED, window_s=60.0, for_s=10.0), 0.25),
+        (replace(COMPARED, window_s=5.0), 2.0),
     ],
 )
 def test_the_time_that_is_said_is_what_the_judges_take(limit, block_s):
@@ -51,7 +56,7 @@ def test_the_time_that_is_said_is_what_the_judges_take(limit, block_s):
     trial = Trial(plan, live, COLUMNS, 0.0)
     for block in range(1, round(10 / block_s) + 1):
         trial.block(block * block_s, WELL, WELL)
-    found = prospect(court(limit, block_s=block_s), (limit,), 10.0)
+    found = prospect(court(limit, block_s=block_s), trial._bench.judges, 10.0)
     assert found.limit is limit
     ticks = max(1, round(block_s / 0.25))
     now = 10.0
@@ -84,7 +89,8 @@ def test_a_warm_up_that_is_half_over_takes_the_other_half():
         (replace(ERRORS, dry_run=True), "error_rate is a dry run"),
         (Limit("rss", max=1e9, source=CHECK), "rss is a check, which is read elsewhere"),
         (Limit("hits", min=0.5, source=SIGNAL), "hits is what responses say in a header"),
-        (Limit("error_rate", max_ratio=2.0), "error_rate is relative to stable"),
+        (COMPARED, "error_rate is relative to stable"),
+        (replace(COMPARED, window_s=60.0), "error_rate has too little of stable to compare with"),
         (Limit("p99", max_ratio=2.0), "p99 is relative to stable"),
         (Limit("p95", max=77.0), "p95 is not counted by the workers"),
         (replace(ERRORS, max=1.0), "error_rate allows that all fail"),
@@ -95,6 +101,22 @@ def test_a_limit_that_cannot_act_is_named_with_its_reason(limit, why):
     found = met(limit)
     assert (found.limit, found.blind) == (None, (why,))
     assert met(limit, SLOW).limit is SLOW
+
+
+@pytest.mark.parametrize("window_s", [None, 10.0])
+def test_at_100_percent_the_record_is_what_new_is_compared_with(window_s):
+    limit = replace(COMPARED, window_s=window_s)
+    full = replace(court(limit), weight_bp=FULL)
+
+    def found(**record):
+        judge = judge_for(full, limit)
+        sight = Sight((WELL, WELL), lambda _, seconds: (WELL, seconds), lambda *_: {}, record=record)
+        judge.look(sight, 0.25, 1)
+        return prospect(full, [judge], 0.25)
+
+    assert found(error_rate={"n": 1000, "count": 10}).seconds < 3
+    assert found(error_rate={"n": 1000, "count": 600}).blind == ("error_rate allows that all fail",)
+    assert found().blind == ("error_rate has too little of stable to compare with",)
 
 
 def test_requirements_and_limits_on_stable_are_no_limits_on_new():
