@@ -6,11 +6,14 @@ says how long one limit takes from the fault to its action, which is one store a
 
 * The requests that a stage needs are the most that it, its limits and its requirements ask for. A window that never
   holds what its limit asks for is never more than INCONCLUSIVE: the limit cannot act, and if it is one on `new` that
-  acts the stage never ends. A percentile that is compared asks for `LEAST_SAMPLES` of stable too.
+  acts the stage never ends. What is compared over a window asks for as many of stable, a percentile for
+  `LEAST_SAMPLES` of it.
 * A reaction is given for a version that fails entirely (`total_s`) and at worst (`worst_s`). Over a window the worst is
-  any breach at all that lasts: the whole window, `for` and a block. Evidence has no worst case, because the nearer to
-  the limit the more of it is needed: what is given is the time at twice the limit within which 19 of 20 are found,
-  by the arithmetic of `proxy.rollout.betting`; without a rate, and for a ratio, without the luck of the draw.
+  any breach at all that lasts: the whole window, `for` and a block. A share that is compared with stable over a window
+  is timed beside a stable without anything bad (what a few bad ones of either are worth: `proxy.rollout.judges`), and
+  not at all at 100 %, where stable's record is what counts. Evidence has no worst case, because the nearer to the limit
+  the more of it is needed: what is given is the time at twice the limit within which 19 of 20 are found, by the
+  arithmetic of `proxy.rollout.betting`; without a rate, and for a ratio, without the luck of the draw.
 * Latency limits take their own time more: a request that hangs is too slow only when it has passed the limit.
 * `evidence` stages end when the proof is complete, if `new` is without fault: so many blocks without anything bad, and
   for a check one reading. What is measured over a window is never proven. The last one, the bake, is held to its end.
@@ -216,17 +219,16 @@ def _proof_s(stage: Stage, limit: Limit, world: _World) -> float | None:
 def _starved(stage: Stage, limit: Limit, world: _World) -> str:
     """Tell why a limit is never judged because a window holds too few requests, "" if it is."""
     stable, seconds = _rate(stage, STABLE, world), None if limit.judge == STAGE else limit.sliding_s
-    if stable is not None and _compares(limit) and stage.weight_bp < FULL and stable * TRAILING_S < LEAST_SAMPLES:
-        return f"stable has {stable * TRAILING_S:.1f} of the {LEAST_SAMPLES:,} requests in ten minutes that it needs"
+    if stable is not None and limit.max_ratio is not None and stage.weight_bp < FULL:
+        least, over_s, where = limit.min_requests, seconds, "in its window"
+        if limit.quantile is not None:
+            least, over_s, where = LEAST_SAMPLES, TRAILING_S, "in ten minutes"
+        if over_s is not None and stable * over_s < least:
+            return f"stable has {stable * over_s:.1f} of the {least:,} requests {where} that it needs"
     rate = _rate(stage, limit.version, world)
     if seconds is not None and rate is not None and rate * seconds < limit.min_requests:
         return f"its window gets {rate * seconds:.1f} of the {limit.min_requests:,} requests that it needs"
     return ""
-
-
-def _compares(limit: Limit) -> bool:
-    """Tell whether a limit compares a percentile with stable's."""
-    return limit.max_ratio is not None and limit.quantile is not None
 
 
 def _reaction(stage: Stage, limit: Limit, world: _World) -> Reaction:
@@ -239,13 +241,30 @@ def _reaction(stage: Stage, limit: Limit, world: _World) -> Reaction:
     if limit.sliding_s is not None:
         if _starved(stage, limit, world):
             return Reaction(stage, limit, None, None, estimated=False)
-        late = limit.for_s + (PERCENTILE_S if _compares(limit) else world.block_s) + hangs
-        allowed = _allowed(limit)
-        part = 1.0 if allowed is None else min(1.0, allowed)
+        compares = limit.max_ratio is not None and limit.quantile is not None
+        late = limit.for_s + (PERCENTILE_S if compares else world.block_s) + hangs
+        part = _part(stage, limit, limit.sliding_s, world)
+        if part is None:
+            return Reaction(stage, limit, None, None, estimated=False)
         return Reaction(stage, limit, part * limit.sliding_s + late, limit.sliding_s + late, estimated=False)
     total, double = (_evidence_s(stage, limit, world, factor) for factor in (None, BREACH))
     late = limit.for_s + world.block_s + hangs  # the block in which it begins is not full of it
     return Reaction(stage, limit, _sum(total, late), _sum(double, late), estimated=True)
+
+
+def _part(stage: Stage, limit: Limit, window_s: float, world: _World) -> float | None:
+    """Return which part of a window has to fail entirely for a breach, `None` if none would do or it is not known."""
+    allowed = _allowed(limit)
+    if allowed is not None:
+        return min(1.0, allowed)
+    if stage.weight_bp == FULL:
+        return None  # compared with what stable was, which the plan does not know
+    if world.rate is None:
+        return limit.floor
+    # Without luck either: stable has nothing bad, and both are taken to have one.
+    fewest = window_s * world.rate * min(stage.weight_bp, FULL - stage.weight_bp) / FULL
+    part = max(limit.floor, (limit.max_ratio or 1.0) / fewest)
+    return part if part < 1 else None
 
 
 def _evidence_s(stage: Stage, limit: Limit, world: _World, factor: float | None) -> float | None:

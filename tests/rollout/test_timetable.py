@@ -155,6 +155,32 @@ def test_a_window_that_never_holds_enough_never_acts():
     assert shown.warnings[0].endswith("of the 20 requests that it needs")
 
 
+RATIO = Limit("error_rate", max_ratio=2.0, window_s=20.0, for_s=5.0)
+
+
+def test_a_share_over_a_window_needs_its_requests_of_stable_too():
+    never = "stage s: error_rate is never judged: stable has 18.0 of the 20 requests in its window that it needs"
+    table = timetable(one(RATIO, weight=9_910), rate=100)
+    assert (table.least_s, table.warnings) == (None, (f"{never}, and the stage never ends",))
+    assert (table.reactions[0].total_s, table.reactions[0].worst_s) == (None, None)
+    shown = timetable(one(replace(RATIO, action="alert"), weight=9_910), rate=100)
+    assert (shown.least_s, shown.warnings) == (3600, (never,))
+    assert timetable(one(RATIO, weight=9_900), rate=100).warnings == ()
+    assert timetable(one(RATIO, weight=10_000), rate=100).least_s == 3600  # by stable's record
+
+
+def test_a_share_over_a_window_is_in_breach_when_new_has_so_many_times_the_bad_that_stable_may_have():
+    late = 5.25  # `for` and a block
+    assert reaction(RATIO) == (pytest.approx(late), pytest.approx(20 + late))
+    assert reaction(replace(RATIO, floor=0.1)) == (pytest.approx(2 + late), pytest.approx(20 + late))
+    # Both are taken to have one bad at least: that is 1 of 20 of stable's, twice that 2 of 20 of the window.
+    assert reaction(RATIO, rate=100, weight=9_900) == (pytest.approx(2 + late), pytest.approx(20 + late))
+    assert reaction(RATIO, rate=10, weight=1_000)[0] == pytest.approx(2 + late)
+    many = replace(RATIO, max_ratio=30.0)
+    assert reaction(many, rate=100, weight=9_900) == (None, None)  # of 20 not even all are 30 times as many
+    assert reaction(RATIO, weight=10_000) == (None, None)  # by stable's record, which the plan does not know
+
+
 def test_evidence_of_total_failure_takes_five_blocks():
     total, double = reaction(ERRORS)
     assert total == 5 * 0.25
