@@ -151,11 +151,7 @@ class Downstream(asyncio.Protocol):
         exchange = self.exchange
         if self.closing or not isinstance(exchange, Exchange):
             return False
-        try:
-            return exchange.read_on()
-        except Exception as error:  # noqa: BLE001 -- no exception crosses a callback
-            self._broken(error)
-            return False
+        return exchange.read_on()
 
     def eof_received(self) -> bool:
         """Take the client's FIN: it left, unless `half_close: allow` or a tunnel says otherwise."""

@@ -192,11 +192,7 @@ class Upstream(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             return False
-        try:
-            return exchange.answer_on()  # type: ignore[union-attr]  # what waits is no tunnel's
-        except Exception as error:  # noqa: BLE001 -- no exception crosses a callback
-            self._broken(error)
-            return False
+        return exchange.answer_on()  # type: ignore[union-attr]  # what waits is no tunnel's
 
     def eof_received(self) -> bool:
         """Take the endpoint's FIN; only a tunnel goes on half open."""
@@ -283,6 +279,12 @@ class Upstream(asyncio.Protocol):
         elif self.exchange is None:
             self.close()
 
+    def abort(self) -> None:
+        """Close now, and the client's connection with it."""
+        if self.exchange is not None:
+            self.exchange.downstream.abort()
+        self.close()
+
     def close(self) -> None:
         """Close at once, whether connected, connecting or resting."""
         self.reusable = False
@@ -358,8 +360,5 @@ class Upstream(asyncio.Protocol):
             self._broken(fault)
 
     def _broken(self, error: Exception) -> None:
-        exchange = self.exchange
         self.worker.internal_error(error)
-        if exchange is not None:
-            exchange.downstream.abort()
-        self.close()
+        self.abort()

@@ -71,7 +71,7 @@ class Worker:
         """`resolve`: what looks up names instead of the system."""
         self.loop = loop
         self.wheel = Wheel()
-        self.turns = Turns(loop)
+        self.turns = Turns(loop, self.internal_error)
         self.hosts = Hosts(self, resolve)
         self.pools = Pools(self.hosts)
         self.queues = Queues()

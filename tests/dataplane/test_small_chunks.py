@@ -61,17 +61,23 @@ class Worker:
 
     def __init__(self, name, left, clock):
         self.name, self.left, self.clock = name, left, clock
+        self.aborted = False
 
     def take_turn(self):
         self.clock.now += 1_000_000
         self.clock.taken.append(self.name)
+        if not self.left:
+            raise ValueError(self.name)
         self.left -= 1
         return self.left > 0
+
+    def abort(self):
+        self.aborted = True
 
 
 class Clock:
     def __init__(self):
-        self.now, self.taken = 0, []
+        self.now, self.taken, self.errors = 0, [], []
 
 
 @pytest.fixture
@@ -83,7 +89,7 @@ def clock(monkeypatch):
 
 def test_turns_are_taken_to_the_end_by_one_after_the_other(clock):
     loop = Loop()
-    all_turns = Turns(loop)
+    all_turns = Turns(loop, clock.errors.append)
     a, b = Worker("a", 3, clock), Worker("b", 2, clock)
     all_turns.add(a)
     all_turns.add(b)
@@ -95,7 +101,7 @@ def test_turns_are_taken_to_the_end_by_one_after_the_other(clock):
 
 def test_a_round_of_turns_is_short_however_many_wait(clock):
     loop = Loop()
-    all_turns = Turns(loop)
+    all_turns = Turns(loop, clock.errors.append)
     for number in range(100):
         all_turns.add(Worker(str(number), 20, clock))
     rounds = 0
@@ -110,12 +116,28 @@ def test_a_round_of_turns_is_short_however_many_wait(clock):
 
 def test_who_comes_after_all_are_done_waits_for_the_next_round(clock):
     loop = Loop()
-    all_turns = Turns(loop)
+    all_turns = Turns(loop, clock.errors.append)
     for _ in range(2):
         all_turns.add(Worker("a", 1, clock))
         loop.turn()
         assert loop.soon == []
     assert clock.taken == ["a", "a"]
+
+
+def test_whose_turn_raises_is_ended_and_holds_up_nobody(clock):
+    loop = Loop()
+    all_turns = Turns(loop, clock.errors.append)
+    broken, sound = Worker("a", 0, clock), Worker("b", 2, clock)
+    all_turns.add(broken)
+    all_turns.add(sound)
+    while loop.soon:
+        loop.turn()
+    all_turns.add(Worker("c", 1, clock))
+    while loop.soon:
+        loop.turn()
+    assert "".join(clock.taken) == "abbc"
+    assert [str(error) for error in clock.errors] == ["a"]
+    assert (broken.aborted, sound.aborted) == (True, False)
 
 
 # ---------------------------------------------------------------- requests

@@ -11,7 +11,6 @@ import pytest
 import uvloop
 
 from proxy.dataplane.tls import TlsLayer
-from proxy.dataplane.turns import Turns
 from proxy.dataplane.upstream import Upstream
 from proxy.tls import client_context
 
@@ -35,7 +34,7 @@ def test_it_waits_for_no_collector(by_hand, at):
 
     async def give_up(server, turns):
         loop = asyncio.get_running_loop()
-        worker = SimpleNamespace(loop=loop, upstreams=set(), turns=Turns(loop))
+        worker = SimpleNamespace(loop=loop, upstreams=set(), turns=None)
         trust = SimpleNamespace(context=context, server_name="x.test", session=None)
         endpoint = SimpleNamespace(unix=None, host="127.0.0.1", port=server.getsockname()[1])
         pool = SimpleNamespace(endpoint=endpoint, name=None, tls=trust, connect_s=9.0, idle=[])
