@@ -9,6 +9,8 @@ Rules:
   wrong changes nothing, is said once, and is read again every second until it is right. It is said only if it is
   wrong twice in a row: whoever renews a certificate writes two files, one after the other.
 * A certificate that is out of date is still shown, for some clients do not look, and said once.
+* A reload may name other files, or the same in another order. What is new at an address, is gone from it, or is its
+  first now (which serves whoever asks for no other) is told.
 * Connections keep what they began with. Which addresses have TLS is settled at the start; with which files, a reload
   of the config may change.
 """
@@ -31,7 +33,9 @@ from proxy.ipc.enclosure import enclose
 from proxy.tls import Pair, WrongPair, read_pair, server_context, show
 
 Stamp = tuple[tuple[int, int, int], ...]
+Places = Mapping[str, tuple[CertificateFiles, ...]]  # who shows what, in order
 LOOK_S = 1.0
+_ADMIN = "the admin API"
 
 
 @dataclass(slots=True)
@@ -47,9 +51,9 @@ class _InForce:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a look at the files found. `kind` is an event's: CertificatesRenewed or CertificateProblem.
+    """What a look at the files, or a reload, found. `kind` is an event's: Certificates… or CertificateProblem.
 
-    `file`: which one it is about; `names` stand in the certificate in force, `shown_at` is who shows it.
+    `file`: which one it is about; `names` stand in the certificate, `shown_at` is who shows it, or has until now.
     """
 
     kind: str
@@ -79,6 +83,11 @@ class Certificates:
         return bool(self._held)
 
     @property
+    def shown(self) -> Mapping[str, tuple[Pair, ...]]:
+        """What workers are to show, by address; never changed, but replaced by another."""
+        return self._shown
+
+    @property
     def admin(self) -> ssl.SSLContext | None:
         """The context of the admin API; it shows what is in force, also later."""
         return self._admin_context
@@ -101,7 +110,7 @@ class Certificates:
         Raise `ConfigError` where one has become unusable since the config was checked; then nothing has changed.
         """
         with self._working:
-            before = self._entrances, self._admin, self._held
+            before, places = (self._entrances, self._admin, self._held), self._places()
             self._entrances = {
                 address: _files_of(settings, address) or files if files else ()
                 for address, files in self._entrances.items()
@@ -112,10 +121,23 @@ class Certificates:
             except ConfigError:
                 self._entrances, self._admin, self._held = before
                 raise
-            fresh = [files for files in self._held if files not in before[2]]
             self._show()
-            other = [self._found("CertificatesRenewed", "ConfigReloaded", files, files.cert) for files in fresh]
-            return [*other, *self._look(time.time())]
+            return [*self._moved(places, before[2]), *self._look(time.time())]
+
+    def _moved(self, before: Places, held: Mapping[CertificateFiles, _InForce]) -> Iterator[Finding]:
+        """Yield what a reload has moved between places, of which `before` were, and what was `held` then."""
+        after = self._places()
+        for files in self._held:
+            if any(files in of and files not in before[place] for place, of in after.items()):
+                yield self._found("CertificatesRenewed", "ConfigReloaded", files, files.cert)
+        for files, one in held.items():
+            gone = tuple(place for place, of in before.items() if files in of and files not in after[place])
+            if gone:
+                yield Finding("CertificatesRemoved", "ConfigReloaded", str(files.cert), "", one.pair.names, gone)
+        for place, of in after.items():
+            if of and of[0] != before[place][0] and of[0] in before[place]:
+                names = self._held[of[0]].pair.names
+                yield Finding("CertificatesRenewed", "FirstOfList", str(of[0].cert), "", names, (place,))
 
     def _look(self, now: float) -> list[Finding]:
         found = []
@@ -148,9 +170,11 @@ class Certificates:
         return [self._found("CertificatesRenewed", "FilesChanged", files, files.cert)]
 
     def _found(self, kind: str, reason: str, files: CertificateFiles, file: Path, why: str = "") -> Finding:
-        shown_at = [address for address, shown in self._entrances.items() if files in shown]
-        shown_at += ["the admin API"] if files == self._admin else []
-        return Finding(kind, reason, str(file), why, self._held[files].pair.names, tuple(shown_at))
+        shown_at = tuple(place for place, shown in self._places().items() if files in shown)
+        return Finding(kind, reason, str(file), why, self._held[files].pair.names, shown_at)
+
+    def _places(self) -> Places:
+        return {**self._entrances, **({} if self._admin is None else {_ADMIN: (self._admin,)})}
 
     def _read_all(self, held: Mapping[CertificateFiles, _InForce]) -> dict[CertificateFiles, _InForce]:
         """Return all that are named, reading those that are not `held`."""

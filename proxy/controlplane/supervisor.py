@@ -145,6 +145,7 @@ class Supervisor:
         self._passed = passed
         self._worker = worker
         self._certificates = Certificates(compiled.settings)
+        self._told_certificates = self._certificates.shown  # to workers, as these learn it when they start
         self._announce = announce
         self._notify = notify
         self._board = Board.create(compiled.settings.workers)
@@ -283,12 +284,15 @@ class Supervisor:
                     log.error("the certificates could not be looked at: %s", error)  # noqa: TRY400
 
     def show_certificates(self, found: Sequence[Finding], actor: str = CONTROLLER) -> None:
-        """Tell everybody what a look at the certificates has found; `actor`: who had them looked at."""
+        """Tell what was `found` at the certificates, and workers what to show; `actor`: who had them looked at."""
         for one in found:
             evidence = {"file": one.file, "names": list(one.names), "shown_at": list(one.shown_at)}
             evidence |= {"why": one.why} if one.why else {}
             self._controller.say_of_all(Note(one.kind, actor, one.reason, {}, {}, evidence))
-        if self._workers is not None and any(not one.why for one in found):
+        # Not by what was found: no event tells the order of those behind the first, nor what a failed look has read.
+        shown = self._certificates.shown
+        if self._workers is not None and shown != self._told_certificates:
+            self._told_certificates = shown
             self._workers.show_certificates()
 
     async def _tick_for_ever(self) -> None:

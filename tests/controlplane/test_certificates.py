@@ -154,7 +154,10 @@ def test_a_reload_may_name_other_files(issued):
     assert kinds(certificates.take(settings(files, others))) == [("CertificatesRenewed", "ConfigReloaded")]
     assert names(certificates) == {ADDRESS: [["a.test"], ["b.test"]]}
     assert certificates.take(settings(files, others)) == []
-    certificates.take(settings(others))
+    gone, first = certificates.take(settings(others))
+    assert kinds([first]) == [("CertificatesRenewed", "FirstOfList")]
+    assert (gone.kind, gone.reason, gone.why) == ("CertificatesRemoved", "ConfigReloaded", "")
+    assert (gone.file, gone.names, gone.shown_at) == (str(files.cert), ("a.test",), (ADDRESS,))
     assert names(certificates) == {ADDRESS: [["b.test"]]}
     others.cert.unlink()
     certificates.take(settings(others))
@@ -162,6 +165,35 @@ def test_a_reload_may_name_other_files(issued):
     with pytest.raises(ConfigError):
         certificates.take(settings(others))
     assert names(certificates) == {ADDRESS: [["b.test"]]}
+
+
+def test_a_reload_that_moves_certificates_says_where_they_are_new_gone_or_first(issued):
+    one, two = issued("a.test"), issued("b.test", name="other-")
+    at = {"127.0.0.1:1": (one, two), "127.0.0.1:2": (one,)}
+
+    def moved(first, second):
+        at.update({"127.0.0.1:1": first, "127.0.0.1:2": second})
+        found = certificates.take(everywhere())
+        return [(say.kind.removeprefix("Certificates"), say.reason, say.names[0], say.shown_at) for say in found]
+
+    def everywhere():
+        entrances = {address: Entrance(files, False) for address, files in at.items()}
+        return replace(settings(admin=one), listen=tuple(at), entrances=entrances)
+
+    certificates = Certificates(everywhere())
+    assert moved((one, two), (one,)) == []
+    before = certificates.shown
+    assert moved((two, one), (one,)) == [("Renewed", "FirstOfList", "b.test", ("127.0.0.1:1",))]
+    assert certificates.shown != before
+    assert moved((two,), (one, two)) == [
+        ("Renewed", "ConfigReloaded", "b.test", ("127.0.0.1:1", "127.0.0.1:2")),
+        ("Removed", "ConfigReloaded", "a.test", ("127.0.0.1:1",)),
+    ]
+    assert moved((two,), (two,)) == [
+        ("Removed", "ConfigReloaded", "a.test", ("127.0.0.1:2",)),
+        ("Renewed", "FirstOfList", "b.test", ("127.0.0.1:2",)),
+    ]
+    assert names(certificates) == {"127.0.0.1:1": [["b.test"]], "127.0.0.1:2": [["b.test"]]}
 
 
 def test_tls_that_goes_on_or_off_needs_a_restart(issued):

@@ -133,6 +133,48 @@ def test_tls_survives_the_supervisor_and_a_takeover(product, trust, authority):
     assert product.end() == 0
 
 
+def test_every_worker_shows_the_list_of_the_last_reload(product, trust, authority):
+    issue(authority, product.folder, "two.test", name="two-")
+    one, two = "{cert: cert.pem, key: key.pem}", "{cert: two-cert.pem, key: two-key.pem}"
+    text = product.config.read_text()
+
+    def listed(*certificates):
+        product.config.write_text(text.replace(one, f"[{', '.join(certificates)}]"))
+
+    def answers():
+        """Return what clients see who ask for the one, the other, and somebody else, of as many workers as answer."""
+        found = set()
+        for _ in range(8):
+            seen = []
+            for server_name in ("one.test", "two.test", "else.test"):
+                with Visitor(product.port, trust, server_name=server_name) as visitor:
+                    seen.append(visitor.name.partition(".")[0])
+            found.add(tuple(seen))
+        return found
+
+    listed(one, two)
+    product.start()
+    assert answers() == {("one", "two", "one")}
+    for certificates, seen in [
+        ((two, one), ("one", "two", "two")),
+        ((one, two), ("one", "two", "one")),
+        ((one,), ("one", "one", "one")),
+        ((two, one), ("one", "two", "two")),
+        ((two,), ("two", "two", "two")),
+    ]:
+        listed(*certificates)
+        assert product.call("POST", "/api/v1/config/reload")[0] == 200
+        until_now(lambda seen=seen: answers() == {seen})
+    gone = [event["evidence"]["names"] for event in product.events("CertificatesRemoved")]
+    assert gone == [["two.test"], ["one.test"]]
+    pid = product.workers[0]
+    os.kill(pid, signal.SIGKILL)
+    until_now(lambda: product.workers.get(0, pid) != pid)
+    until_now(lambda: all(row["state"] == "listening" for row in product.call("GET", "/api/v1/status")[1]["workers"]))
+    assert answers() == {("two", "two", "two")}
+    assert product.end() == 0
+
+
 def test_a_reload_takes_other_files_and_refuses_wrong_ones(product, trust, authority):
     issue(authority, product.folder, "three.test", name="other-")
     product.start()

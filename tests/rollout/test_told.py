@@ -32,6 +32,20 @@ def event(kind, reason="", before=AT, after=AT, **evidence):
             ),
         ),
         (
+            event("CertificatesRenewed", "FirstOfList", {}, {}, **SHOWN),
+            (
+                "shows another certificate, /etc/tls/shop.pem for shop.test, *.shop.test at 0.0.0.0:8443: "
+                "it is now the first of the list, for clients that ask for no other"
+            ),
+        ),
+        (
+            event("CertificatesRemoved", "ConfigReloaded", {}, {}, **SHOWN),
+            (
+                "shows a certificate no more, /etc/tls/shop.pem for shop.test, *.shop.test at 0.0.0.0:8443: "
+                "the config names other files"
+            ),
+        ),
+        (
             event("CertificateProblem", "CertificateUnusable", {}, {}, **SHOWN, why="is encrypted: take it off"),
             (
                 "has a certificate that needs somebody, /etc/tls/shop.pem for shop.test, *.shop.test at 0.0.0.0:8443: "
