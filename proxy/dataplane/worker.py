@@ -261,7 +261,7 @@ class Worker:
             try:
                 self._start(message, descriptors)
             except Exception as error:  # noqa: BLE001 -- it cannot go on, and must not stay as if it could
-                self.notice(f"cannot start: {error!r}")
+                self.notice(f"cannot start: {str(error) or repr(error)}")
                 self.loop.stop()
         elif kind == "table":
             try:

@@ -10,7 +10,8 @@ Three kinds of segments, each an anonymous mapping (memfd) of 64-bit words with 
 
 Rules (DESIGN §3): one writer; aligned words written only through `memoryview.cast("Q")`; counters only grow;
 words named in `GAUGES_…` are gauges and never subtracted; no order between words is promised; a header
-holds magic, layout hash and slot, and a mismatch refuses to attach.
+holds magic, layout hash and slot, and a mismatch refuses to attach. The hash is over all constants here and the shape:
+who runs with the files of another release, put in place below a running supervisor, counts nothing in wrong places.
 
 Positions are word indices (not bytes). The layout of a counters segment depends only on the shape of the table
 (how many services, how many endpoints each version has), so both sides compute it from the table.
@@ -186,9 +187,12 @@ class ControlLayout:
     hash: int
 
 
+_CONSTANTS = sorted((name, value) for name, value in globals().items() if name.isupper())
+
+
 def shape_hash(kind: str, shape: object) -> int:
     """Return 63 bits that differ when the layout does."""
-    return int.from_bytes(blake2b(repr((kind, shape)).encode(), digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(blake2b(repr((kind, shape, _CONSTANTS)).encode(), digest_size=8).digest(), "little") >> 1
 
 
 def _shape(table: RoutingTable) -> tuple[tuple[int, int], ...]:

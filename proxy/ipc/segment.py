@@ -57,7 +57,10 @@ class Segment:
             segment.close()
         else:
             os.close(fd)
-        raise SegmentMismatch("the shared-memory segment is of another layout", where=f"descriptor {fd}")
+        raise SegmentMismatch(
+            "the shared memory is of another layout: this process runs files of another release than its supervisor",
+            cure="restart the supervisor",
+        )
 
     def close(self) -> None:
         """Unmap and close; other processes keep their mapping."""

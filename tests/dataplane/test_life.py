@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from email.utils import parsedate_to_datetime
@@ -722,3 +725,18 @@ def test_what_a_worker_looks_at_every_second_is_not_missed_when_it_was_held_up(l
     answer = lone.client().request()
     assert answer.status == 503
     assert parsedate_to_datetime(answer.get("Date")).timestamp() >= held_up_until
+
+
+def test_a_worker_of_another_release_than_its_supervisor_says_so_and_ends():
+    phone, theirs = channel.pair()
+    board = Segment.create("board", layout.board_words(1), layout.board_hash(1) + 1)
+    command = [sys.executable, "-m", "proxy.dataplane.worker", str(theirs.fileno())]
+    with contextlib.closing(board), phone, subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
+        theirs.close()
+        channel.send(phone, {"type": "start", "slot": 0, "slots": 1, "listeners": []}, [board.fd])
+        assert process.wait(30) == 0
+        said = channel.Receiver().feed(phone)
+    assert [message["type"] for message, _ in said] == ["notice"]
+    assert "cannot start: " in said[0][0]["text"]
+    assert "files of another release" in said[0][0]["text"]
+    assert "restart the supervisor" in said[0][0]["text"]

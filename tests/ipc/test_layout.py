@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +60,33 @@ def test_another_shape_has_another_hash(one: list[tuple[int, int]], two: list[tu
     hashes = [layout.counters_layout(table(shape)).hash for shape in (one, two)]
     assert (hashes[0] == hashes[1]) == (one == two)
     assert all(0 <= number < 2**63 for number in hashes)
+
+
+@pytest.mark.parametrize(
+    "here, there",
+    [
+        ('"override", "failover"', '"failover", "override"'),
+        ('    (404, "no_service"),\n', ""),
+        ("ROW_WORDS = 16", "ROW_WORDS = 24"),
+        ("ENDPOINT_CONNECTED = 3", "ENDPOINT_CONNECTED = 7"),
+        ("EPOCH_SHIFT = 32", "EPOCH_SHIFT = 40"),
+        ("# Board.", "# A comment."),
+    ],
+)
+def test_another_release_with_other_places_has_other_hashes(
+    monkeypatch: pytest.MonkeyPatch, here: str, there: str
+) -> None:
+    def hashes(one: Any) -> list[int]:
+        shape = table([(1, 2)])
+        return [one.counters_layout(shape).hash, one.control_layout(shape).hash, one.board_hash(2)]
+
+    source = Path(layout.__file__).read_text()
+    assert source.count(here) == 1
+    other = ModuleType("other_layout")
+    monkeypatch.setitem(sys.modules, other.__name__, other)
+    exec(source.replace(here, there), vars(other))
+    same = [one == two for one, two in zip(hashes(layout), hashes(other), strict=True)]
+    assert same == [here == "# Board."] * 3
 
 
 def test_the_parts_of_a_version_block_do_not_overlap() -> None:
