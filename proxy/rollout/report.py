@@ -19,6 +19,7 @@ from math import ceil, floor, log10
 from typing import Any
 
 from proxy.rollout import told
+from proxy.rollout.event import CONTROLLER
 
 Json = dict[str, Any]
 
@@ -163,12 +164,18 @@ def _stages(stage: Mapping[str, Any] | None, phase: str, events: Sequence[Json],
         if number < stage["index"] or phase == "completed":
             state = "done" if one["name"] in entered else "skipped"
         elif number == stage["index"]:
-            state = {"rolled_back": "failed", "paused": "paused", "idle": "left"}.get(phase, "current")
+            state = {"rolled_back": _rolled_back(events), "paused": "paused", "idle": "left"}.get(phase, "current")
         found.append({**one, "state": state, "entered": entered.get(one["name"]), "left": None})
     been = [one for one in found if one["entered"] is not None]
     for one, later in zip(been, [*(later["entered"] for later in been[1:]), ended], strict=True):
         one["left"] = later
     return found
+
+
+def _rolled_back(events: Sequence[Json]) -> str:
+    """Return what a stage is from which everything was rolled back: it has not failed when a person wanted it."""
+    actors = [event["actor"] for event in events if event["type"] == "RolledBack"]
+    return "failed" if not actors or actors[-1] == CONTROLLER else "rolled back"
 
 
 def _decision(number: int, event: Json) -> Json:
@@ -274,7 +281,7 @@ def _tables(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[li
                 stage["name"],
                 f"{stage['weight']} %",
                 told.duration(stage["hold_s"]),
-                stage["state"],
+                stage["state"] + _left(stage),
                 *("-" if stage[when] is None else told.moment(stage[when]) for when in ("entered", "left")),
             ]
             for stage in report["stages"]
@@ -282,13 +289,20 @@ def _tables(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[li
         yield "Stages", ["stage", "weight of new", "hold", "state", "entered", "left"], rows
     if report["limits"]:
         head = ["limit", "version", "bound", "value", "verdict", "requests", "needs", "judged", "action"]
-        yield "Limits", head, [_limit(limit) for limit in report["limits"]]
+        yield "Limits", head, [_limit(limit, over=report["ended"] is not None) for limit in report["limits"]]
     if report["decisions"]:
         rows = [[str(one["number"]), told.moment(one["t"]), one["type"], one["text"]] for one in report["decisions"]]
         yield "Decisions", ["no.", "time", "event", "what"], rows
 
 
-def _limit(limit: Mapping[str, Any]) -> list[str]:
+def _left(stage: Mapping[str, Any]) -> str:
+    """Return how a stage was left that did not wait for its hold."""
+    if stage["state"] == "done" and stage.get("left_by") not in (None, CONTROLLER):
+        return f", promoted by {stage['left_by']}"
+    return ", proven" if stage["state"] == "done" and stage.get("left_for") == "Proven" else ""
+
+
+def _limit(limit: Mapping[str, Any], *, over: bool) -> list[str]:
     unit = limit.get("unit")
     bound = "-"
     for key, sign in (("max", "≤"), ("min", "≥"), ("max_ratio", "≤")):
@@ -301,7 +315,7 @@ def _limit(limit: Mapping[str, Any]) -> list[str]:
         "-" if limit.get("value") is None else told.amount(limit["value"], unit),
         limit["verdict"] + (", proven" if limit.get("proven") else ""),
         f"{limit.get('samples') or 0:,}",
-        f"{limit['needed']:,} more" if limit.get("needed") else "",
+        f"{limit['needed']:,} more" if limit.get("needed") and not over else "",
         limit.get("judge") or "",
         (limit.get("action") or "") + (" (dry run)" if limit.get("dry_run") else ""),
     ]
