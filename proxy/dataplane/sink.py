@@ -9,7 +9,8 @@
 
 What cannot be written now waits for the next time, up to 1 MiB. What is more is lost, and so is what a full disk, or
 a pipe that nobody reads any more, refuses. A line that was written in part is ended before the next one begins, in a
-file that may be read also one of another worker, or of one that crashed.
+file that may be read also one of another worker, or of one that crashed: such a file has to end as before the next time
+that it is written to, because it also looks so while another worker writes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _SLOW = "its reader does not keep up"
 class Sink:
     """One of them, open. `fault`: why a line was lost the last time."""
 
-    __slots__ = ("_descriptor", "_is_file", "_put", "_readable", "_torn", "_waiting", "fault")
+    __slots__ = ("_descriptor", "_is_file", "_put", "_readable", "_torn", "_torn_at", "_waiting", "fault")
 
     def __init__(self, place: str | int) -> None:
         """Open a path, or a descriptor that others have too, such as standard output; raise `OSError`.
@@ -48,8 +49,12 @@ class Sink:
         self._readable = self._is_file and access == os.O_RDWR
         self._put = self._way_to_write(mode)
         self._torn = False
+        self._torn_at = 0  # the size at which the file was last seen to end within a line
         self._waiting: list[bytes] = []
         self.fault = ""
+        if self._readable:
+            with contextlib.suppress(BlockingIOError):
+                self._ends_torn()
         with contextlib.suppress(OSError):  # else it has 64 KiB, which several busy workers fill within a sweep
             if stat.S_ISFIFO(mode) and fcntl.fcntl(self._descriptor, fcntl.F_GETPIPE_SZ) < _PIPE_BYTES:
                 fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -76,9 +81,10 @@ class Sink:
         return lost
 
     def close(self) -> int:
-        """Close it; return how many lines waited, which are lost."""
+        """Close it; return how many of the lines that waited are lost."""
+        lost = self.write([])
         os.close(self._descriptor)
-        return self._forget(len(self._waiting))
+        return lost + self._forget(len(self._waiting))
 
     def _write_piece(self) -> int:
         """Write the next lines; return how many were lost by being written in part."""
@@ -101,6 +107,8 @@ class Sink:
             left -= len(lines[done])
             done += 1
         self._torn = left > 0
+        if self._readable:
+            self._torn_at = os.fstat(self._descriptor).st_size
         self.fault = "there was no room for a whole line"
         lost = 0 < left < len(lines[done]) - 1  # where only its end is missing, that comes before the next one
         self._forget(done + self._torn)
@@ -134,9 +142,14 @@ class Sink:
         return 0
 
     def _ends_torn(self) -> bool:
-        """Whether the file ends within a line, whoever began it."""
+        """Whether the file ends within a line, whoever began it; raise `BlockingIOError` where that may be going on."""
         size = os.fstat(self._descriptor).st_size
-        return size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
+        if not size or os.pread(self._descriptor, 1, size - 1) == b"\n":
+            return False
+        if size != self._torn_at:
+            self._torn_at = size
+            raise BlockingIOError
+        return True
 
     def _write(self, piece: bytes) -> int:
         return os.write(self._descriptor, piece)
