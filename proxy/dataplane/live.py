@@ -37,8 +37,6 @@ from proxy.routing.table import (
 )
 from proxy.tls import endpoint_context
 
-CAUSES = ("connect", "reset", "timeout", "protocol", "5xx")
-
 _VALUE_MAX = 1024  # bytes of a header's value that a signal looks at
 _VALUES_MAX = 1024  # remembered per signal
 

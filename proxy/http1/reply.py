@@ -1,4 +1,4 @@
-"""Answers that the proxy gives itself, and what it says between heads.
+"""Answers that the proxy gives itself.
 
 A local reply is `application/problem+json` (RFC 9457) with the reason word of the metrics and the request id, so
 that what a person sees, the log and the counters can be matched.
@@ -7,8 +7,6 @@ that what a person sees, the log and the counters can be matched.
 from __future__ import annotations
 
 import json
-
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 TITLES = {
     200: "OK",

@@ -8,7 +8,7 @@ import h11
 import pytest
 
 from proxy.http1.head import ResponseHead
-from proxy.http1.reply import CONTINUE, MEANINGS, TITLES, local_reply
+from proxy.http1.reply import MEANINGS, TITLES, local_reply
 from proxy.http1.response import ResponseParser
 from proxy.ipc.layout import LOCAL_REPLIES
 
@@ -66,9 +66,3 @@ def test_more_fields_can_be_added() -> None:
 def test_details_are_escaped() -> None:
     data = local_reply(400, "malformed", 'a "b"\r\n\x00é', b"", date=DATE, head_only=False, close=True)
     assert json.loads(data.partition(b"\r\n\r\n")[2])["detail"] == 'a "b"\r\n\x00é'
-
-
-def test_continue_is_an_interim_response() -> None:
-    head = ResponseParser().parse(CONTINUE, 0, b"POST")
-    assert isinstance(head, ResponseHead)
-    assert (head.status, head.length, head.end) == (100, 0, len(CONTINUE))
