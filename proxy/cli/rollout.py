@@ -48,12 +48,17 @@ def start(
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
-    """Start a rollout; with --dry-run say go or no-go (exit code 1) with what was found."""
+    """Start a rollout; with --dry-run say go or no-go (exit code 1) with what was found.
+
+    Without it what is no-go is printed as a warning, and the rollout starts all the same.
+    """
     client = connect(admin, token_file, ca, timeout_s=HOOKS_S)
     body: dict[str, Any] = {} if plan is None else {"plan": _named_or_read(plan)}
     answer = _call(client, service, "", {**body, **_why(reason)}, if_match, dry_run=dry_run)
     if not dry_run:
         _print(client, service, answer, output)
+        for finding in answer.get("warnings", []):
+            typer.echo(f"warning: {_said(finding)}", err=True)
         return
     typer.echo(json.dumps(answer) if output is Format.JSON else "\n".join(_findings(answer)))
     if not answer["go"]:
@@ -213,8 +218,12 @@ def _print(client: Client, service: str | None, item: dict[str, Any], output: Fo
 
 def _findings(answer: dict[str, Any]) -> Iterator[str]:
     yield f"{'go' if answer['go'] else 'no-go'}: {answer['plan']}"
-    rows = [[one["finding"], one["check"], text.printable(one["what"])] for one in answer["findings"]]
-    yield from text.table(rows)
+    yield from text.table([[one["finding"], one["check"], _said(one)] for one in answer["findings"]])
+
+
+def _said(finding: dict[str, Any]) -> str:
+    cure = f" ({finding['cure']})" if finding.get("cure") else ""
+    return text.printable(f"{finding['what']}{cure}")
 
 
 def _drilled(found: dict[str, Any]) -> Iterator[str]:

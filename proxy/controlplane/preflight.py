@@ -2,7 +2,10 @@
 
 A *finding* is one check with what it found: `ok`, `warning` (it goes, but look at it) or `no-go`. It is *go* when there
 is no no-go. Nothing is changed: hooks are not called; it is looked whether their address can be reached and whether
-their command exists.
+their command exists. Every ready endpoint is asked for a connection, all at once, because one that nobody has asked yet
+is ready until somebody does.
+
+Whoever starts all the same is told what of this is no-go (`no_go`), without being held up by any connection.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,33 +23,38 @@ from proxy.controlplane.history import History
 from proxy.controlplane.operations import Json
 from proxy.controlplane.store import Store
 from proxy.errors import Refused, StateError
-from proxy.metrics.snapshot import ServiceCounts
+from proxy.metrics.snapshot import EndpointCounts, ServiceCounts
 from proxy.rollout.analysis import Counter, Reading
 from proxy.rollout.event import Start
 from proxy.rollout.machine import step
 from proxy.rollout.plan import CHECK, Hook, Plan
 from proxy.rollout.timetable import timetable
-from proxy.routing.table import NEW, STABLE
+from proxy.routing.table import NEW, STABLE, Endpoint, Service
 
 OK, WARNING, NO_GO = "ok", "warning", "no-go"
 MEASURED_S = 60.0
 LEAST_STABLE = 20
 CONNECT_S = 2.0
+ENDPOINT_S = 1.0  # what a connection to an endpoint may take
+TAKEN_OUT = ("drain", "maintenance")  # by a person
+
+VERSIONS = ((STABLE, "stable"), (NEW, "new"))
 
 
 async def preflight(
     entry: Entry,
     plan: Plan,
+    service: Service,
     counts: ServiceCounts,
     history: History,
     store: Store,
     readings: Mapping[str, Reading],
     now: float,
 ) -> Json:
-    """Return {"go", "plan", "findings": [{"check", "finding", "what"}]}."""
+    """Return {"go", "plan", "findings": [{"check", "finding", "what", "cure"?}]}."""
     findings = [
         *_phase(entry, plan, now),
-        *_endpoints(entry, counts, now),
+        *await _asked(service, counts, list(_endpoints(entry, counts, now))),
         *_measured(entry, plan, history),
         *_limits(entry, plan, counts, readings),
         *await _hooks(plan),
@@ -59,8 +67,16 @@ async def preflight(
     }
 
 
-def _found(check: str, finding: str, what: str) -> Json:
-    return {"check": check, "finding": finding, "what": what}
+def no_go(
+    entry: Entry, plan: Plan, counts: ServiceCounts, readings: Mapping[str, Reading], now: float
+) -> tuple[Json, ...]:
+    """Return what is known to be no-go of a rollout that is started all the same: the findings, as `preflight` does."""
+    known = (*_endpoints(entry, counts, now), *_limits(entry, plan, counts, readings))
+    return tuple([finding for finding in known if finding["finding"] == NO_GO])
+
+
+def _found(check: str, finding: str, what: str, cure: str = "") -> Json:
+    return {"check": check, "finding": finding, "what": what, **({"cure": cure} if cure else {})}
 
 
 def _phase(entry: Entry, plan: Plan, now: float) -> Iterator[Json]:
@@ -73,16 +89,70 @@ def _phase(entry: Entry, plan: Plan, now: float) -> Iterator[Json]:
 
 
 def _endpoints(entry: Entry, counts: ServiceCounts, now: float) -> Iterator[Json]:
-    for version, name in ((STABLE, "stable"), (NEW, "new")):
+    for version, name in VERSIONS:
         endpoints = counts.versions[version].endpoints
         ready = [endpoint.url for endpoint in endpoints if endpoint.state == "ready"]
         reach = entry.watch.reach[version]
         if not ready:
-            yield _found(f"{name} endpoints", NO_GO, f"none of {len(endpoints)} endpoints of {name} is ready")
-        elif not reach.ready(now):
-            yield _found(f"{name} endpoints", NO_GO, f"connections to every ready endpoint of {name} failed lately")
+            what = f"none of {len(endpoints)} endpoints of {name} is ready"
+            yield _found(f"{name} endpoints", NO_GO, what, _back(endpoints))
+        elif not reach.ready(now) and all(reach.failures_of(url) for url in ready):  # one may be ready since the tick
+            what = f"connections to every ready endpoint of {name} failed lately"
+            yield _found(f"{name} endpoints", NO_GO, what, "look whether they run, and at their addresses")
         else:
             yield _found(f"{name} endpoints", OK, f"{len(ready)} of {len(endpoints)} ready")
+
+
+def _back(endpoints: Sequence[EndpointCounts]) -> str:
+    out = [endpoint.url for endpoint in endpoints if endpoint.state in TAKEN_OUT]
+    return f"tidegate undrain {out[0]}" if out else "tidegate status says why its endpoints are not ready"
+
+
+async def _asked(service: Service, counts: ServiceCounts, findings: Sequence[Json]) -> list[Json]:
+    """Return the findings about the endpoints with what connections to the ready ones of each version gave."""
+    ready = [
+        [endpoint for endpoint in service.version(version).endpoints if _is_ready(counts, version, endpoint)]
+        for version, _ in VERSIONS
+    ]
+    answers = iter(await asyncio.gather(*[_refuses(endpoint) for endpoints in ready for endpoint in endpoints]))
+    found: list[Json] = []
+    for finding, endpoints in zip(findings, ready, strict=True):
+        failed = [why for why in (next(answers) for _ in endpoints) if why]
+        found.append(finding if finding["finding"] != OK else _connected(finding, failed, len(endpoints)))
+    return found
+
+
+def _is_ready(counts: ServiceCounts, version: int, endpoint: Endpoint) -> bool:
+    return any(one.url == endpoint.url and one.state == "ready" for one in counts.versions[version].endpoints)
+
+
+def _connected(finding: Json, failed: Sequence[str], asked: int) -> Json:
+    if not failed:
+        return {**finding, "what": f"{finding['what']}, a connection to each came about"}
+    cure = "start what listens there, or correct the address"
+    if len(failed) < asked:
+        return _found(finding["check"], WARNING, f"{finding['what']}, but {'; '.join(failed)}", cure)
+    return _found(finding["check"], NO_GO, f"{finding['what']}, but none can be reached: {'; '.join(failed)}", cure)
+
+
+async def _refuses(endpoint: Endpoint) -> str:
+    """Return why no connection to an endpoint comes about, "" if one does."""
+    if endpoint.unix is not None:
+        opened = asyncio.open_unix_connection(endpoint.unix)
+    else:
+        opened = asyncio.open_connection(endpoint.host, endpoint.port)
+    try:
+        _, writer = await asyncio.wait_for(opened, ENDPOINT_S)
+    except TimeoutError:
+        return f"{endpoint.url} cannot be reached: no answer within {ENDPOINT_S:g} s"
+    except OSError as error:
+        return f"{endpoint.url} cannot be reached: {_reason(error)}"
+    writer.transport.abort()
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else "its name is not known"
 
 
 def _measured(entry: Entry, plan: Plan, history: History) -> Iterator[Json]:

@@ -29,7 +29,7 @@ from proxy.controlplane.hooks import Answer
 from proxy.controlplane.intake import INLINE
 from proxy.controlplane.move import Move, move, overtaken
 from proxy.controlplane.operations import Json, Order
-from proxy.controlplane.preflight import preflight
+from proxy.controlplane.preflight import no_go, preflight
 from proxy.controlplane.services import Services
 from proxy.controlplane.status import Status
 from proxy.controlplane.store import REGISTERED, STABLE_REGISTERED, Owed, Store
@@ -74,7 +74,8 @@ class Rollouts:
     async def start(self, name: str, plan: str | Mapping[str, Any] | None, order: Order) -> Json:
         """Start a rollout by the plan of that name, or one in the notation of a file; `None` means the default one.
 
-        A dry run returns {"go", "plan", "findings"} and changes nothing.
+        A dry run returns {"go", "plan", "findings"} and changes nothing. What it would have called no-go is in the
+        `warnings` of a start, which goes all the same.
         """
         entry = self._services.entry(name)
         chosen = registry.with_checks(self._plan(entry, plan), entry.plan)
@@ -82,14 +83,16 @@ class Rollouts:
             return await preflight(
                 entry,
                 chosen,
+                self._services.service(entry.plan.name),
                 self._services.counts(name),
                 self._services.history,
                 self._store,
                 self._services.readings(name),
                 self._services.now(),
             )
-        durable = await self._commits.run(self._start(entry, chosen, order))
-        return self._status.answer(entry, self._status.service_status(name), durable=durable)
+        durable, warnings = await self._commits.run(self._start(entry, chosen, order))
+        answer = self._status.answer(entry, self._status.service_status(name), durable=durable)
+        return {**answer, **({"warnings": warnings} if warnings else {})}
 
     async def pause(self, name: str, order: Order) -> Json:
         """Stop the hold clock; the limits stay armed. Return the service's object."""
@@ -128,17 +131,19 @@ class Rollouts:
         async with self._services.change(entry):
             return await self._services.carry_out(entry, event)
 
-    async def _start(self, entry: Entry, plan: Plan, order: Order) -> bool:
+    async def _start(self, entry: Entry, plan: Plan, order: Order) -> tuple[bool, list[Json]]:
         services = self._services
         event = Start(plan, services.fresh_salt(entry), order.actor, order.reason, order.if_match)
         # What is refused anyway is refused before hooks are called.
         move(entry.plan, entry.latest, event, services.now())
         async with self._asked_before(entry, plan, (BEFORE_START, BEFORE_STAGE), plan.stages[0].name) as answers:
-            if answers:
-                event = replace(event, evidence={"hooks": answers})
+            warnings = self._no_go(entry, plan)
+            evidence: Json = {"hooks": answers} if answers else {}
+            evidence |= {"no_go": [finding["what"] for finding in warnings]} if warnings else {}
+            event = replace(event, evidence=evidence)
             table = registry.counting(services.table, entry.plan, plan)
             if table == services.table:
-                return await services.carry_out(entry, event)
+                return await services.carry_out(entry, event), warnings
             # What the workers have to count first: a table at weight 0, and then the start.
             move(entry.plan, entry.state, event, services.now())
             entry.asking, revision = True, entry.state.revision
@@ -149,7 +154,11 @@ class Rollouts:
             if not wanted or entry.state.revision != revision:
                 what = "something else was decided while the workers got their table: that stands"
                 raise overtaken(entry.state, what)
-            return await services.carry_out(entry, event)
+            return await services.carry_out(entry, event), warnings
+
+    def _no_go(self, entry: Entry, plan: Plan) -> list[Json]:
+        services, name = self._services, entry.plan.name
+        return list(no_go(entry, plan, services.counts(name), services.readings(name), services.now()))
 
     async def _promote(self, entry: Entry, order: Order, *, full: bool) -> bool:
         services = self._services

@@ -274,6 +274,7 @@ def _because(event: Json) -> str:
         told.append(f"also {', '.join(evidence['also'])}")
     if evidence.get("metric") is None and evidence.get("requests") is not None:
         told.append(f"{evidence['requests']:,} requests to new in {duration(evidence.get('elapsed_s', 0))}")
+    told += [f"although {', and '.join(evidence['no_go'])}"] if evidence.get("no_go") else []
     told += [f"it waited for {', '.join(evidence['open'])}"] if evidence.get("open") else []
     told += [str(evidence[key]) for key in ("why", "body", "output", "warning") if evidence.get(key)]
     return "; ".join(told)

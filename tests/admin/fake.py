@@ -18,6 +18,7 @@ class FakeOperations:
         self.urls = dict.fromkeys(names, ("http://127.0.0.1:9002",))
         self.states = {}
         self.warning = ""
+        self.warnings = []
         self.orders = []
         self.ttl_s = None
         self.is_ready = (True, "")
@@ -116,7 +117,9 @@ class FakeOperations:
         if order.dry_run:
             found = {"check": "state", "finding": "ok" if self.go else "no-go", "what": "can be written"}
             return {"go": self.go, "plan": "default", "findings": [found]}
-        return self._order(name, "progressing", 100, order, "RolloutStarted", {"idle", "rolled_back"}, listed=False)
+        phases = {"idle", "rolled_back"}
+        answer = self._order(name, "progressing", 100, order, "RolloutStarted", phases, listed=False)
+        return answer | ({"warnings": self.warnings} if self.warnings else {})
 
     async def pause(self, name, order):
         return self._order(name, "paused", self.weight_bp[name], order, "RolloutPaused", {"progressing"})

@@ -57,6 +57,17 @@ def test_a_refusal_is_an_object_too(admin):
     assert (missing.exit_code, json.loads(missing.stdout)["title"]) == (2, "NoSuchService")
 
 
+def test_a_start_prints_what_the_pre_flight_would_have_called_no_go(admin):
+    found = {"check": "new endpoints", "finding": "no-go", "what": "none of 1 endpoints of new is ready"}
+    admin.operations.warnings = [found | {"cure": "tidegate undrain http://b:1"}, found | {"what": "a\x1b[31m b"}]
+    result = tidegate("rollout", "start", "--admin", admin.url)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "warning: none of 1 endpoints of new is ready (tidegate undrain http://b:1)",
+        "warning: a\\x1b[31m b",
+    ]
+
+
 def test_the_verbs_of_a_rollout(admin):
     def phase():
         return admin.operations.phase["web"]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import resource
+import socket
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -18,11 +19,12 @@ from proxy.controlplane.scales import TTFB, Scale
 from proxy.controlplane.store import Change, Owed
 from proxy.errors import Refused
 from proxy.ipc import layout
+from proxy.rollout import told
 from proxy.rollout.analysis import Reading
 from proxy.rollout.plan import CHECK, HOLD, SIGNAL, Check, Hook, Hooks, Limit, Plan, ServicePlan, Stage
 from proxy.rollout.state import COMPLETED, IDLE, PAUSED, PROGRESSING, ROLLED_BACK
 from proxy.routing.split import seed_of
-from proxy.routing.table import NEW, STABLE, Signal
+from proxy.routing.table import NEW, STABLE, Endpoint, Signal
 from tests.controlplane.regions import B, C, service, table, version
 from tests.controlplane.ruled import ANN, FakeClock
 from tests.controlplane.test_controller import running, until
@@ -59,6 +61,23 @@ def last(world, kind):
 
 def reasons(world, kind):
     return [event.event()["reason"] for event in world.controller._journal._tail if event.type == kind]
+
+
+@asynccontextmanager
+async def listening(count):
+    """Give so many endpoints to which connections can be made, and one to which none can."""
+    servers = [await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0) for _ in range(count)]
+    ports = [server.sockets[0].getsockname()[1] for server in servers]
+    found = [Endpoint(f"http://127.0.0.1:{port}", "127.0.0.1", port) for port in ports]
+    with socket.socket() as bound:  # bound, and never listening
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        try:
+            yield [*found, Endpoint(f"http://127.0.0.1:{port}", "127.0.0.1", port)]
+        finally:
+            for server in servers:
+                server.close()
+                await server.wait_closed()
 
 
 @running
@@ -834,11 +853,48 @@ async def test_a_dry_run_is_the_pre_flight(start):
     by_check = {finding["check"]: finding["finding"] for finding in found["findings"]}
     assert found["go"] is False
     assert by_check["hook before_start"] == "no-go"
-    assert by_check["phase"] == by_check["stable measured"] == by_check["new endpoints"] == by_check["state"] == "ok"
+    assert by_check["phase"] == by_check["stable measured"] == by_check["state"] == "ok"
     assert by_check["stage canary"] == "warning"
     assert world.word() == 0
-    clean = await start(PLANS)
-    assert (await clean.controller.rollouts.start("web", None, Order("ann", dry_run=True)))["go"] is True
+
+
+@running
+async def test_the_pre_flight_connects_to_endpoints_that_nobody_has_asked_yet(start):
+    async def found(stable, new):
+        world = await start(PLANS, table(service(stable=version("1", *stable), new=version("2", *new))))
+        answer = await world.controller.rollouts.start("web", None, Order("ann", dry_run=True))
+        by_check = {one["check"]: one for one in answer["findings"]}
+        ends = by_check["stable endpoints"], by_check["new endpoints"]
+        return answer["go"], *[(one["finding"], one["what"]) for one in ends]
+
+    async with listening(2) as (first, second, dead):
+        ready = ("ok", "1 of 1 ready, a connection to each came about")
+        assert await found([first], [second]) == (True, ready, ready)
+        refused = f"{dead.url} cannot be reached: connection refused"
+        one_left = ("warning", f"2 of 2 ready, but {refused}")
+        assert await found([first], [second, dead]) == (True, ready, one_left)
+        none_left = ("no-go", f"1 of 1 ready, but none can be reached: {refused}")
+        assert await found([first], [dead]) == (False, ready, none_left)
+        assert await found([dead], [second]) == (False, none_left, ready)
+
+
+@running
+async def test_a_start_says_what_its_pre_flight_would_have_called_no_go(start):
+    world = await start(PLANS)
+    await world.controller.endpoint_changes.set_endpoint("web", NEW, B.url, "drain", ANN)
+    what = "none of 1 endpoints of new is ready"
+    answer = await world.controller.rollouts.start("web", None, ANN)
+    assert answer["phase"] == "progressing"  # scripts rely on that
+    assert answer["warnings"] == [
+        {"check": "new endpoints", "finding": "no-go", "what": what, "cure": f"tidegate undrain {B.url}"}
+    ]
+    event = last(world, "RolloutStarted")
+    assert event["evidence"]["no_go"] == [what]
+    assert f"although {what}" in told.sentence(event)
+    await world.controller.weights.rollback("web", ANN)
+    await world.controller.endpoint_changes.set_endpoint("web", NEW, B.url, "ready", ANN)
+    assert "warnings" not in await world.controller.rollouts.start("web", None, ANN)
+    assert "no_go" not in last(world, "RolloutStarted")["evidence"]
 
 
 @running
@@ -847,8 +903,8 @@ async def test_the_pre_flight_says_what_the_measured_rate_cannot_give(start):
     world = await start(planned(stages=(PLAN.stages[0], rare, PLAN.stages[2])))
     await flow(world, 10)  # 40 requests/s
     found = await world.controller.rollouts.start("web", None, Order("ann", dry_run=True))
-    assert found["go"] is True  # it may well be meant
     said = [(one["check"], one["finding"], one["what"]) for one in found["findings"] if "stage" in one["check"]]
+    assert "no-go" not in [finding for _, finding, _ in said]  # it may well be meant
     assert ("stage full", "ok", "about 800 requests to new, 100 needed") in said
     assert [(check, what.split(":")[0].split(" that")[0]) for check, finding, what in said if finding == "warning"] == [
         ("stage canary", "the hold gives 4 of the 100 requests"),
