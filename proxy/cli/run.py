@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,25 +74,27 @@ def run(
         typer.echo(f"# the same as a config file:\n{equivalent.rstrip()}\n")
     for note in compiled.notes:
         typer.echo(note if note.startswith("warning: ") else f"note: {note}")
-    _log_to_stderr()
+    flush_log = _log_to_stderr()
     from proxy.admin.app import runner
     from proxy.controlplane.supervisor import run as supervise
 
-    raise typer.Exit(supervise(compiled, announce=_announce, admin=runner))
+    raise typer.Exit(supervise(compiled, announce=_announce, admin=runner, flush_log=flush_log))
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr() -> Callable[[], None]:
+    """Have the log written to standard error; return what writes the lines that wait for its reader."""
     from proxy.cli.stderr import STDERR, Lines
     from proxy.dataplane.sink import Sink
 
     try:
         handler = Lines(Sink(STDERR))
     except OSError:
-        return  # it is closed
+        return lambda: None  # it is closed
     formatter = logging.Formatter(LOG_FORMAT, LOG_TIME)
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    return handler.flush
 
 
 def _announce(line: str) -> None:

@@ -14,7 +14,10 @@ STDERR = 2
 
 
 class Lines(logging.Handler):
-    """Writes records as lines to a sink, and says how many were lost as soon as there is room again."""
+    """Writes records as lines to a sink, and says how many were lost as soon as there is room again.
+
+    Whoever runs it calls `flush` now and then: what waits for a slow reader is else written with the next record only.
+    """
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
@@ -28,13 +31,20 @@ class Lines(logging.Handler):
         except Exception:  # noqa: BLE001 -- as every handler: whoever logs must not fail by it
             self.handleError(record)
             return
-        if self._lost:
-            text = f"{self._lost} lines of this log were lost: {self._sink.fault}\n{text}"
-        if self._sink.write([text.encode(errors="backslashreplace") + b"\n"]):
-            self._lost += 1
-        else:
-            self._lost = 0
+        self._lost += self._sink.write([])
+        lost = self._sink.write([(self._told() + text).encode(errors="backslashreplace") + b"\n"])
+        self._lost = self._lost + lost if lost else 0
 
     def flush(self) -> None:
-        """Write what waits, as far as it is taken now."""
-        self._sink.write([])
+        """Write what waits and how many lines were lost, as far as it is taken now."""
+        self.acquire()  # other threads log, too
+        try:
+            self._lost += self._sink.write([])
+            if self._lost and not self._sink.write([self._told().encode()]):
+                self._lost = 0
+        finally:
+            self.release()
+
+    def _told(self) -> str:
+        """Return what is said of lost lines, "" if none was."""
+        return f"{self._lost} lines of this log were lost: {self._sink.fault}\n" if self._lost else ""

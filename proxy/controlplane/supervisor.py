@@ -62,6 +62,7 @@ from proxy.rollout.effect import Note
 from proxy.rollout.event import CONTROLLER
 from proxy.routing.table import NEW, RoutingTable
 
+FLUSH_S = 1.0
 NOW_S = 2.0  # what workers get to end at once
 SWEEPS_SEEN = 2  # a worker that beat so often since an instant has told all that it did before
 GRACE_S = 2.0  # what workers get beyond `drain.timeout`
@@ -77,11 +78,13 @@ def run(
     announce: Callable[[str], None],
     admin: AdminFactory,
     worker: Sequence[str] | None = None,
+    flush_log: Callable[[], None] = lambda: None,
 ) -> int:
     """Run the proxy until it is told to end; return the exit code.
 
     `announce` gets the addresses as lines when the proxy serves, `admin` makes the admin API's server, `worker` is the
-    command that starts a worker (it gets a descriptor as its last argument). Before anything is started this raises
+    command that starts a worker (it gets a descriptor as its last argument), and `flush_log` is called every second, so
+    that no line of the log waits for the next one. Before anything is started this raises
     `UnsupportedPlatform`, `StateError` (corrupt, or held by another instance), `AddressInUse` and `ConfigError`.
     """
     platform.check_this_machine()
@@ -112,6 +115,7 @@ def run(
             worker=worker or worker_command(),
             announce=announce,
             notify=notify,
+            flush_log=flush_log,
             clock=SystemClock(),
         )
         return asyncio.run(supervisor.live(admin, admin_sock))
@@ -137,6 +141,7 @@ class Supervisor:
         worker: Sequence[str],
         announce: Callable[[str], None],
         notify: Notify,
+        flush_log: Callable[[], None],
         clock: Clock,
     ) -> None:
         self._compiled = compiled
@@ -148,6 +153,7 @@ class Supervisor:
         self._told_certificates = self._certificates.shown  # to workers, as these learn it when they start
         self._announce = announce
         self._notify = notify
+        self._flush_log = flush_log
         self._board = Board.create(compiled.settings.workers)
         self._generations = Generations()
         collector = Collector(self._generations, clock)
@@ -194,6 +200,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         runner = admin(self.running, self._compiled.settings.admin)
+        self._spawn(self._flush_for_ever())
         try:
             starting = asyncio.create_task(self._start(runner, admin_sock))
             if await _first(starting, self._stop):
@@ -294,6 +301,11 @@ class Supervisor:
         if self._workers is not None and shown != self._told_certificates:
             self._told_certificates = shown
             self._workers.show_certificates()
+
+    async def _flush_for_ever(self) -> None:
+        async with contextlib.aclosing(every(FLUSH_S)) as turns:
+            async for _ in turns:
+                self._flush_log()
 
     async def _tick_for_ever(self) -> None:
         while True:

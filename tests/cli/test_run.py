@@ -18,9 +18,10 @@ def started(monkeypatch):
     """Take what would be started instead of starting it."""
     seen = []
 
-    def run(compiled, *, announce, admin):
+    def run(compiled, *, announce, admin, flush_log):
         seen.append(compiled)
         announce("listening on 127.0.0.1:8080")
+        flush_log()
         return 0
 
     monkeypatch.setattr("proxy.controlplane.supervisor.run", run)

@@ -47,6 +47,7 @@ async def supervised(tmp_path, text=CONFIG, *, file=True):
         notify=Notify({}, SystemClock()),
         worker=(),
         announce=lambda _: None,
+        flush_log=lambda: None,
         clock=SystemClock(),
     )
     try:
