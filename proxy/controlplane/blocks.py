@@ -7,9 +7,11 @@ One file per service beside the state: `STATE.blocks/SERVICE.jsonl`. A line is a
   rollout is one row of lines and not a file per stage. `limits` are the fixed ones on `new` by name; `judged` has what
   it takes to judge again: `since` (when the judges were made), `alarm_at`, `stage`, `weight` (percent) and `rules`;
 * `{"t": seconds since the Unix epoch at its end, "stable": {"requests", "bad", "client_errors", "over": {"p99": n},
-  "hist": {index: count}}, "new": {…}}`. `over` counts responses slower than the limit of that name in the header; a
+  "within": {"p99": n}, "hist": {index: count}}, "new": {…}}`. `over` counts what was slower than the limit of that name
+  in the header as soon as it was, so that what hangs is in `requests` of a later block; `within` what ended in time. A
   second limit on the same metric is called "p99>150". `hist` stands in the block that ends a second and holds what
-  the version's histogram grew by since the block that had one before. `signals`, if any: name → [seen, matched].
+  the version's histogram grew by between two readings, up to a second older than the block: what ended after the last
+  one of a trial is in none. `signals`, if any: name → [seen, matched].
 
 A simple reader takes the lines that have a "t". A line is written for every block that began with weight on `new`: the
 one in which a rollback was decided is the last.
@@ -90,7 +92,7 @@ class _Series:
     rules: Rules | None = None
     since: float = 0.0  # when the judges were made, s since the epoch
     header: bytes = b""
-    over: tuple[tuple[str, bool, int], ...] = ()  # name, of first bytes, column
+    edges: tuple[tuple[str, bool, int], ...] = ()  # name, of first bytes, column
 
 
 class _Line(NamedTuple):
@@ -160,21 +162,23 @@ class Blocks:
             if series.rules is None or rules.court != series.rules.court:
                 series.since = round(wall - (now - rules.court.began), 3)
             series.rules, series.header = rules, _header(rules, series.since)
-            series.over = _places(rules.limits, counts.columns)
+            series.edges = _places(rules.limits, counts.columns)
         stable, new = (one.judged for one in counts.versions)
         parts = (stable - series.totals[STABLE], new - series.totals[NEW])
         # A wall clock that is set back makes no disorder in a journal.
         series.t = max(round(wall, 3), round(series.t + 0.001, 3))
         line: dict[str, Any] = {"t": series.t}
         for name, part in zip(VERSIONS, parts, strict=True):
+            over, within = {}, {}
+            for called, first_byte, column in series.edges:
+                over[called] = (part.ttfb_slow if first_byte else part.slow)[column]
+                within[called] = (part.ttfb_fast if first_byte else part.fast)[column]
             line[name] = {
                 "requests": part.requests,
                 "bad": part.bad,
                 "client_errors": part.client_errors,
-                "over": {
-                    called: (part.ttfb_slow if first_byte else part.slow)[column]
-                    for called, first_byte, column in series.over
-                },
+                "over": over,
+                "within": within,
             }
             if part.signals:
                 line[name]["signals"] = {
@@ -378,7 +382,7 @@ def _rule(limit: Limit) -> dict[str, Any]:
 
 
 def _places(limits: tuple[Limit, ...], columns: Columns) -> tuple[tuple[str, bool, int], ...]:
-    """Return for each latency limit its name and the column that counts what is slower."""
+    """Return for each latency limit its name and the column that counts what is slower, or not."""
     found = []
     for called, limit in _named(limits).items():
         edges = columns.ttfb_thresholds_us if limit.first_byte else columns.thresholds_us

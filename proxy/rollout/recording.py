@@ -3,13 +3,20 @@
 A journal is JSON lines. A `{"header": {"block_s", "limits", "hdr"}}` may come first, and again wherever that changes;
 every other line is a block: `{"t": seconds at its end, "stable": {"requests", "bad", "over": {"p99": n}, "hist":
 {index: count}}, "new": {…}}`. `over` counts what was slower than the limit of that name in the header (a second limit
-on p99 is "p99>150"); `hist` are HDR counts (`proxy.metrics.hdr`) of all blocks since the one that had some before.
-What Tidegate itself writes (`proxy.controlplane.blocks`) also holds `client_errors`, `signals` (name → [seen, matched])
-and in the header `judged`, by which the very judges can be made again.
+on p99 is "p99>150") in the block in which it became so, though it is one of `requests` only in the block of its end;
+`hist` are HDR counts (`proxy.metrics.hdr`) of what ended since the block that had some before.
+What Tidegate itself writes (`proxy.controlplane.blocks`) also holds `within` (what ended in time, by the names of
+`over`), `client_errors`, `signals` (name → [seen, matched]) and in the header `judged`, by which the very judges can be
+made again.
 
-What a latency limit needs to be judged again, in this order: an `over` that was recorded for the same latency (exact,
-hung requests included); histograms (0.8 % coarse, by the second, without what still hangs); without a header, the
-`over` of the same metric is taken at its word. Nothing of these: the journal cannot answer, and says so.
+What a latency limit needs to be judged again, in this order: an `over` that was recorded for the same latency (hung
+requests included); histograms (0.8 % coarse, by the second; of what hangs only what has passed a longer limit that was
+recorded); without a header, the `over` of the same metric is taken at its word. Nothing of these: the journal cannot
+answer, and says so.
+
+How many were fast says `within`. Without it requests that end pay first for those that were slow while they hung: no
+request counts twice, and none as fast too early. Such a journal does not tell of a slow one that its client gave up (one
+fast request too few), nor of one that stable answered because `new` was not there (one too many).
 
 Rules: a journal is checked line by line and as a whole; every mistake has its line (`ConfigError`). Unknown keys are
 left alone, so that a journal may hold more than is needed here.
@@ -19,6 +26,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
@@ -66,6 +74,7 @@ class Sample:
     bad: int = 0
     client_errors: int | None = None
     over: Mapping[str, int] = field(default_factory=dict)
+    within: Mapping[str, int] = field(default_factory=dict)
     hist: Mapping[int, int] | None = None
     signals: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -163,46 +172,65 @@ class Reader:
 
     def __iter__(self) -> Iterator[tuple[Block, Judged, Judged]]:
         """Yield every block with what was counted in it of stable and of new."""
+        # By threshold: what was slow and has not ended, as far as it is known.
+        hanging: tuple[Counter[tuple[bool, int]], ...] = (Counter(), Counter())
         for block in self._recording.blocks:
-            yield block, self._judged(block, block.stable), self._judged(block, block.new)
+            stable, new = map(self._judged, (block, block), (block.stable, block.new), hanging)
+            yield block, stable, new
 
-    def _judged(self, block: Block, sample: Sample) -> Judged:
-        slow, fast = self._counts(block, sample, first_byte=False)
-        ttfb_slow, ttfb_fast = self._counts(block, sample, first_byte=True)
+    def _judged(self, block: Block, sample: Sample, hanging: Counter[tuple[bool, int]]) -> Judged:
+        whole, first = (
+            [
+                self._counts(block.header, sample, edge, hanging, first_byte=first_byte)
+                for edge in self._edges[first_byte]
+            ]
+            for first_byte in (False, True)
+        )
         return Judged(
             ended=sample.requests,
             bad=sample.bad,
             client_errors=sample.client_errors or 0,
-            slow=slow,
-            fast=fast,
-            ttfb_slow=ttfb_slow,
-            ttfb_fast=ttfb_fast,
+            slow=tuple(slow for slow, _ in whole),
+            fast=tuple(fast for _, fast in whole),
+            ttfb_slow=tuple(slow for slow, _ in first),
+            ttfb_fast=tuple(fast for _, fast in first),
             signals=tuple(sample.signals.get(signal.name, (0, 0)) for signal in self.columns.signals),
         )
 
-    def _counts(self, block: Block, sample: Sample, *, first_byte: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        slow, fast = [], []
-        for edge in self._edges[first_byte]:
-            over = self._over(block.header, sample, edge, first_byte=first_byte)
-            if over is not None:
-                slow.append(over)
-                # What hangs is over before it has ended: it is no request yet.
-                fast.append(max(0, sample.requests - over))
-            else:
-                # A block without a histogram is part of the next one that has one.
-                hist = sample.hist or {}
-                within = hdr.within(hist, edge)
-                slow.append(sum(hist.values()) - within)
-                fast.append(within)
-        return tuple(slow), tuple(fast)
+    def _counts(
+        self, header: Header, sample: Sample, edge: int, hanging: Counter[tuple[bool, int]], *, first_byte: bool
+    ) -> tuple[int, int]:
+        """Return how many were slower than a threshold, and how many not."""
+        called = self._called(header, sample, edge, first_byte=first_byte)
+        if called is None or called not in sample.over:
+            return (0, 0) if first_byte else self._of_histogram(header, sample, edge)
+        slow = sample.over[called]
+        if called in sample.within:
+            return slow, sample.within[called]
+        owed = hanging[first_byte, edge] + slow
+        hanging[first_byte, edge] = max(0, owed - sample.requests)
+        return slow, max(0, sample.requests - owed)
 
-    def _over(self, header: Header, sample: Sample, edge: int, *, first_byte: bool) -> int | None:
-        for called, limit_ms in header.limits.items():
-            metric = metric_of(called)
-            if metric in LATENCIES and (metric in FIRST_BYTE) is first_byte and round(limit_ms * 1000) == edge:
-                return sample.over.get(called)
+    def _of_histogram(self, header: Header, sample: Sample, edge: int) -> tuple[int, int]:
+        # A block without a histogram is part of the next one that has one.
+        hist = sample.hist or {}
+        within = hdr.within(hist, edge)
+        longer = [
+            (us, called) for called, us in _recorded(header, first_byte=False) if us > edge and called in sample.over
+        ]
+        if not longer:
+            return sum(hist.values()) - within, within
+        # What has passed a longer limit was counted then, hung or not, and not again at its end.
+        us, called = min(longer)
+        return hdr.within(hist, us) - within + sample.over[called], within
+
+    def _called(self, header: Header, sample: Sample, edge: int, *, first_byte: bool) -> str | None:
+        """Return the name under which a threshold was recorded, `None` if it was not."""
+        for called, us in _recorded(header, first_byte=first_byte):
+            if us == edge:
+                return called
         if not header.limits and sample.hist is None:
-            return sample.over.get(self._metrics[first_byte, edge])
+            return self._metrics[first_byte, edge]
         return None
 
     def _missing(self, limit: Limit) -> Problem | None:
@@ -219,7 +247,7 @@ class Reader:
                 return Problem(limit.metric, what, block.file, block.line, 1)
             if edge is None or (self._hists and not limit.first_byte):
                 continue
-            if self._over(block.header, block.new, edge, first_byte=limit.first_byte) is None:
+            if self._called(block.header, block.new, edge, first_byte=limit.first_byte) not in block.new.over:
                 return Problem(limit.metric, self._cure(limit, block), block.file, block.line, 1)
         return None
 
@@ -241,6 +269,14 @@ class Reader:
 def metric_of(called: str) -> str:
     """Return the metric of a limit's name in a journal."""
     return called.partition(">")[0]
+
+
+def _recorded(header: Header, *, first_byte: bool) -> Iterator[tuple[str, int]]:
+    """Yield the name and the threshold (µs) of every latency limit of a header."""
+    for called, limit_ms in header.limits.items():
+        metric = metric_of(called)
+        if metric in LATENCIES and (metric in FIRST_BYTE) is first_byte:
+            yield called, round(limit_ms * 1000)
 
 
 def _object(line: str) -> dict[str, Any]:
@@ -334,7 +370,8 @@ def _sample(plain: Mapping[str, Any], version: str) -> Sample:
         requests=requests,
         bad=bad,
         client_errors=None if client_errors is None else _count(client_errors, f"{version}.client_errors"),
-        over={key: _count(value, f"{version}.over.{key}") for key, value in _mapping(found, "over", version).items()},
+        over=_counts(found, "over", version),
+        within=_counts(found, "within", version),
         hist=_hist(found, version),
         signals={
             key: _pair(value, f"{version}.signals.{key}") for key, value in _mapping(found, "signals", version).items()
@@ -361,6 +398,12 @@ def _mapping(found: Mapping[str, Any], key: str, version: str) -> Mapping[str, A
     if not isinstance(plain, dict):
         raise ValueError(f"{version}.{key}: must be an object")  # noqa: TRY004
     return plain
+
+
+def _counts(found: Mapping[str, Any], key: str, version: str) -> dict[str, int]:
+    return {
+        called: _count(value, f"{version}.{key}.{called}") for called, value in _mapping(found, key, version).items()
+    }
 
 
 def _pair(value: Any, key: str) -> tuple[int, int]:

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from proxy.controlplane.blocks import Blocks
+from proxy.ipc import layout
 from proxy.rollout.recording import read
 from proxy.rollout.replay import replay
 from proxy.rollout.state import PROGRESSING
+from proxy.routing.table import NEW
 from tests.controlplane.ruled import ANN, World
 from tests.controlplane.test_controller import TABLE, running
 from tests.controlplane.test_rollouts import PLANS, flow, last
@@ -37,7 +39,7 @@ async def test_every_judged_block_is_in_the_journal(start):
     assert header["limits"] == {"error_rate": 0.01, "p99": 200}
     assert (header["judged"]["stage"], header["judged"]["weight"]) == ("canary", 1)
     assert len(lines) == 20
-    assert lines[0]["new"] == {"requests": 10, "bad": 0, "client_errors": 0, "over": {"p99": 0}}
+    assert lines[0]["new"] == {"requests": 10, "bad": 0, "client_errors": 0, "over": {"p99": 0}, "within": {"p99": 10}}
     assert lines[1]["t"] - lines[0]["t"] == pytest.approx(0.25, abs=1e-3)
     assert sum("hist" in line["new"] for line in lines) in (4, 5)
 
@@ -102,6 +104,41 @@ async def test_the_block_that_rolled_back_is_the_last_one_and_is_judged_so_again
         found = replay(read(file))
     assert (found.rollback.t, found.rollback.reason) == (lines[-1]["t"], event["reason"])
     for key in ("n", "bad", "limit", "judge", "since_breach", "alarm_at"):
+        assert found.rollback.evidence[key] == event["evidence"][key]
+
+
+def hang(world, passed, ended):
+    """So many requests of `new` pass the limit of 200 ms in this block, and so many that passed it before end well."""
+    at = world.hand.version_at(NEW)
+    world.hand.add(at + layout.VERSION_SLOW, passed)
+    world.hand.add(at + layout.VERSION_ENDED, ended)
+    world.hand.add(at + layout.VERSION_CODES + 200, ended)
+    world.hand.add(at + layout.VERSION_ENDED_WITHIN + 1, ended)
+
+
+@running
+async def test_requests_that_hang_are_slow_once_and_never_fast(start):
+    world = await start(PLANS)
+    blocks = journalled(world)
+    await world.tick()
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 5, new=40)
+    hung = 0
+    for number in range(400):
+        if world.state().phase != PROGRESSING:
+            break
+        # What hung in one block ends in the next: the line has it as slow in the one and as a request in the other.
+        slow = 1 - number % 2
+        hang(world, slow, hung)
+        hung = slow
+        await flow(world, 0.25, new=4)
+    blocks.close()
+    event = last(world, "RolledBack")
+    with blocks.path("web").open() as file:
+        found = replay(read(file))
+    assert event["reason"] == "P99AboveLimit"
+    assert (found.rollback.t, found.rollback.reason) == (pytest.approx(event["time"], abs=0.01), event["reason"])
+    for key in ("n", "slower", "evidence", "since_breach", "alarm_at"):
         assert found.rollback.evidence[key] == event["evidence"][key]
 
 

@@ -76,7 +76,13 @@ def test_lines_are_differences_and_the_header_names_the_limits(tmp_path):
         ],
     }
     assert [line["t"] for line in rest] == [1_001_000.25, 1_001_000.5, 1_001_000.75]
-    assert rest[0]["new"] == {"requests": 10, "bad": 1, "client_errors": 0, "over": {"p99": 1, "p99>150": 1}}
+    assert rest[0]["new"] == {
+        "requests": 10,
+        "bad": 1,
+        "client_errors": 0,
+        "over": {"p99": 1, "p99>150": 1},
+        "within": {"p99": 9, "p99>150": 9},
+    }
 
 
 def test_first_bytes_minima_and_signals_are_recorded_and_requirements_are_not(tmp_path):
@@ -109,6 +115,7 @@ def test_first_bytes_minima_and_signals_are_recorded_and_requirements_are_not(tm
         "bad": 0,
         "client_errors": 10,
         "over": {"ttfb_p95": 5},
+        "within": {"ttfb_p95": 5},
         "signals": {"hits": [10, 2]},
     }
 

@@ -154,6 +154,53 @@ def test_what_hangs_counts_before_it_is_a_request():
     assert replay(read(lines), [P99]).rollback.evidence["since_breach"] == {"blocks": 4, "n": 80, "bad": 80}
 
 
+def counted(lines, limit):
+    """What a reader counts of `new` for the only threshold: how many were slower, how many not, block after block."""
+    pairs = [(new.slow + new.ttfb_slow, new.fast + new.ttfb_fast) for _, _, new in Reader(read(lines), [limit])]
+    return [(slow[0], fast[0]) for slow, fast in pairs]
+
+
+def test_a_request_that_was_slow_while_it_hung_is_not_fast_when_it_ends():
+    blocks = [sample(10, over={"p99": 0}), sample(0, over={"p99": 8}), sample(3, over={"p99": 1})]
+    for limit in (P99, Limit("ttfb_p99", max=200.0)):
+        lines = journal(blocks, {"limits": {limit.metric: 200}})
+        lines = [line.replace("p99", limit.metric) if "t" in json.loads(line) else line for line in lines]
+        # Without a count of what was within it, what ends pays first for what hung.
+        assert counted(lines[:4], limit) == [(0, 10), (8, 0), (1, 0)]
+        assert counted([*lines[:4], *journal([sample(9, over={limit.metric: 0})], begin=2000.0)], limit)[3] == (0, 3)
+
+
+def test_what_was_counted_as_fast_is_taken_at_its_word():
+    blocks = [sample(0, over={"p99": 8}, within={"p99": 0}), sample(11, over={"p99": 0}, within={"p99": 3})]
+    assert counted(journal(blocks, {"limits": {"p99": 200}}), P99) == [(8, 0), (0, 3)]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), max_size=30))
+def test_without_a_count_of_the_fast_ones_none_is_said_to_be_fast_too_early(steps):
+    # So many passed the limit, of these ended, and were fast in each block; at the end everybody has ended.
+    hanging, blocks, truly = 0, [], []
+    for passed, most, fast in [*steps, (0, 10**6, 0)]:
+        ended = min(hanging + passed, most)
+        hanging += passed - ended
+        blocks.append(sample(ended + fast, over={"p99": passed}))
+        truly.append((passed, fast))
+    found = counted(journal(blocks, {"limits": {"p99": 200}}), P99)
+    assert [slow for slow, _ in found] == [slow for slow, _ in truly]
+    for number in range(len(found)):
+        assert sum(fast for _, fast in found[:number]) <= sum(fast for _, fast in truly[:number])
+    assert sum(fast for _, fast in found) == sum(fast for _, fast in truly)
+
+
+def test_what_hung_and_passed_a_recorded_limit_is_slower_than_any_below_it():
+    ended = {str(hdr.index(150_000)): 4, str(hdr.index(900_000)): 8}
+    blocks = [sample(0, over={"p99": 8}), sample(12, over={"p99": 0}, hist=ended)]
+    lines = journal(blocks, {"limits": {"p99": 200}})
+    assert counted(lines, Limit("p99", max=100.0)) == [(8, 0), (4, 0)]
+    # Whether it was slower than a higher one shows only at its end.
+    assert counted(lines, Limit("p99", max=300.0)) == [(0, 0), (8, 4)]
+
+
 def test_first_bytes_are_never_taken_from_histograms_of_whole_responses():
     lines = journal([sample(hist={"5": 20})] * 9)
     assert "no histograms of first bytes" in problems(lines, [Limit("ttfb_p99", max=100.0)])[0]
