@@ -20,6 +20,8 @@ from proxy.rollout import told
 HOOKS_S = 60.0  # before an order is answered its hooks may take their time
 REACHED_S = 30.0  # what a drill takes beside its decision, at most
 NO_GO = 1
+AS_BEFORE = "as before: same users, same stage, same hold clock"
+ANEW = "the stage's evidence and min_requests are gathered anew"
 
 IfMatch = Annotated[
     int | None, typer.Option("--if-match", metavar="REVISION", help="Only if this is the revision now.")
@@ -155,7 +157,10 @@ def drill(
     service: ServiceName = None,
     output: Output = Format.TEXT,
 ) -> None:
-    """Prove that a breach shuts the gate in every worker, by a failure that no client sees; then all is as before."""
+    """Prove that a breach shuts the gate in every worker, by a failure that no client sees.
+
+    Then users, stage and hold clock are as before; the stage's evidence and min_requests are gathered anew.
+    """
     wanted = _call(connect(admin, token_file, ca), service, "/drill", {}, dry_run=True)
     if output is Format.TEXT:
         about, most = told.duration(wanted["expected_s"]), told.duration(wanted["most_s"])
@@ -163,6 +168,8 @@ def drill(
     elif dry_run:
         typer.echo(json.dumps(wanted))
     if dry_run:
+        if output is Format.TEXT:
+            typer.echo(f"then everything is {AS_BEFORE}\n{ANEW}")
         return
     client = connect(admin, token_file, ca, timeout_s=wanted["most_s"] + REACHED_S)
     found = _call(client, service, "/drill", _why(reason))
@@ -234,7 +241,10 @@ def _drilled(found: dict[str, Any]) -> Iterator[str]:
         yield f"  weight 0 in every worker {_took(found['reached_s'])} after that"
     if "latched" in found:
         yield f"  latch: {'shut' if found['latched'] else 'not shut'}"
-    yield f"  everything is {'as before' if found.get('restored') else 'NOT as before: see `tidegate status`'}"
+    if found.get("restored"):
+        yield from (f"  everything is {AS_BEFORE}", f"  {ANEW}")
+    else:
+        yield "  everything is NOT as before: see `tidegate status`"
 
 
 def _took(seconds: float) -> str:

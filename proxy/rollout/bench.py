@@ -62,6 +62,7 @@ class Bench:
         self.limits: tuple[Limit, ...] = ()
         self.court: Court | None = None
         self.requests = 0
+        self._since: float | None = None  # from when on those are counted, in seconds
         self.stable_ready = True
         self._block = 0  # the number of the last block that was heard
         self._key: tuple[Hashable, ...] = ()
@@ -112,7 +113,7 @@ class Bench:
         self.limits = limits
         self._sit(_judges(court, limits))
         self.requests = 0
-        self._from = None
+        self._since = self._from = None
         return True
 
     def hear(self, sight: Sight, now: float) -> None:
@@ -124,6 +125,7 @@ class Bench:
         if self._from is None:
             age_s = now - self.court.began
             seconds = age_s if age_s <= LATE_BLOCKS * self.court.plan.block_s else 0.0
+            self._since = now - seconds
             self._from = stable - sight.over(STABLE, seconds)[0], new - sight.over(NEW, seconds)[0]
         self.requests = new.requests - self._from[NEW].requests
         for judge in self.judges:
@@ -209,6 +211,7 @@ class Bench:
             proven=bool(asked) and not missing and all(judge.proven for judge in asked),
             required=not lacking,
             open=tuple([f"{judge.limit.metric} {judge.word}" for judge in (*missing, *lacking)]),
+            since=self._since,
         )
 
     def record(self, state: ServiceState, percentile: Percentile) -> Record:

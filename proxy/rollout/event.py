@@ -62,8 +62,8 @@ class Rollback:
 class Standing:
     """How the stage stands, by all that is judged since it began.
 
-    `requests` of `new`. `passed`: every limit that acts on `new` is PASS; `proven`: and proven; `required`: every
-    requirement is PASS. `open`: what is missing, for people.
+    `requests` of `new`, counted since the instant `since` (s; `None`: not yet). `passed`: every limit that acts on
+    `new` is PASS; `proven`: and proven; `required`: every requirement is PASS. `open`: what is missing, for people.
     """
 
     requests: int = 0
@@ -71,6 +71,7 @@ class Standing:
     proven: bool = False
     required: bool = False
     open: tuple[str, ...] = ()
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -526,6 +526,9 @@ def _go_on(state: ServiceState, rollout: Rollout, standing: Standing, record: Re
         "elapsed_s": round(elapsed_s, 3),
         "proven": standing.proven,
     }
+    if standing.since is not None:
+        # A drill and a restart let judging begin anew, and a pause goes on judging: it is not the time of the hold.
+        evidence["judged_s"] = round(now - standing.since, 3)
     target = rollout.stage + 1
     if rollout.next_stage is None:
         return _complete(state, CONTROLLER, reason, evidence, now)

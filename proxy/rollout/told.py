@@ -26,6 +26,7 @@ UNDONE = frozenset({"FinishUndone", "NewRefused"})  # what had ended a rollout w
 OUTCOMES = frozenset({"RollbackVerified", "RollbackIneffective", "HookCalled", "HookFailed"})
 PROBLEMS = "problems"  # in the evidence of a config that was refused
 MOST_PROBLEMS = 3  # in a sentence
+SAME_S = 1.0  # times that differ by less are told as one
 MOST_NAMES = 3  # of a certificate, in a sentence
 HOOKS = ("HookCalled", "HookFailed")  # their reason is the hook's name
 # What events say that one did not move anything and is worth knowing after the last move.
@@ -273,7 +274,7 @@ def _because(event: Json) -> str:
     if evidence.get("also"):
         told.append(f"also {', '.join(evidence['also'])}")
     if evidence.get("metric") is None and evidence.get("requests") is not None:
-        told.append(f"{evidence['requests']:,} requests to new in {duration(evidence.get('elapsed_s', 0))}")
+        told.append(f"{evidence['requests']:,} requests to new in {_time_of(evidence)}")
     told += [f"although {', and '.join(evidence['no_go'])}"] if evidence.get("no_go") else []
     told += [f"it waited for {', '.join(evidence['open'])}"] if evidence.get("open") else []
     told += [str(evidence[key]) for key in ("why", "body", "output", "warning") if evidence.get(key)]
@@ -285,6 +286,17 @@ def _answer(evidence: Json) -> str:
     if evidence.get("exit") is not None:
         return f"it ended with exit code {evidence['exit']}"
     return f"it answered {evidence['status']}" if evidence.get("status") is not None else ""
+
+
+def _time_of(evidence: Json) -> str:
+    """Return the time that the requests belong to which a stage was judged by, beside that of its hold."""
+    held_s = evidence.get("elapsed_s", 0)
+    judged_s = evidence.get("judged_s", held_s)
+    if judged_s < held_s - SAME_S:
+        return f"the last {duration(judged_s)} of {duration(held_s)}, since judging began anew"
+    if judged_s > held_s + SAME_S:
+        return f"{duration(judged_s)}, of which {duration(held_s)} count as hold"
+    return duration(held_s)
 
 
 def _drilled(evidence: Json) -> str:

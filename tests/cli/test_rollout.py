@@ -145,7 +145,8 @@ def test_a_drill_says_what_it_took_and_fails_when_it_failed(admin):
         "  decided 750 ms after the first failure, by P99AboveLimit",
         "  weight 0 in every worker 12 ms after that",
         "  latch: shut",
-        "  everything is as before",
+        "  everything is as before: same users, same stage, same hold clock",
+        "  the stage's evidence and min_requests are gathered anew",
     ]
     admin.operations.drilled |= {"decided_s": 35.2652}
     assert "decided 35.3 s after" in tidegate("rollout", "drill", "--admin", admin.url).output
@@ -161,7 +162,11 @@ def test_a_drill_says_what_it_took_and_fails_when_it_failed(admin):
 
 def test_a_dry_drill_only_says_how_long_one_takes(admin):
     result = tidegate("rollout", "drill", "--dry-run", "--admin", admin.url)
-    assert result.output == "P99AboveLimit decides about 1.5 s after the first failure, 31.5 s at most\n"
+    assert result.output.splitlines() == [
+        "P99AboveLimit decides about 1.5 s after the first failure, 31.5 s at most",
+        "then everything is as before: same users, same stage, same hold clock",
+        "the stage's evidence and min_requests are gathered anew",
+    ]
     assert json.loads(tidegate("rollout", "drill", "--dry-run", "-o", "json", "--admin", admin.url).output) == {
         "limit": "P99AboveLimit",
         "expected_s": 1.5,

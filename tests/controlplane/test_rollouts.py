@@ -846,6 +846,27 @@ async def test_a_hook_before_a_stage_is_asked_again_after_a_restart(start):
 
 
 @running
+async def test_a_stage_says_of_which_part_of_its_hold_the_requests_are_that_it_was_judged_by(start):
+    world = await start(PLANS)
+    await world.controller.rollouts.start("web", None, ANN)
+    await flow(world, 6)
+    world.close()
+    again = await start(PLANS)
+    await flow(again, 5)
+    evidence = last(again, "StageEntered")["evidence"]
+    assert evidence["elapsed_s"] == pytest.approx(10, abs=0.3)
+    assert evidence["judged_s"] == pytest.approx(4, abs=0.6)
+    assert evidence["requests"] == pytest.approx(160, abs=20)  # 40 a second
+    await again.controller.rollouts.pause("web", ANN)
+    await flow(again, 5)
+    await again.controller.rollouts.resume("web", ANN)
+    await flow(again, 11)
+    evidence = last(again, "StageEntered")["evidence"]
+    assert evidence["elapsed_s"] == pytest.approx(10, abs=0.3)
+    assert evidence["judged_s"] == pytest.approx(15, abs=0.6)
+
+
+@running
 async def test_a_dry_run_is_the_pre_flight(start):
     world = await start(planned(hooks=Hooks(before_start=Hook(run=("no-such-command",)))))
     await flow(world, 10)
