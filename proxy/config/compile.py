@@ -51,10 +51,13 @@ class Compiled:
     notes: tuple[str, ...]
 
 
-def compile_file(path: Path, environ: Mapping[str, str]) -> Compiled:
-    """Return the compiled config of a file; raise `ConfigError` with all problems."""
+def compile_file(path: Path, environ: Mapping[str, str], *, log_in_force: str | None = None) -> Compiled:
+    """Return the compiled config of a file; raise `ConfigError` with all problems.
+
+    `log_in_force`: the path of the access log that is in use already; that it cannot be opened is no problem then.
+    """
     text = read_text(path)
-    return _compile(text, environ, name=str(path), base=path.absolute().parent, source=path)
+    return _compile(text, environ, name=str(path), base=path.absolute().parent, source=path, log_in_force=log_in_force)
 
 
 def compile_text(text: str, environ: Mapping[str, str], *, name: str = "<text>", base: Path = Path()) -> Compiled:
@@ -109,6 +112,7 @@ def _compile(
     base: Path,
     source: Path | None,
     said: Callable[[Problem], Problem] = lambda warning: warning,
+    log_in_force: str | None = None,
 ) -> Compiled:
     document = load(text, environ, name)
     if document.data is None and not document.problems:
@@ -119,7 +123,7 @@ def _compile(
     include(document, base, environ)
     normalise(document)
     config = schema.validate(document, Config)
-    rules.check(document, base)
+    rules.check(document, base, log_in_force)
     trusts = certificates.check(document, base)
     tokens = read_token_files(document, base)
     warn_of_weak(document, tokens)

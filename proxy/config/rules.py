@@ -34,13 +34,21 @@ _WATCHDOG_S = 2.0
 _TOO_MANY_SIGNALS = f"is the {MAX_SIGNALS + 1}th different signal of this service: at most {MAX_SIGNALS}"
 
 
-def check(document: Document, base: Path) -> None:
-    """Report every broken rule of a normalised document whose relative paths are taken from `base`."""
+def check(document: Document, base: Path, log_in_force: str | None = None) -> None:
+    """Report every broken rule of a normalised document whose relative paths are taken from `base`.
+
+    An access log that is in force already is only warned of: workers serve without it, and try it again.
+    """
     data = document.data if isinstance(document.data, dict) else {}
     services = [(("services", index), service) for index, service in mappings(data, "services")]
-    of_files = (*_socket_paths(data, services, base), *_state(data, base), *_access_log(data, base))
+    of_files = (*_socket_paths(data, services, base), *_state(data, base))
     for loc, message in (*_findings(data, services), *of_files):
         document.report(loc, message)
+    for loc, message in _access_log(data, base):
+        if str(base / mapping(data, "access_log")["path"]) == log_in_force:
+            document.warn(loc, f"{message}; until then its lines are lost")
+        else:
+            document.report(loc, message)
     for loc, service in services:
         for name, plan in mapping(service, "rollouts").items():
             if isinstance(plan, dict):

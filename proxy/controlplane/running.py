@@ -138,7 +138,8 @@ class Running:
             if not order.dry_run:
                 self.reloading()
             try:
-                compiled = await asyncio.to_thread(compile_file, source, dict(os.environ))
+                log = self._compiled.table.access_log.path
+                compiled = await asyncio.to_thread(compile_file, source, dict(os.environ), log_in_force=log)
                 notes = await self._controller.reloads.reload(compiled.plans, compiled.table, order)
                 if self.certificates is not None and not order.dry_run:
                     found = await asyncio.to_thread(self.certificates.take, compiled.settings)

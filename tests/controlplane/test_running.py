@@ -123,6 +123,30 @@ def test_a_tick_that_raises_is_counted_and_logged_once_and_does_not_beat(tmp_pat
     asyncio.run(main())
 
 
+def test_a_log_that_broke_since_keeps_no_other_change_from_coming_into_force(tmp_path):
+    async def main():
+        logs = tmp_path / "logs"
+        logs.mkdir()
+        logged = CONFIG + "access_log: {path: logs/a.log}\n"
+        async with supervised(tmp_path, logged) as supervisor:
+            running, config = supervisor.running, tmp_path / "tidegate.yaml"
+            logs.rmdir()
+            config.write_text(logged.replace("label: a", "label: b"))
+            notes = (await running.reload(OPERATOR))["notes"]
+            assert (
+                f"warning: {config}:8:20: access_log.path: cannot be opened, there is no directory {logs}: "
+                "create it, or give another path; until then its lines are lost"
+            ) in notes
+            assert running.service("web")["versions"]["new"]["label"] == "b"
+            config.write_text(logged.replace("a.log", "b.log"))
+            with pytest.raises(Refused) as refused:
+                await running.reload(OPERATOR)
+            assert [problem.key for problem in refused.value.problems] == ["access_log.path"]
+            assert running.service("web")["versions"]["new"]["label"] == "b"
+
+    asyncio.run(main())
+
+
 def test_a_reload_says_what_needs_a_restart_and_keeps_that_in_force(tmp_path):
     async def main():
         async with supervised(tmp_path) as supervisor:
