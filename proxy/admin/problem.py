@@ -21,7 +21,12 @@ from proxy.errors import ConfigError, Problem, Refused, TidegateError
 log = logging.getLogger("tidegate.admin")
 
 MEDIA_TYPE = "application/problem+json"
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "tidegate"}
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Server": "tidegate",
+    "Tidegate-Api": "admin",  # the command line knows us by it; a server between may put its own name into Server
+}
 AIOHTTP_TITLES = {
     404: ("NotFound", "there is nothing at this path (GET /openapi.json lists every call)"),
     405: ("MethodNotAllowed", "this path does not take this method (the Allow header names those it takes)"),

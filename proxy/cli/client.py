@@ -2,7 +2,8 @@
 
 A refusal of the API becomes an error with its sentence, its fields and an exit code: what the caller said wrongly
 is usage (2), everything else failed (1). The token comes from `--token-file` or TIDEGATE_ADMIN_TOKEN and is shown
-nowhere.
+nowhere. It goes only to what has answered as an admin API does, so that a mistyped address does not get it: a call
+without it comes first. What answers differently is named as something else, whatever it says.
 """
 
 from __future__ import annotations
@@ -84,14 +85,12 @@ class Client:
         self._token = token
         self._token_from = token_from
         self._timeout_s = timeout_s
+        self._known = False  # it has answered as an admin API
         self._parse(admin)
 
     def get(self, path: str, query: Query = ()) -> Any:
         """Return the object that GET gives."""
-        value = self.call("GET", path, query).value
-        if isinstance(value, str) and value.lstrip().startswith("<"):
-            raise self._something_else("a page")
-        return value
+        return self.call("GET", path, query).value
 
     def call(
         self, method: str, path: str, query: Query = (), body: Any = None, headers: Mapping[str, str] | None = None
@@ -129,16 +128,35 @@ class Client:
         pairs = [(key, str(value)) for key, value in (query.items() if isinstance(query, Mapping) else query)]
         fields: dict[str, str | bytes] = dict(headers)
         if self._token:
+            if not self._known:
+                self._ask(connection, "HEAD", "/livez").read()
             fields["Authorization"] = b"Bearer " + self._token.encode("utf-8", "surrogateescape")
         raw = None
         if body is not None:
             raw = json.dumps(body).encode()
             fields["Content-Type"] = "application/json"
+        return self._ask(connection, method, f"{path}?{urlencode(pairs)}" if pairs else path, raw, fields)
+
+    def _ask(
+        self,
+        connection: HTTPConnection,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        fields: Mapping[str, str | bytes] | None = None,
+    ) -> HTTPResponse:
+        """Return the answer of an admin API; raise `Unreachable` where something else answers."""
         try:
-            connection.request(method, f"{path}?{urlencode(pairs)}" if pairs else path, raw, fields)
-            return connection.getresponse()
+            connection.request(method, target, body, fields or {})
+            response = connection.getresponse()
         except (OSError, HTTPException) as error:
             raise self._unreachable(error) from None
+        # By the name of the server we know those before the field.
+        if "Tidegate-Api" not in response.headers and response.headers.get("Server") != "tidegate":
+            response.close()
+            raise self._something_else(f"HTTP {response.status}")
+        self._known = True
+        return response
 
     def _answer(self, response: HTTPResponse) -> Answer:
         try:

@@ -88,7 +88,7 @@ def healthcheck(
     output: Output = Format.TEXT,
 ) -> None:
     """Say whether traffic should come here (exit code 0) or not (1)."""
-    client = connect(admin, None, ca, timeout_s=checked(parse_duration, timeout, "--timeout"))
+    client = Client(admin, ca=ca, timeout_s=checked(parse_duration, timeout, "--timeout"))  # it needs no token
     try:
         client.get("/readyz")
     except ApiError as error:

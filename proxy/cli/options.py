@@ -49,7 +49,9 @@ Admin = Annotated[
 TokenFile = Annotated[
     Path | None,
     typer.Option(
-        "--token-file", metavar="FILE", help="A file with the admin token; or the token itself in TIDEGATE_ADMIN_TOKEN."
+        "--token-file",
+        metavar="FILE",
+        help="A file with the admin token, which the API at --admin gets; or the token itself in TIDEGATE_ADMIN_TOKEN.",
     ),
 ]
 Ca = Annotated[

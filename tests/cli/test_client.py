@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from proxy.admin.problem import HEADERS
 from proxy.config.compile import Token
 from proxy.controlplane.mixed_up import Told
 from proxy.errors import Refused
@@ -197,3 +198,64 @@ def test_several_services_need_one_named():
         result = tidegate("rollback", "--admin", admin.url, "--service", "nope")
         assert result.exit_code == 2
         assert "there is no service 'nope'" in result.output
+
+
+VERBS = [
+    ("status",),
+    ("weights", "set", "5%"),
+    ("rollback",),
+    ("rollout", "status"),
+    ("drain", "http://127.0.0.1:9001"),
+    ("why",),
+    ("report",),
+    ("explain",),
+    ("events",),
+    ("events", "--follow"),
+    ("healthcheck",),
+]
+
+
+def test_another_server_that_answers_everything_is_named_and_gets_no_token(monkeypatch):
+    heads = []
+
+    class Echo(BaseHTTPRequestHandler):
+        def do_GET(self):
+            heads.append(str(self.headers))
+            answer = json.dumps({"path": self.path, "services": ["web"], "events": "none"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(answer)
+
+        do_HEAD = do_POST = do_PUT = do_PATCH = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Echo) as echo:
+        thread = threading.Thread(target=echo.serve_forever, args=(0.01,))
+        thread.start()
+        url = f"http://127.0.0.1:{echo.server_port}"
+        try:
+            for token in ("", SECRET):
+                monkeypatch.setenv("TIDEGATE_ADMIN_TOKEN", token)
+                for verb in VERBS:
+                    result = tidegate(*verb, "--admin", url)
+                    assert (result.exit_code, result.stdout) == (1, ""), verb
+                    assert result.stderr == (
+                        f"tidegate: {url}: what answers here is not the admin API: HTTP 200 "
+                        "(say where the admin API is with --admin or TIDEGATE_ADMIN; "
+                        "what clients reach is another address)\n"
+                    )
+        finally:
+            echo.shutdown()
+            thread.join(30)
+    assert len(heads) >= len(VERBS)
+    assert not [head for head in heads if SECRET in head]
+
+
+def test_behind_a_server_that_puts_its_own_name_there_the_admin_api_is_still_known(admin, monkeypatch):
+    monkeypatch.setitem(HEADERS, "Server", "nginx")
+    assert tidegate("weights", "--admin", admin.url).exit_code == 0
