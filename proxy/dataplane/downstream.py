@@ -353,11 +353,12 @@ class Downstream(asyncio.Protocol):
         self.transport.write(local_message(exchange, status, reason, detail, worker.date, close=not exchange.keep))
         self.exchange_over(exchange, reason)
 
-    def refuse_plain(self, transport: asyncio.Transport) -> None:
-        """Answer a client that speaks HTTP where TLS is expected."""
+    def refuse_plain(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Answer a client that speaks HTTP where TLS is expected; `data` begins its request."""
         self.transport = transport
         self.secure = False
-        self._answer(Refusal(400, "malformed", "This port takes TLS only: the URL begins with https://."))
+        refusal = Refusal(400, "malformed", "This port takes TLS only: the URL begins with https://.")
+        self._answer(refusal, head_only=data.startswith(b"HEAD "))
 
     def _answer(
         self, refusal: Refusal, *, head_only: bool = False, request_id: bytes = b"", fields: bytes = b""

@@ -87,13 +87,13 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         context: ssl.SSLContext,
         turns: Turns,
         *,
-        plain: Callable[[asyncio.Transport], None] | None = None,
+        plain: Callable[[asyncio.Transport, bytes], None] | None = None,
         refused: Callable[[str], None] | None = None,
         server_name: str | None = None,
         session: ssl.SSLSession | None = None,
         opened: asyncio.Future[None] | None = None,
     ) -> None:
-        """`plain` makes it a server's side: it gets the transport of a client that speaks HTTP without TLS.
+        """`plain` makes it a server's side: it gets the transport of a client that speaks plain HTTP, and its words.
 
         `refused` hears why a client's connection was ended here, as one of `layout.REFUSED_CONNECTIONS`.
 
@@ -104,7 +104,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         server = plain is not None
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server, server_name, session)
+        self._object: Any = context.wrap_bio(self._incoming, self._outgoing, server, server_name, session)
         self._plain = plain
         self._refused = refused
         self.opened = opened
@@ -144,8 +144,9 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             return
         if not self._heard:
             self._heard = True
-            if self._plain is not None and data[0] != _HANDSHAKE and not self._early and data[:1].isalpha():
-                self._let_go(self._plain)
+            words = data.lstrip(b"\r\n")  # empty lines before a request are nothing (RFC 9112 §2.2)
+            if self._plain is not None and data[0] != _HANDSHAKE and not self._early and words[:1].isalpha():
+                self._let_go(self._plain, words)
                 return
         if self._rest:
             data = self._rest + data
@@ -208,10 +209,13 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self._forget()
 
     def _forget(self) -> None:
-        # The application holds this object: without this the two, and OpenSSL's memory, would wait for the collector.
+        # The application holds this object, and the wheel the application until its time is over: without this the
+        # memory of OpenSSL (40 kB) would wait for that, or for the collector.
+        self._object = None
         self._app = None
         self._plain = None
         self._refused = None
+        self._error = None
         self._early = []
         self._rest = b""
 
@@ -318,8 +322,8 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
 
     @property
     def session(self) -> ssl.SSLSession | None:
-        """What makes the next handshake with this server short."""
-        return self._object.session
+        """What makes the next handshake with this server short, `None` when the connection is gone."""
+        return None if self._object is None else cast("ssl.SSLSession", self._object.session)
 
     def _shake(self) -> None:
         try:
@@ -407,7 +411,8 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
 
     def _break(self, error: ssl.SSLError) -> None:
         """End a connection on which TLS failed; the alert that says why goes out."""
-        self._error = error
+        # Its traceback leads back to this object, by a way that the collector does not see.
+        self._error = error.with_traceback(None)
         if self._refused is not None and self._phase == _SHAKING:
             self._refused("tls_handshake")
         self._flush()
@@ -423,10 +428,10 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             else:
                 opened.set_exception(error)
 
-    def _let_go(self, plain: Callable[[asyncio.Transport], None]) -> None:
+    def _let_go(self, plain: Callable[[asyncio.Transport, bytes], None], data: bytes) -> None:
         """Leave the connection to the application as it is, without TLS."""
         self._phase = _ENDED
         self.raw.set_protocol(self._app)
         self._app = None
         self._plain = None
-        plain(self.raw)
+        plain(self.raw, data)

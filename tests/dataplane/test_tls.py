@@ -234,6 +234,18 @@ def test_plain_http_is_told_what_is_missing(tls):
     same(tls.local_replies, {(400, "malformed"): 1})
 
 
+@pytest.mark.parametrize("begin, length", [(b"HEAD", 0), (b"\r\n\r\nGET", None)])
+def test_plain_http_is_read_as_far_as_it_is_answered(tls, begin, length):
+    tls.serve(tls.backend())
+    client = tls.plain()
+    client.send(begin + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
+    with contextlib.suppress(Ended):
+        client.until(b"never")
+    head, _, body = client.buffer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert (len(body) == 0) is (length == 0)
+
+
 @pytest.mark.parametrize("noise", [b"\x00" * 64, b"\x16\x03\x01\x00\x05hello", b"\x80.\x01\x00\x02".ljust(64, b"x")])
 def test_what_is_no_tls_is_let_go(tls, noise):
     tls.serve(tls.backend())
