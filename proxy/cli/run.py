@@ -1,12 +1,15 @@
-"""`tidegate run`: start the proxy from a config file, or from flags with no file at all."""
+"""`tidegate run`: start the proxy from a config file, or from flags with no file at all.
+
+What it says at the start goes to standard output, unless the access log is written there: that is JSON alone.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,13 +75,14 @@ def run(
     else:
         compiled, equivalent = compile_flags(**given)
         typer.echo(f"# the same as a config file:\n{equivalent.rstrip()}\n")
+    say = partial(_say, err=compiled.table.access_log.path == "-")
     for note in compiled.notes:
-        typer.echo(note if note.startswith("warning: ") else f"note: {note}")
+        say(note if note.startswith("warning: ") else f"note: {note}")
     flush_log = _log_to_stderr()
     from proxy.admin.app import runner
     from proxy.controlplane.supervisor import run as supervise
 
-    raise typer.Exit(supervise(compiled, announce=_announce, admin=runner, flush_log=flush_log))
+    raise typer.Exit(supervise(compiled, announce=say, admin=runner, flush_log=flush_log))
 
 
 def _log_to_stderr() -> Callable[[], None]:
@@ -97,6 +101,5 @@ def _log_to_stderr() -> Callable[[], None]:
     return handler.flush
 
 
-def _announce(line: str) -> None:
-    typer.echo(line)
-    sys.stdout.flush()
+def _say(line: str, *, err: bool) -> None:
+    typer.echo(line, err=err)  # which flushes

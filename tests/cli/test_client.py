@@ -229,11 +229,11 @@ def test_another_server_that_answers_everything_is_named_and_gets_no_token(monke
             if self.command != "HEAD":
                 self.wfile.write(answer)
 
-        do_HEAD = do_POST = do_PUT = do_PATCH = do_GET
-
         def log_message(self, *_):
             pass
 
+    for method in ("HEAD", "POST", "PUT", "PATCH"):
+        setattr(Echo, f"do_{method}", Echo.do_GET)
     with HTTPServer(("127.0.0.1", 0), Echo) as echo:
         thread = threading.Thread(target=echo.serve_forever, args=(0.01,))
         thread.start()

@@ -69,6 +69,17 @@ def test_run_with_a_bad_config_starts_nothing(tmp_path, started):
     assert started == []
 
 
+def test_standard_output_is_the_access_logs_alone_where_that_is_written_there(tmp_path, started):
+    file = tmp_path / "tidegate.yaml"
+    file.write_text(GOOD)
+    said = tidegate("run", "--config", file).stdout
+    assert "note: " in said
+    assert "listening on 127.0.0.1:8080" in said
+    file.write_text(GOOD + 'access_log: {path: "-"}\n')
+    result = tidegate("run", "--config", file)
+    assert (result.stdout, result.stderr) == ("", said)
+
+
 def test_run_without_a_file_prints_the_equivalent_yaml(tmp_path, started):
     flags = ["--stable", "http://127.0.0.1:9001", "--new", "http://127.0.0.1:9002", "--weight", "25%"]
     flags += ["--sticky", "header:x-user", "--p99", "150ms", "--error-rate", "", "--listen", "127.0.0.1:0"]
