@@ -254,7 +254,7 @@ def _limits(item: dict[str, Any]) -> list[str]:
             [
                 limit["verdict"] + (", proven" if limit.get("proven") else ""),
                 f"{limit['metric']} of {limit['version']} {bound}{where}",
-                f"is {_value(limit, limit.get('value'))}",
+                f"is {'> ' if limit.get('at_least') else ''}{_value(limit, limit.get('value'))}",
                 f"over {text.number(limit.get('samples'), 0)} requests",
                 _open(limit, by_proof=by_proof),
                 f"-> {limit['action']}" + (" (dry run)" if limit.get("dry_run") else ""),

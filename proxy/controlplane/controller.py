@@ -40,7 +40,7 @@ from proxy.controlplane.store import Store
 from proxy.controlplane.versions import NewVersions
 from proxy.controlplane.weights import Weights
 from proxy.metrics.snapshot import ServiceCounts, Snapshot
-from proxy.rollout.analysis import evidence, reason_of, value
+from proxy.rollout.analysis import Verdict, at_least, evidence, reason_of, value
 from proxy.rollout.bench import action_of, kind_of
 from proxy.rollout.drill import FAILURES, made_up_by, sees
 from proxy.rollout.effect import Note
@@ -228,8 +228,12 @@ class Controller:
         failing = entry.watch.failing()
         if failing and breach.reason == reason_of(failing[0].limit):
             verdict = failing[0]
-            return {"value": value(verdict, view.percentile_ms(entry.plan.name, verdict, self._collector.history))}
+            measured_ms = self._percentile_ms(entry, verdict)
+            return {"value": value(verdict, measured_ms), "at_least": at_least(verdict, measured_ms)}
         return {}
+
+    def _percentile_ms(self, entry: Entry, verdict: Verdict) -> float | None:
+        return view.percentile_ms(entry.plan.name, verdict, self._collector.history)
 
     def _pass_time(self, entry: Entry, now: float) -> None:
         state = entry.state
@@ -250,7 +254,8 @@ class Controller:
             limit = verdict.limit
             if entry.drill is not None and sees(limit):
                 continue
-            numbers = {**evidence(verdict), "action": action_of(limit, entry.state), "dry_run": limit.dry_run}
+            numbers = evidence(verdict, self._percentile_ms(entry, verdict))
+            numbers |= {"action": action_of(limit, entry.state), "dry_run": limit.dry_run}
             self.commits.say(entry, kind_of(verdict), reason_of(verdict.limit), numbers)
 
     def _report(self, entry: Entry, now: float) -> None:

@@ -15,7 +15,7 @@ from proxy.controlplane.watch import Watch
 from proxy.metrics import hdr
 from proxy.metrics.expose import LimitStanding, ServiceStanding
 from proxy.metrics.snapshot import EndpointCounts, ServiceCounts, VersionCounts
-from proxy.rollout.analysis import Verdict, unit_of, value
+from proxy.rollout.analysis import Verdict, at_least, unit_of, value
 from proxy.rollout.bench import action_of
 from proxy.rollout.plan import PROVEN, Stage
 from proxy.rollout.reach import Reach
@@ -208,12 +208,12 @@ def _limits(counts: ServiceCounts, watch: Watch, state: ServiceState, history: H
 def _limit(
     service: str, verdict: Verdict, state: ServiceState, history: History, *, by_proof: bool, of_stage: bool
 ) -> Json:
-    limit = verdict.limit
+    limit, measured_ms = verdict.limit, percentile_ms(service, verdict, history)
     shown: Json = {
         "metric": limit.metric,
         "version": VERSIONS[limit.version],
         "max": limit.max,
-        "value": value(verdict, percentile_ms(service, verdict, history)),
+        "value": value(verdict, measured_ms),
         "unit": unit(verdict),
         "verdict": verdict.word,
         "proven": verdict.proven,
@@ -228,6 +228,8 @@ def _limit(
         "held_s": round(verdict.held_s, 3),
         "dry_run": limit.dry_run,
     }
+    if at_least(verdict, measured_ms):
+        shown["at_least"] = True
     if limit.min is not None:
         shown["min"] = limit.min
     if limit.max_ratio is not None:

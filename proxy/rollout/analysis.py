@@ -292,7 +292,21 @@ def evidence(verdict: Verdict, value_ms: float | None = None) -> dict[str, objec
             "slower_share": verdict.share,
             "slower_allowed": float(1 - exact(limit.quantile)),
         }
+    if at_least(verdict, value_ms):
+        shown["at_least"] = True
     return {**shown, **verdict.detail}
+
+
+def at_least(verdict: Verdict, value_ms: float | None = None) -> bool:
+    """Tell whether a latency is above its limit by what is counted, and nobody has measured how far.
+
+    So it is while requests hang: they count as slower, and no histogram has them.
+    """
+    limit = verdict.limit
+    if limit.quantile is None or limit.max is None or limit.max_ratio is not None or not verdict.n:
+        return False
+    over = breached(limit, Count(verdict.n, verdict.count))
+    return over and (value_ms is None or value_ms <= limit.max)
 
 
 def value(verdict: Verdict, value_ms: float | None = None) -> float | None:

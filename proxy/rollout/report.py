@@ -312,7 +312,9 @@ def _limit(limit: Mapping[str, Any], *, over: bool) -> list[str]:
         limit["metric"],
         limit["version"],
         bound,
-        "-" if limit.get("value") is None else told.amount(limit["value"], unit),
+        "-"
+        if limit.get("value") is None
+        else ("> " if limit.get("at_least") else "") + told.amount(limit["value"], unit),
         limit["verdict"] + (", proven" if limit.get("proven") else ""),
         f"{limit.get('samples') or 0:,}",
         f"{limit['needed']:,} more" if limit.get("needed") and not over else "",

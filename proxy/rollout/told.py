@@ -130,7 +130,12 @@ def numbers(evidence: Json) -> str:
         return ""
     unit = evidence.get("unit")
     told = f"{evidence['metric']} of {evidence.get('version', 'new')}"
-    told += " could not be measured" if evidence.get("value") is None else f" was {amount(evidence['value'], unit)}"
+    if evidence.get("value") is None:
+        told += " could not be measured"
+    elif evidence.get("at_least"):
+        told += f" was above {amount(evidence['value'], unit)}, some perhaps still without an answer"
+    else:
+        told += f" was {amount(evidence['value'], unit)}"
     if evidence.get("limit") is not None:
         told += f" (limit {amount(evidence['limit'], unit)})"
     since = evidence.get("since_breach")

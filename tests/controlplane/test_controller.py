@@ -156,6 +156,9 @@ async def test_hung_requests_shut_the_gate_before_any_of_them_has_ended(start):
     await world.settle()
     numbers = (await world.controller.status.events(0, 10))[-1]["evidence"]
     assert (numbers["metric"], numbers["value"], numbers["slower"], numbers["n"]) == ("p99", 200, 30, 1030)
+    assert numbers["at_least"] is True  # none of them has ended: nobody knows by how much they are slower
+    (shown,) = [limit for limit in world.controller.status.service_status("web")["limits"] if limit["metric"] == "p99"]
+    assert (shown["value"], shown["at_least"]) == (200, True)
 
 
 @running

@@ -496,6 +496,11 @@ def test_numbers_of_evidence_name_what_is_new_since_the_breach():
     assert told.sentence(back).endswith("; also P99AboveLimit")
     slow = {"metric": "p99", "value": 512.0, "limit": 200.0, "unit": "ms", "n": 300, "slower": 9, "window_s": 10.0}
     assert told.numbers(slow) == "p99 of new was 512 ms (limit 200 ms): 9 of 300 requests slower in 10 s"
+    hanging = slow | {"value": 200.0, "at_least": True}
+    assert told.numbers(hanging) == (
+        "p99 of new was above 200 ms, some perhaps still without an answer (limit 200 ms): "
+        "9 of 300 requests slower in 10 s"
+    )
     check = {"metric": "memory", "value": 1.5e9, "limit": 1e9, "unit": "number"}
     assert told.numbers(check) == "memory of new was 1,500,000,000 (limit 1,000,000,000)"
     assert told.numbers({"metric": "p95", "value": None, "limit": 1.5, "unit": "times"}) == (

@@ -10,6 +10,7 @@ from proxy.rollout import told
 
 AT = {"new": 10, "phase": "idle", "revision": 4}
 SHOWN = {"file": "/etc/tls/shop.pem", "names": ["shop.test", "*.shop.test"], "shown_at": ["0.0.0.0:8443"]}
+WENT = "went from 10 % to 10 % (stage None)"
 HELD = "the hold is over and every limit is PASS"
 ENDPOINT = {"version": "stable", "url": "http://a:1"}
 
@@ -105,15 +106,15 @@ def event(kind, reason="", before=AT, after=AT, **evidence):
         ),
         (
             event("StageEntered", "HoldOver", requests=5012, elapsed_s=20.0, judged_s=19.75),
-            f"went from 10 % to 10 % (stage None): {HELD}; 5,012 requests to new in 20 s",
+            f"{WENT}: {HELD}; 5,012 requests to new in 20 s",
         ),
         (
             event("StageEntered", "HoldOver", requests=286, elapsed_s=20.0, judged_s=6.1),
-            f"went from 10 % to 10 % (stage None): {HELD}; 286 requests to new in the last 6.1 s of 20 s, since judging began anew",
+            f"{WENT}: {HELD}; 286 requests to new in the last 6.1 s of 20 s, since judging began anew",
         ),
         (
             event("StageEntered", "HoldOver", requests=286, elapsed_s=20.0, judged_s=50.0),
-            f"went from 10 % to 10 % (stage None): {HELD}; 286 requests to new in 50 s, of which 20 s count as hold",
+            f"{WENT}: {HELD}; 286 requests to new in 50 s, of which 20 s count as hold",
         ),
         (event("EventsLost", "NotStored", {}, {}, lost=1200), "has lost 1,200 events: the state could not be stored"),
     ],
