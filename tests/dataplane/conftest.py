@@ -207,8 +207,11 @@ class Gate:
         begin = self.worker.row(layout.ROW_BEAT)
         eventually(lambda: self.worker.row(layout.ROW_BEAT) >= begin + count, "the worker's sweep")
 
-    def fill(self, client: Client, block: bytes = b"x" * 128 * 1024) -> int:
-        """Send until the worker has stopped reading; return how much that took. Less than its kernel buffer waits."""
+    def fill(self, client: Client, block: bytes = b"x" * 16 * 1024) -> int:
+        """Send until the worker has stopped reading; return how much that took. Less than its kernel buffer waits.
+
+        Large blocks might wait in the client's own buffer, and its FIN behind them.
+        """
         size = 0
         pause = threading.Event()
         stuck = 0
