@@ -1,4 +1,7 @@
-"""`tidegate replay`: recorded blocks, judged by other limits."""
+"""`tidegate replay`: recorded blocks, judged by other limits.
+
+A journal holds all rollouts of a service. The last one is judged, unless another one is asked for.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import indent
@@ -23,7 +27,7 @@ from proxy.config.units import format_duration, parse_duration, parse_share
 from proxy.errors import ConfigError, Problem
 from proxy.rollout.analysis import INCONCLUSIVE
 from proxy.rollout.plan import LATENCIES, METRICS, Limit
-from proxy.rollout.recording import read_files
+from proxy.rollout.recording import Recording, read_files
 from proxy.rollout.replay import Replay, limit_of
 from proxy.rollout.replay import replay as judge_again
 
@@ -31,6 +35,8 @@ from proxy.rollout.replay import replay as judge_again
 STAGE = "stages:\n  - name: limits\n    weight: 10%\n    hold: 1h\n"
 INDENT = "    "
 FORM = re.compile(r"(?P<metric>\w+)\s*=\s*(?P<bound>\S+)(?:\s+over\s+(?P<window>\S+))?(?:\s+for\s+(?P<held>\S+))?")
+MOST_NAMED = 5  # rollouts whose beginnings are named
+SECONDS = re.compile(r"\d{1,11}(?:\.\d*)?")
 EPOCH_S = 1e9  # a journal whose times are larger counts from 1970
 
 
@@ -49,19 +55,38 @@ def replay(
             ),
         ),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help=(
+                "Judge the rollout that went on at this time, or the next one, from then on: as 2026-03-01T12:00Z (UTC "
+                "unless it says otherwise) or in seconds; without it the last one."
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Judge all rollouts of the journal as if they were one.")
+    ] = False,
     output: Output = Format.TEXT,
 ) -> None:
-    """Say when a recorded run would have been rolled back by these limits."""
+    """Say when a recorded rollout would have been rolled back by these limits."""
     wanted = None if limits is None else checked(parse_limits, limits, "--limits")
-    recording = read_files((str(path), _lines(path)) for path in journal)
+    if since is not None and every:
+        raise UsageError("--since and --all exclude each other", cure="leave one of them out")
+    from_s = None if since is None else checked(parse_time, since, "--since")
+    whole = read_files((str(path), _lines(path)) for path in journal)
+    recording, part = _chosen(whole, from_s, every=every)
     if wanted is None and not any(block.header.limits or block.header.judged for block in recording.blocks):
         cure = "give some with --limits, such as --limits error_rate=1%,p99=200ms"
         raise UsageError("the journal names no limits", where=recording.name, cure=cure)
     found = judge_again(recording, wanted)
     if output is Format.JSON:
-        typer.echo(json.dumps(found.plain()))
+        typer.echo(json.dumps(found.plain() | ({"part": part} if part else {})))
     else:
-        typer.echo("\n".join(_page(found, wanted)))
+        typer.echo("\n".join([*_page(found, wanted), *_told(part)]))
 
 
 def parse_limits(given: str) -> tuple[Limit, ...]:
@@ -78,6 +103,46 @@ def parse_limits(given: str) -> tuple[Limit, ...]:
             raise ValueError(f"has {limit.metric} twice")
         found.append(limit)
     return tuple(found)
+
+
+def parse_time(given: str) -> float:
+    """Return the seconds of a text: a number of them, or a date and time (ISO 8601) since 1970, of UTC by default."""
+    if SECONDS.fullmatch(given):
+        return float(given)
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError:
+        raise ValueError("is no time: write 2026-03-01T12:00Z, or seconds") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _chosen(whole: Recording, since: float | None, *, every: bool) -> tuple[Recording, dict[str, Any]]:
+    """Return what is to be judged, and which part of the journal it is; nothing if it is all of it."""
+    trials = whole.trials()
+    if every:
+        chosen, number = whole, None
+    elif since is None:
+        chosen, number = trials[-1], len(trials)
+    else:
+        rests = ((trial.since(since), number) for number, trial in enumerate(trials, 1))
+        found = next(((rest, number) for rest, number in rests if rest is not None), None)
+        if found is None:
+            began = ", ".join(_moment(trial.began) for trial in trials[-MOST_NAMED:])
+            cure = f"give an earlier --since (rollouts began at {began})"
+            raise UsageError(f"nothing was recorded after {_moment(since)}", where=whole.name, cure=cure)
+        chosen, number = found
+    if since is None and len(trials) == 1:
+        return chosen, {}
+    return chosen, {"number": number, "of": len(trials), "from": chosen.began, "to": chosen.ended}
+
+
+def _told(part: dict[str, Any]) -> Iterator[str]:
+    if not part:
+        return
+    number, of = part["number"], part["of"]
+    which = f"all {of} rollouts of the journal as one" if number is None else f"rollout {number} of {of} in the journal"
+    more = "" if number is None or of == 1 else "; --since TIME for another one"
+    yield f"  {which}, from {_moment(part['from'])} to {_moment(part['to'])}{more}"
 
 
 def _parsed(part: str) -> Limit:

@@ -5,7 +5,8 @@ One file per service beside the state: `STATE.blocks/SERVICE.jsonl`. A line is a
 * `{"header": {"block_s", "limits", "hdr", "judged"}}`: by what the blocks after it were judged. It stands first in
   every file, and again wherever that changes (a stage begins, a person sets a weight, a supervisor starts), so that a
   rollout is one row of lines and not a file per stage. `limits` are the fixed ones on `new` by name; `judged` has what
-  it takes to judge again: `since` (when the judges were made), `alarm_at`, `stage`, `weight` (percent) and `rules`;
+  it takes to judge again: `since` (when the judges were made), `alarm_at`, `stage`, `weight` (percent) and `rules`; and
+  `trial`: when the weight came above 0 (`null`: before this supervisor), so that all blocks of a rollout are known;
 * `{"t": seconds since the Unix epoch at its end, "stable": {"requests", "bad", "client_errors", "over": {"p99": n},
   "within": {"p99": n}, "hist": {index: count}}, "new": {…}}`. `over` counts what was slower than the limit of that name
   in the header as soon as it was, so that what hangs is in `requests` of a later block; `within` what ended in time. A
@@ -92,6 +93,8 @@ class _Series:
     rules: Rules | None = None
     since: float = 0.0  # when the judges were made, s since the epoch
     header: bytes = b""
+    trial: float | None = None  # when the weight came above 0, s since the epoch; `None`: before this process
+    trial_begins: bool = False  # with the next block
     edges: tuple[tuple[str, bool, int], ...] = ()  # name, of first bytes, column
 
 
@@ -138,15 +141,17 @@ class Blocks:
         self._failing = False
         self._hanging = False
 
-    def begin(self, counts: ServiceCounts, history: History) -> None:
-        """Take note that the next block begins with these totals."""
+    def begin(self, counts: ServiceCounts, history: History, *, goes_on: bool = False) -> None:
+        """Take note that the next block begins with these totals: a new trial, unless the present one goes on."""
         columns = counts.columns
         lives = (columns, *(one.incarnation for one in counts.versions))
         stable, new = (one.judged for one in counts.versions)
         before = self._series.get(counts.name)
-        series = self._series[counts.name] = _Series(lives, (stable, new), history.newest_s)
+        series = self._series[counts.name] = _Series(lives, (stable, new), history.newest_s, trial_begins=not goes_on)
         if before is not None:
             series.t = before.t
+        if before is not None and goes_on:
+            series.trial, series.trial_begins = before.trial, before.trial_begins
 
     def add(self, counts: ServiceCounts, history: History, rules: Rules, now: float, wall: float) -> None:
         """Add the block that ends at `now` (monotonic s), which is `wall` (s since the epoch).
@@ -156,12 +161,14 @@ class Blocks:
         """
         series = self._series.get(counts.name)
         if series is None or series.lives != (counts.columns, *(one.incarnation for one in counts.versions)):
-            self.begin(counts, history)
+            self.begin(counts, history, goes_on=True)
             return
         if rules != series.rules:
             if series.rules is None or rules.court != series.rules.court:
                 series.since = round(wall - (now - rules.court.began), 3)
-            series.rules, series.header = rules, _header(rules, series.since)
+            if series.trial_begins:
+                series.trial, series.trial_begins = series.since, False
+            series.rules, series.header = rules, _header(rules, series.since, series.trial)
             series.edges = _places(rules.limits, counts.columns)
         stable, new = (one.judged for one in counts.versions)
         parts = (stable - series.totals[STABLE], new - series.totals[NEW])
@@ -358,9 +365,10 @@ def _cut(path: Path) -> None:
             file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
 
 
-def _header(rules: Rules, since: float) -> bytes:
+def _header(rules: Rules, since: float, trial: float | None) -> bytes:
     limits = {called: limit.max if limit.min is None else limit.min for called, limit in _named(rules.limits).items()}
     judged = {
+        "trial": trial,
         "since": since,
         "alarm_at": rules.court.alarm_at,
         "stage": rules.stage or None,

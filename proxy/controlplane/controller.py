@@ -286,7 +286,8 @@ class Controller:
         snapshot = self._collector.collect()
         counts = snapshot.services.get(name)  # none as long as no table with the service is in force
         if self._blocks is not None and counts is not None:
-            self._blocks.begin(counts, self._collector.history)
+            drilled = self.services.entry(name).drill is not None
+            self._blocks.begin(counts, self._collector.history, goes_on=drilled)
         return snapshot.time_s
 
     def _keep_blocks(self, judged: Sequence[tuple[Entry, ServiceState]], snapshot: Snapshot) -> None:
@@ -298,7 +299,7 @@ class Controller:
         for entry, state in judged:
             watch, counts = entry.watch, snapshot.services[entry.plan.name]
             if not state.weight_bp or watch.court is None:
-                blocks.begin(counts, history)
+                blocks.begin(counts, history, goes_on=bool(state.weight_bp) or entry.drill is not None)
             elif watch.judged:
                 at = state.rollout if state.phase != ROLLED_BACK else None
                 stage = "" if at is None else at.now_at.name

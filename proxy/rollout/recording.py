@@ -15,7 +15,7 @@ recorded); without a header, the `over` of the same metric is taken at its word.
 answer, and says so.
 
 How many were fast says `within`. Without it requests that end pay first for those that were slow while they hung: no
-request counts twice, and none as fast too early. Such a journal does not tell of a slow one that its client gave up (one
+request counts twice, and none as fast too early. Such a journal does not tell of a slow one that a client gave up (one
 fast request too few), nor of one that stable answered because `new` was not there (one too many).
 
 Rules: a journal is checked line by line and as a whole; every mistake has its line (`ConfigError`). Unknown keys are
@@ -28,7 +28,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from statistics import median
 from typing import Any, TypeGuard
@@ -48,13 +48,17 @@ _FACTORS = {"%": 0.01, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """How blocks were judged: since when (s), with which alarm (`proxy.rollout.judges.budget`), where, by what."""
+    """How blocks were judged: since when (s), with which alarm (`proxy.rollout.judges.budget`), where, by what.
+
+    `trial`: when `new` had got its users (s); `None` goes on with the trial of the blocks before.
+    """
 
     since: float
     alarm_at: float
     stage: str
     weight_bp: int
     rules: tuple[Limit, ...]
+    trial: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,37 @@ class Recording:
     def limits(self) -> Mapping[str, float]:
         """The limits that were recorded last."""
         return self.blocks[-1].header.limits if self.blocks else {}
+
+    @property
+    def began(self) -> float:
+        """When the first block began."""
+        return round(self.blocks[0].t - (self.blocks[0].header.block_s or self.block_s), 3)
+
+    @property
+    def ended(self) -> float:
+        """When the last block ended."""
+        return self.blocks[-1].t
+
+    def trials(self) -> tuple[Recording, ...]:
+        """Return its trials, oldest first: a rollout, or a weight that a person set, from 0 until it was 0 again.
+
+        A journal whose headers tell nothing of trials is a single one.
+        """
+        found: list[list[Block]] = []
+        trial = None
+        for block in self.blocks:
+            judged = block.header.judged
+            named = None if judged is None else judged.trial
+            if not found or named not in {None, trial}:
+                found.append([])
+                trial = named
+            found[-1].append(block)
+        return tuple(replace(self, blocks=tuple(blocks)) for blocks in found)
+
+    def since(self, t: float) -> Recording | None:
+        """Return the blocks that ended after `t`, `None` if there are none."""
+        blocks = tuple(block for block in self.blocks if block.t > t)
+        return replace(self, blocks=blocks) if blocks else None
 
 
 def read(lines: Iterable[str], name: str = "journal") -> Recording:
@@ -308,11 +343,16 @@ def _judging(plain: Any) -> Judging:
     since, alarm_at, weight = (plain.get(key) for key in ("since", "alarm_at", "weight"))
     if not (_is_number(since) and _is_number(alarm_at) and _is_number(weight)):
         raise ValueError("header.judged: since, alarm_at and weight must be numbers")
+    trial = plain.get("trial")
+    if not (trial is None or _is_number(trial)):
+        raise ValueError("header.judged.trial: must be a number of seconds, or null")
     rules = plain.get("rules")
     if not isinstance(rules, list):
         raise ValueError("header.judged.rules: must be a list of limits")  # noqa: TRY004
     found = tuple(_rule(rule, number) for number, rule in enumerate(rules))
-    return Judging(float(since), float(alarm_at), str(plain.get("stage") or ""), round(weight * FULL / 100), found)
+    return Judging(
+        float(since), float(alarm_at), str(plain.get("stage") or ""), round(weight * FULL / 100), found, trial
+    )
 
 
 def _rule(plain: Any, number: int) -> Limit:

@@ -168,3 +168,62 @@ def test_a_hand_made_journal_needs_no_header_and_a_latency_that_is_not_in_it_has
     journal.write_text(json.dumps({"t": 1, "new": {"requests": 20, "bad": 0}}))
     result = tidegate("replay", journal, "--limits", "p95=150ms")
     assert "leave it out of --limits" in " ".join(result.output.split())
+
+
+def written(path, *trials):
+    """A journal of trials: each of 10 s from the time given, with so many of 20 requests bad in every block."""
+    rules = [{"metric": "error_rate", "max": 0.01}]
+    lines = []
+    for begin, bad in trials:
+        judged = {"trial": begin, "since": begin, "alarm_at": 12.0, "stage": "canary", "weight": 10, "rules": rules}
+        lines.append({"header": {"block_s": 0.25, "limits": {"error_rate": 0.01}, "judged": judged}})
+        lines += [{"t": begin + number / 4, "new": {"requests": 20, "bad": bad}} for number in range(1, 41)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def test_the_last_rollout_is_judged_or_the_one_of_a_time_or_all_as_one(tmp_path):
+    begins = (1_700_000_000, 1_700_001_000, 1_700_002_000)
+    journal = written(tmp_path / "j.jsonl", *zip(begins, (20, 3, 0), strict=True))
+
+    def found(*more, output="json"):
+        result = tidegate("replay", journal, *more, "-o", output)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.output) if output == "json" else result.output.splitlines()
+
+    last = found()
+    assert (last["rolled_back_at"], last["blocks"]) == (None, 40)
+    assert last["part"] == {"number": 3, "of": 3, "from": begins[2], "to": begins[2] + 10}
+    assert found(output="text")[-1] == (
+        "  rollout 3 of 3 in the journal, from 2023-11-14 22:46:40.000Z to 2023-11-14 22:46:50.000Z; "
+        "--since TIME for another one"
+    )
+    # Of the time that is said, as it is said, and of one that is between two.
+    for since in ("2023-11-14 22:13:20.000Z", "2023-11-14T23:13:20+01:00", "2023-11-14T22:13:20", "1700000000", "0"):
+        assert found("--since", since)["rolled_back_at"] == begins[0] + 1
+    second = found("--since", "1700000500")
+    assert (second["part"]["number"], second["blocks"]) == (2, 40)
+    assert begins[1] < second["rolled_back_at"] < begins[1] + 10
+    assert found("--since", "1700001005")["part"] == {"number": 2, "of": 3, "from": begins[1] + 5, "to": begins[1] + 10}
+    assert found("--limits", "error_rate=50%")["rolled_back_at"] is None
+    whole = found("--all", "--limits", "error_rate=50%")
+    assert begins[0] < whole["rolled_back_at"] < begins[1]
+    assert (whole["blocks"], whole["part"]["number"]) == (120, None)
+    assert found("--all", output="text")[-1].startswith(
+        "  all 3 rollouts of the journal as one, from 2023-11-14 22:13:20"
+    )
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (("--since", "1700009999"), "rollouts began at 2023-11-14 22:13:20.000Z"),
+        (("--since", "yesterday"), "is no time: write 2026-03-01T12:00Z, or seconds"),
+        (("--since", "nan"), "is no time"),
+        (("--since", "0", "--all"), "--since and --all exclude each other"),
+    ],
+)
+def test_a_part_that_cannot_be_meant_is_a_usage_error(tmp_path, more, said):
+    result = tidegate("replay", written(tmp_path / "j.jsonl", (1_700_000_000, 0)), *more)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())

@@ -143,6 +143,23 @@ async def test_requests_that_hang_are_slow_once_and_never_fast(start):
 
 
 @running
+async def test_every_rollout_of_a_service_can_be_judged_again(start):
+    world = await start(PLANS)
+    blocks = journalled(world)
+    await world.tick()
+    for bad in (10, 0):
+        await world.controller.rollouts.start("web", None, ANN)
+        await flow(world, 4, bad=bad)
+        await flow(world, 11)
+    blocks.close()
+    with blocks.path("web").open() as file:
+        first, second = read(file).trials()
+    assert replay(first).rollback.t == first.ended
+    assert replay(second).rollback is None
+    assert {block.header.judged.stage for block in second.blocks} == {"canary", "half"}
+
+
+@running
 async def test_a_line_is_a_block_however_often_the_controller_looks(start):
     world = await start([replace(PLANS[0], block_s=1.0)])
     blocks = journalled(world)

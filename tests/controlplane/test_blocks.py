@@ -64,6 +64,7 @@ def test_lines_are_differences_and_the_header_names_the_limits(tmp_path):
     assert header["header"]["block_s"] == 0.25
     assert header["header"]["limits"] == {"p99": 200, "p99>150": 150, "error_rate": 0.01}
     assert header["header"]["judged"] == {
+        "trial": 1_001_000.0,
         "since": 1_001_000.0,
         "alarm_at": 12.5,
         "stage": None,
@@ -183,6 +184,29 @@ def test_a_weight_alone_makes_no_new_judges(tmp_path):
     first, second = headers(blocks.path("web"))
     assert (first["judged"]["weight"], second["judged"]["weight"]) == (10, 25)
     assert first["judged"]["since"] == second["judged"]["since"]
+
+
+def test_headers_name_the_trial_until_the_next_one_begins(tmp_path):
+    blocks = Blocks(tmp_path)
+    add(blocks, counts(0), 1000.0)  # a service that had weight before this supervisor
+    add(blocks, counts(1), 1000.25, rules(stage="half"))
+    found = [None]
+    blocks.begin(counts(1), History())
+    for number, stage in enumerate(("canary", "half"), 1):
+        add(blocks, counts(1 + number), 1010.0 + number, rules(began=1010.0 + number, stage=stage))
+        found.append(1_001_011.0)
+    # A drill shuts the gate for a moment, and limits that are reloaded count other things.
+    blocks.begin(counts(3), History(), goes_on=True)
+    add(blocks, counts(4), 1020.0, rules(began=1019.0, stage="half"))
+    other = replace(counts(5), thresholds_us=(1, 2))
+    add(blocks, other, 1020.25, rules(LIMITS[2:], began=1019.0, stage="half"))
+    add(blocks, other, 1020.5, rules(LIMITS[2:], began=1020.0, stage="half"))
+    found += [1_001_011.0] * 2
+    blocks.begin(counts(5), History())
+    add(blocks, counts(6), 1030.0, rules(began=1030.0, stage="canary"))
+    found.append(1_001_030.0)
+    blocks.close()
+    assert [header["judged"]["trial"] for header in headers(blocks.path("web"))] == found
 
 
 def test_a_clock_that_is_set_back_makes_no_disorder(tmp_path):

@@ -78,6 +78,8 @@ def test_a_rollout_from_pre_flight_to_replay(tmp_path, product, backends):
     other = json.loads(tidegate("replay", journal, "--limits", "error_rate=90%,p99=4500ms", "-o", "json").output)
     assert (other["rolled_back_at"], other["decisions"]) == (None, [])
     assert other["blocks"] == found["blocks"] > 3
+    # The drill and the death of the supervisor make no other rollout of it.
+    assert "part" not in other
     assert report["versions"]["new"]["requests"] == requests_to_new(journal, report["started"])
 
 

@@ -259,6 +259,23 @@ def test_a_header_that_only_names_another_weight_goes_on_with_the_same_judges():
     assert replay(read(first + second)).rollback == replay(read(whole)).rollback
 
 
+def test_a_trial_lasts_until_a_header_names_another_one():
+    rules = [{"metric": "error_rate", "max": 0.01}]
+    # A weight from before the supervisor, a rollout whose file was turned over, the next supervisor, another rollout.
+    named = [None, 1010.0, 1010.0, None, 1040.0]
+    lines = []
+    for number, trial in enumerate(named):
+        begin = 1000.0 + 10 * number
+        lines += journal([sample()] * 4, judged(begin, rules, trial=trial), begin=begin)
+    found = read(lines).trials()
+    assert [(trial.began, trial.ended) for trial in found] == [(1000, 1001), (1010, 1031), (1040, 1041)]
+    assert [len(trial.blocks) for trial in found] == [4, 12, 4]
+    assert (found[1].since(1030.5).began, found[1].since(1031)) == (1030.5, None)
+    assert len(read(journal([sample()] * 4) + lines[5:]).trials()) == 3
+    # One that names none is a single one, however long it rests.
+    assert len(read(journal([sample()]) + journal([sample()], begin=9e9)).trials()) == 1
+
+
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +306,10 @@ def judged_by(rule):
         ('{"header": 5}', "header: is not an object"),
         ('{"header": {"judged": 5}}', "header.judged: is not an object"),
         ('{"header": {"judged": {"since": 1}}}', "header.judged: since, alarm_at and weight must be numbers"),
+        (
+            '{"header": {"judged": {"since": 1, "alarm_at": 9, "weight": 1, "trial": "x"}}}',
+            "header.judged.trial: must be a number of seconds, or null",
+        ),
         ('{"header": {"judged": {"since": 1, "alarm_at": 9, "weight": 1}}}', "header.judged.rules: must be a list"),
         (judged_by('{"max": 1}'), 'header.judged.rules.0: must be an object with a "metric"'),
         (judged_by('{"metric": "p99", "mx": 1}'), "header.judged.rules.0.mx: is no field of a limit"),
