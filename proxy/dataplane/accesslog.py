@@ -29,6 +29,8 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("service", "the name in the config; `null`: the request was refused before it had a service"),
     ("version", "`stable` or `new`: who answered, or was asked last"),
     ("label", "the label of that version"),
+    ("endpoint", "its endpoint that answered, or was asked last; `null`: none was asked"),
+    ("rescued", "whether `stable` answered well what `new` had failed, as `tidegate_failovers_total` counts it"),
     ("client", "the address that the connection came from, or that the PROXY protocol said; empty on a unix socket"),
     ("method", "as received"),
     ("host", "the Host, or the authority of the target"),
@@ -76,12 +78,15 @@ class AccessLog:
         if not self._takes(exchange.status):
             return
         head = exchange.head
+        asked = exchange.asked
         self._write(
             {
                 "time": round(time(), 3),
                 "service": exchange.service.name,
                 "version": VERSIONS[exchange.version.index],
                 "label": exchange.version.label,
+                "endpoint": None if asked is None else asked.spec.url,
+                "rescued": exchange.rescued,
                 "client": exchange.downstream.peer.decode("latin-1"),
                 "method": head.method.decode("latin-1"),
                 "host": head.host.decode("latin-1"),

@@ -83,6 +83,7 @@ class Exchange:
         "_until_close",
         "active_tick",
         "arrived_ns",
+        "asked",
         "body_left",
         "downstream",
         "endpoint",
@@ -98,6 +99,7 @@ class Exchange:
         "opening",
         "phase",
         "request_id",
+        "rescued",
         "response_size",
         "sampled_ns",
         "service",
@@ -122,6 +124,8 @@ class Exchange:
         self.request_id = head.request_id
         self.version: LiveVersion = service.stable
         self.endpoint: LiveEndpoint | None = None
+        self.asked: LiveEndpoint | None = None  # the last that `endpoint` was
+        self.rescued = False
         self.upstream: Upstream | None = None
         self.judged = True
         self.minted = b""
@@ -257,7 +261,7 @@ class Exchange:
         if endpoint is None:
             self._nowhere()
             return
-        self.endpoint = endpoint
+        self.endpoint = self.asked = endpoint
         if version.index:
             self.opening = self.service.plane.control.words[self.service.opened_at]
         version.in_flight += 1
@@ -941,6 +945,7 @@ class Exchange:
             counts[self.version.counters_at + layout.VERSION_RETRIES + outcome] += 1
         if self._failing_over:
             self._failing_over = False
+            self.rescued = well
             self.worker.failing_over -= 1
             counts[service.counters_at + layout.SERVICE_FAILOVERS + outcome] += 1
 

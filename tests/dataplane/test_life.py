@@ -613,6 +613,35 @@ def test_the_access_log_has_what_went_wrong(gate, tmp_path, release):
     assert (line["path"], line["status"]) == ("/left", 499)
 
 
+def test_the_access_log_shows_who_answered_and_what_was_rescued(gate, tmp_path):
+    path = tmp_path / "access.log"
+    stable, new, gone = gate.backend(), gate.backend(fails()), gate.refused()
+    bad = gate.backend(fails())
+    both = {"access_log": AccessLog(str(path)), "override": Override("x-v", ("127.0.0.1/32",))}
+    client = gate.client()
+    gate.serve(stable, **both)
+    assert client.request().status == 200
+    gate.serve(stable, new, weight=10_000, **both)
+    assert client.request("GET", "/rescued").status == 200
+    assert client.request("POST", "/not-safe").status == 500
+    gate.serve(bad, new, weight=10_000, **both)
+    assert client.request("GET", "/in-vain").status == 500
+    gate.serve(stable, gone, weight=10_000, **both)
+    assert client.request("POST", "/gone").status == 502
+    gate.set_state(0, layout.ENDPOINT_DOWN)
+    gate.set_state(1, layout.ENDPOINT_DOWN)
+    assert client.request("GET", "/nobody").status == 503
+    lines = log_lines(path, 6)
+    assert [(line["path"], line["version"], line["endpoint"], line["rescued"]) for line in lines] == [
+        ("/", "stable", stable.endpoint.url, False),
+        ("/rescued", "stable", stable.endpoint.url, True),
+        ("/not-safe", "new", new.endpoint.url, False),
+        ("/in-vain", "stable", bad.endpoint.url, False),
+        ("/gone", "new", gone.url, False),
+        ("/nobody", "stable", None, False),
+    ]
+
+
 def test_the_access_log_has_what_was_refused(gate, tmp_path):
     path = tmp_path / "access.log"
     gate.serve(gate.backend(), access_log=AccessLog(str(path)))
