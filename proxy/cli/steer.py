@@ -121,13 +121,13 @@ def _print(item: dict[str, Any], output: Format, *, dry_run: bool = False) -> No
             typer.echo(
                 f"  of {moves['of']:,} buckets {moves['to_new']:,} move to new, {moves['to_stable']:,} to stable"
             )
-        for said in _paused(item.get("paused"), would="would be" if dry_run else "was"):
+        for said in _paused(item.get("paused"), would="would be" if dry_run else "is"):
             typer.echo(f"  {said}")
     warn(item)
 
 
 def _paused(paused: dict[str, Any] | None, *, would: str) -> Iterator[str]:
-    """Say which rollout stands still because a person set the weight, and how it goes on."""
+    """Say which rollout stands still while a person sets the weight, and how it goes on."""
     if paused is None:
         return
     yield f"the rollout {text.printable(paused['plan'])!r} {would} paused in stage {text.printable(paused['stage'])}"

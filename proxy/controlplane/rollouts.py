@@ -3,11 +3,12 @@
 Rules beside those of every order (`proxy.controlplane.services`):
 
 * the hooks before a start or a promotion are called within the request, before anything is changed: one that fails
-  refuses it (409 `HookFailed`) and shows what it said. They hold up nobody else, and what is decided for the service
-  meanwhile stands: then the request is refused (409 `Overtaken`). When a stage would go on by itself the hook before
-  the next one is asked meanwhile, and a failure pauses the rollout; killed in between, it is asked again. The hooks
-  after a rollback and completion change nothing; they are owed from the decision until they have answered, so that a
-  kill in between calls them once more, never less than once. The end of the supervisor waits for no hook;
+  refuses it (409 `HookFailed`, and an event) and shows what it said. They hold up nobody else, and what is decided
+  for the service meanwhile stands: then the request is refused (409 `Overtaken`). When a stage would go on by itself
+  the hook before the next one is asked meanwhile, and a failure pauses the rollout; killed in between, it is asked
+  again. The hooks after a rollback and completion change nothing; they are owed from the decision until they have
+  answered, so that a kill in between calls them once more, never less than once. The end of the supervisor waits for
+  no hook;
 * a plan in a request may need latencies that the workers do not count yet: then they get a table that has them first;
 * a plan that starts takes along the checks of the service that its limits name: it is judged by them to its end, also
   when a reload changes or removes them;
@@ -38,7 +39,7 @@ from proxy.rollout.effect import BEFORE_STAGE, CallHook
 from proxy.rollout.event import Finish, HookAnswered, Pause, Promote, Resume, Start
 from proxy.rollout.machine import allowed, running
 from proxy.rollout.plan import Hook, Plan
-from proxy.rollout.state import PROGRESSING, ServiceState, shown
+from proxy.rollout.state import IDLE, PROGRESSING, ROLLED_BACK, ServiceState, shown
 from proxy.routing.table import VERSIONS, Version
 
 BEFORE_START = "before_start"
@@ -136,7 +137,7 @@ class Rollouts:
         event = Start(plan, services.fresh_salt(entry), order.actor, order.reason, order.if_match)
         # What is refused anyway is refused before hooks are called.
         move(entry.plan, entry.latest, event, services.now())
-        async with self._asked_before(entry, plan, (BEFORE_START, BEFORE_STAGE), plan.stages[0].name) as answers:
+        async with self._asked_before(entry, plan, (BEFORE_START, BEFORE_STAGE), plan.stages[0].name, order) as answers:
             warnings = self._no_go(entry, plan)
             evidence: Json = {"hooks": answers} if answers else {}
             evidence |= {"no_go": [finding["what"] for finding in warnings]} if warnings else {}
@@ -166,7 +167,7 @@ class Rollouts:
         after = move(entry.plan, entry.latest, event, services.now()).after
         names = (BEFORE_STAGE,) if after.phase == PROGRESSING else ()
         rollout = running(after)
-        async with self._asked_before(entry, rollout.plan, names, rollout.now_at.name):
+        async with self._asked_before(entry, rollout.plan, names, rollout.now_at.name, order):
             event = replace(event, record=entry.record(), stable_ready=entry.watch.stable_ready)
             return await services.carry_out(entry, event)
 
@@ -197,7 +198,7 @@ class Rollouts:
 
     @asynccontextmanager
     async def _asked_before(
-        self, entry: Entry, plan: Plan, names: Sequence[str], stage: str
+        self, entry: Entry, plan: Plan, names: Sequence[str], stage: str, order: Order
     ) -> AsyncIterator[dict[str, Any]]:
         """Call hooks, and then let what was ordered be done as the only change; gives what they said by their names."""
         there = [name for name in names if getattr(plan.hooks, name) is not None]
@@ -213,7 +214,7 @@ class Rollouts:
         try:
             answers: dict[str, Any] = {}
             for name in there:
-                answers[name] = await self._ask(entry, plan, name, stage)
+                answers[name] = await self._ask(entry, plan, name, stage, order)
             async with self._services.change(entry):
                 if not entry.asking or entry.latest.revision != revision:
                     what = "something else was decided while the hooks were asked: that stands"
@@ -238,13 +239,15 @@ class Rollouts:
         finally:
             self._calls.discard(call)
 
-    async def _ask(self, entry: Entry, plan: Plan, name: str, stage: str) -> dict[str, Any]:
+    async def _ask(self, entry: Entry, plan: Plan, name: str, stage: str, order: Order) -> dict[str, Any]:
         """Call a hook that can stop what was ordered; return what it said."""
         hook: Hook = getattr(plan.hooks, name)
         answer = await self._call(hook, name, self._about(entry, plan, stage))
         if answer.ok:
             return shown_hook(answer)
         said = shown_hook(answer)
+        refused = "start" if entry.latest.phase in (IDLE, ROLLED_BACK) else "promotion"
+        self._commits.say(entry, "HookFailed", name, {**said, "refused": refused}, actor=order.actor)
         if "status" in said:
             said["answered"] = said.pop("status")  # `status` of a problem is its own
         raise Refused(

@@ -42,13 +42,13 @@ def weights(service: str, state: ServiceState, now: float) -> Json:
     return shown
 
 
-def taken_over(before: ServiceState, after: ServiceState) -> Json:
-    """Return {"paused": …} when a weight that a person set has paused a rollout, {} if it has not.
+def taken_over(after: ServiceState) -> Json:
+    """Return {"paused": …} when a person has set the weight of a rollout, which is paused then; {} without one.
 
     It has the plan, the stage, and where the verbs lead by which the rollout goes on.
     """
     rollout = after.rollout
-    if rollout is None or after.phase != PAUSED or before.phase == PAUSED:
+    if rollout is None or after.phase != PAUSED:
         return {}
     onward = rollout.next_stage
     return {

@@ -50,7 +50,7 @@ class Weights:
             return self._moves(entry, event)
         before = entry.state
         durable = await self._commits.run(self._set_weight(entry, event))
-        shown = {**self._status.weights(name), **view.taken_over(before, entry.state)}
+        shown = {**self._status.weights(name), **view.taken_over(entry.state)}
         answer = self._status.answer(entry, shown, durable=durable, lowers=new_bp < before.weight_bp)
         expiry = entry.state.expiry
         if expiry is not None and expiry.revision != entry.state.revision:
@@ -84,4 +84,4 @@ class Weights:
         more = after.weight_bp - before.weight_bp
         would_be = view.weights(entry.plan.name, replace(after, revision=before.revision), self._services.now())
         moves = {"to_new": max(0, more), "to_stable": max(0, -more), "of": FULL}
-        return {**would_be, **view.taken_over(before, after), "moves": moves}
+        return {**would_be, **view.taken_over(after), "moves": moves}

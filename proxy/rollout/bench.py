@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from proxy.metrics.snapshot import Columns, Judged
-from proxy.rollout.analysis import FAIL, PASS, Counter, Judge, Sight, Verdict, evidence, reason_of
+from proxy.rollout.analysis import FAIL, PASS, Counter, Judge, Sight, Verdict, bound_of, evidence, reason_of, unit_of
 from proxy.rollout.event import Breach, Standing, Tick
 from proxy.rollout.judges import LATE_BLOCKS, UNREADABLE, Court, budget, judge_for
 from proxy.rollout.machine import may_advance
@@ -39,6 +39,7 @@ from proxy.rollout.state import (
     Record,
     ServiceState,
 )
+from proxy.rollout.told import amount, duration
 from proxy.routing.table import FULL, NEW, STABLE
 
 # The measured percentile of a latency limit (ms), for people; `None` = not known.
@@ -210,7 +211,7 @@ class Bench:
             passed=not missing,
             proven=bool(asked) and not missing and all(judge.proven for judge in asked),
             required=not lacking,
-            open=tuple([f"{judge.limit.metric} {judge.word}" for judge in (*missing, *lacking)]),
+            open=tuple([f"{named(judge.limit)} {judge.word}" for judge in (*missing, *lacking)]),
             since=self._since,
         )
 
@@ -234,6 +235,16 @@ class Bench:
         limit = judge.limit
         acts = limit.version == NEW and limit.action == ROLLBACK and not limit.dry_run
         return judge.word == FAIL and acts and not (judge.shared and self.stable_ready)
+
+
+def named(limit: Limit) -> str:
+    """Return a limit in words that tell it from others on the same metric, such as `error_rate ≤ 5 % over 1m`."""
+    version = " of stable" if limit.version == STABLE else ""
+    sign, bound = "≤" if limit.min is None else "≥", bound_of(limit)
+    told_bound = "" if bound is None else f" {sign} {amount(bound, unit_of(limit))}"
+    window = "" if limit.window_s is None else f" over {duration(limit.window_s)}"
+    required = "required " if limit.action == HOLD else ""
+    return f"{required}{limit.metric}{version}{told_bound}{window}"
 
 
 def limits_of(plan: ServicePlan, state: ServiceState) -> tuple[Limit, ...]:

@@ -103,7 +103,7 @@ def _course(service: str, events: Sequence[Json]) -> tuple[list[Json], Json | No
     if place is None:
         return mine, None
     after = takewhile(lambda event: not told.moves(event), mine[place + 1 :])
-    return [*mine[: place + 1], *(event for event in after if event["type"] in told.OUTCOMES)], mine[place]
+    return [*mine[: place + 1], *filter(told.comes_of_end, after)], mine[place]
 
 
 def _end(mine: Sequence[Json]) -> int | None:

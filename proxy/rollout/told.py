@@ -23,7 +23,8 @@ STARTED = "RolloutStarted"
 ROLLOUT = "rollout"  # in the evidence of the event that ended a rollout: its labels, stage and limits
 UNDONE = frozenset({"FinishUndone", "NewRefused"})  # what had ended a rollout was taken back
 # What an end brings about.
-OUTCOMES = frozenset({"RollbackVerified", "RollbackIneffective", "HookCalled", "HookFailed"})
+VERIFICATIONS = frozenset({"RollbackVerified", "RollbackIneffective"})
+OUTCOMES = VERIFICATIONS | {"HookCalled", "HookFailed"}
 PROBLEMS = "problems"  # in the evidence of a config that was refused
 MOST_PROBLEMS = 3  # in a sentence
 SAME_S = 1.0  # times that differ by less are told as one
@@ -98,6 +99,11 @@ def opens(event: Json) -> bool:
     """Tell whether `new` got weight with an event, after it had none."""
     before, after = event.get("before") or {}, event.get("after") or {}
     return bool(before) and bool(after) and not before.get("new") and bool(after.get("new"))
+
+
+def comes_of_end(event: Json) -> bool:
+    """Tell whether the end of a rollout brought an event about; a hook that refused the next start is none."""
+    return event["type"] in OUTCOMES and not (event.get("evidence") or {}).get("refused")
 
 
 def last_move(events: Iterable[Json]) -> Json | None:
@@ -273,6 +279,9 @@ def _because(event: Json) -> str:
         return f"{reason} by failures that were made up"
     if event["type"] == "DrillOver" and evidence.get("decided_s") is not None:
         return _drilled(evidence)
+    if event["type"] in VERIFICATIONS:
+        why = f"because {_REASONS[reason]}" if reason in _REASONS else f"for {reason}"
+        return "; ".join(part for part in (f"after a rollback {why}" if reason else "", evidence.get("why")) if part)
     if event["type"] in HOOKS:
         reason = _answer(evidence)
     told = [part for part in (_REASONS.get(reason, reason), numbers(evidence)) if part]
@@ -283,6 +292,7 @@ def _because(event: Json) -> str:
     told += [f"although {', and '.join(evidence['no_go'])}"] if evidence.get("no_go") else []
     told += [f"it waited for {', '.join(evidence['open'])}"] if evidence.get("open") else []
     told += [str(evidence[key]) for key in ("why", "body", "output", "warning") if evidence.get(key)]
+    told += [f"the {evidence['refused']} was refused"] if evidence.get("refused") else []
     return "; ".join(told)
 
 

@@ -74,7 +74,7 @@ def test_a_weight_that_pauses_a_rollout_says_so_and_how_it_goes_on(admin):
     result = tidegate("weights", "set", "25%", "--take-over", "--admin", admin.url)
     assert result.output.splitlines() == [
         "web: stable 75%, new 25%, revision 2",
-        "  the rollout 'default' was paused in stage canary",
+        "  the rollout 'default' is paused in stage canary",
         "  tidegate rollout resume goes back to 1%, stage canary",
         "  tidegate rollout promote goes on to 50%, stage half",
     ]

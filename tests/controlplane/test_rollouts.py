@@ -315,8 +315,9 @@ async def test_weights_by_hand_pause_a_rollout_when_they_take_over(start):
     assert (would["paused"], world.state().phase) == (said, PROGRESSING)
     answer = await world.controller.weights.set_weights("web", 3000, Order("ann", take_over=True))
     assert (answer["paused"], world.word(), world.state().phase) == (said, 3000, PAUSED)
-    answer = await world.controller.weights.set_weights("web", 10, ANN)
-    assert "paused" not in answer  # that it was before
+    for weight_bp in (10, 6000):  # also when it was paused before: resume takes both back
+        answer = await world.controller.weights.set_weights("web", weight_bp, ANN)
+        assert (answer["paused"], world.word()) == (said, weight_bp)
     await world.controller.rollouts.resume("web", ANN)
     assert (world.word(), world.state().phase) == (100, PROGRESSING)
     assert (await world.controller.weights.set_weights("web", 50, ANN))["paused"] == said  # lowering needs no take_over
@@ -473,7 +474,7 @@ async def test_a_requirement_that_is_not_met_holds_the_stage(start):
     world.hand.end(NEW, 300_000, times=8)  # 2 % of the stage's, and no alarm by itself
     await flow(world, 12)
     assert world.word() == 100
-    assert "p99 FAIL" in world.controller.status.service_status("web")["stage"]["open"]
+    assert "required p99 ≤ 200 ms FAIL" in world.controller.status.service_status("web")["stage"]["open"]
     await flow(world, 12)
     assert (world.state().phase, world.state().reason) in {(PAUSED, "MaxHoldOver"), (PROGRESSING, "")}
 
@@ -537,6 +538,11 @@ async def test_a_hook_that_says_no_refuses_a_start_and_shows_what_it_said(start)
     with pytest.raises(Refused) as refused:
         await world.controller.rollouts.start("web", None, ANN)
     assert (refused.value.status, refused.value.title) == (409, "HookFailed")
+    event = last(world, "HookFailed")
+    assert (event["actor"], event["evidence"]["refused"], event["before"]) == ("ann", "start", event["after"])
+    assert told.predicate(event) == (
+        "called the hook before_start in vain: it ended with exit code 3; not on fridays\n; the start was refused"
+    )
     assert (refused.value.extra["exit"], refused.value.extra["output"]) == (3, "not on fridays\n")
     assert (world.word(), world.state().phase, world.state().revision) == (0, IDLE, 1)
 
@@ -668,7 +674,7 @@ def test_what_a_hook_said_moves_no_stage_whose_limits_are_no_longer_good(monkeyp
                     world.bad(2)
                     await world.tick()
             assert world.state().phase == PROGRESSING
-            assert world.controller.status.service_status("web")["stage"]["open"] == ["error_rate INCONCLUSIVE"]
+            assert world.controller.status.service_status("web")["stage"]["open"] == ["error_rate ≤ 1 % INCONCLUSIVE"]
             asked[1].set_result(True)
             await world.settle()
             await world.tick()

@@ -7,7 +7,7 @@ import pytest
 from proxy.metrics.snapshot import Columns, Judged
 from proxy.rollout.analysis import FAIL, INCONCLUSIVE, PASS, Sight, Verdict
 from proxy.rollout.bench import Bench, kind_of
-from proxy.rollout.plan import ALERT, HOLD, PAUSE, Limit, Plan, ServicePlan, Stage
+from proxy.rollout.plan import ALERT, CHECK, HOLD, PAUSE, Limit, Plan, ServicePlan, Stage
 from proxy.rollout.state import COMPLETED, PAUSED, PROGRESSING, Rollout, ServiceState
 from proxy.routing.table import FULL, STABLE
 
@@ -42,6 +42,24 @@ def bench(*verdicts, stable_ready=True):
 
 def say(found, *verdicts):
     found.judges = tuple(map(Says, verdicts))
+
+
+@pytest.mark.parametrize(
+    "limit, name",
+    [
+        (Limit("error_rate", max=0.05), "error_rate ≤ 5 %"),
+        (Limit("error_rate", max=0.05, window_s=60.0), "error_rate ≤ 5 % over 1m"),
+        (Limit("error_rate", max_ratio=1.5), "error_rate ≤ 1.5 times stable's"),
+        (Limit("availability", min=0.99), "availability ≥ 99 %"),
+        (Limit("p99", max=200, version=STABLE), "p99 of stable ≤ 200 ms"),
+        (Limit("memory", max=1e9, source=CHECK), "memory ≤ 1,000,000,000"),
+    ],
+)
+def test_what_a_stage_waits_for_tells_limits_on_one_metric_apart(limit, name):
+    found = Bench()
+    plan = ServicePlan("web", limits=(replace(limit, action=HOLD),))
+    found.seat(plan, GOING, Columns(), 0.0)
+    assert found.standing().open == (f"required {name} INCONCLUSIVE",)
 
 
 def test_a_failing_limit_rolls_back_and_names_the_others():

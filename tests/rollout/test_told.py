@@ -12,6 +12,7 @@ AT = {"new": 10, "phase": "idle", "revision": 4}
 SHOWN = {"file": "/etc/tls/shop.pem", "names": ["shop.test", "*.shop.test"], "shown_at": ["0.0.0.0:8443"]}
 WENT = "went from 10 % to 10 % (stage None)"
 HELD = "the hold is over and every limit is PASS"
+WELL = "nobody is sent to new, and stable is within the limits"
 ENDPOINT = {"version": "stable", "url": "http://a:1"}
 
 
@@ -115,6 +116,14 @@ def event(kind, reason="", before=AT, after=AT, **evidence):
         (
             event("StageEntered", "HoldOver", requests=286, elapsed_s=20.0, judged_s=50.0),
             f"{WENT}: {HELD}; 286 requests to new in 50 s, of which 20 s count as hold",
+        ),
+        (
+            event("RollbackVerified", "ErrorRateAboveLimit", stable={"requests": 7}),
+            f"was seen to be back: {WELL}: after a rollback for ErrorRateAboveLimit",
+        ),
+        (
+            event("RollbackIneffective", "OperatorRollback", why="it is asked"),
+            "was rolled back without effect: after a rollback because a person wanted it; it is asked",
         ),
         (event("EventsLost", "NotStored", {}, {}, lost=1200), "has lost 1,200 events: the state could not be stored"),
     ],
