@@ -20,7 +20,7 @@ from proxy.config.load import load
 from proxy.config.model import Config
 from proxy.config.normal import normalise
 from proxy.config.tables import AdminSettings, CertificateFiles, Entrance, Settings, Token
-from proxy.config.tokens import read_token_files, warn_of_weak
+from proxy.config.tokens import check_same, read_token_files, warn_of_weak
 from proxy.errors import ConfigError, Problem
 from proxy.rollout.plan import ServicePlan
 from proxy.routing.table import RoutingTable
@@ -126,6 +126,7 @@ def _compile(
     rules.check(document, base, log_in_force)
     trusts = certificates.check(document, base)
     tokens = read_token_files(document, base)
+    check_same(document, tokens)
     warn_of_weak(document, tokens)
     if config is None or document.problems:
         raise document.error()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy.config import limit_rules, plan_rules
+from proxy.config import endpoint_rules, limit_rules, plan_rules
 from proxy.config.addresses import (
     UNIX_PATH_MAX,
     is_local,
@@ -49,6 +49,8 @@ def check(document: Document, base: Path, log_in_force: str | None = None) -> No
             document.warn(loc, f"{message}; until then its lines are lost")
         else:
             document.report(loc, message)
+    for loc, message in endpoint_rules.surprises(data):
+        document.warn(loc, message)
     for loc, service in services:
         for name, plan in mapping(service, "rollouts").items():
             if isinstance(plan, dict):

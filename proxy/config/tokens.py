@@ -1,6 +1,7 @@
 """Tokens of the admin API: the files that hold them, and how safe they are where other machines can try them.
 
 Files are read whenever the config is compiled, so a reload picks up a rotated token. Nothing of a token is ever shown.
+Whoever comes with a secret that two tokens have is the first of them.
 """
 
 from __future__ import annotations
@@ -47,6 +48,24 @@ def warn_of_weak(document: Document, read: Mapping[str, str]) -> None:
         if isinstance(text, str) and 0 < len(text) < LEAST:
             cure = f"take at least {LEAST} random characters, as of `openssl rand -hex 16`"
             document.warn(("admin", "tokens", index, key), f"is so short that other machines may guess it: {cure}")
+
+
+def check_same(document: Document, read: Mapping[str, str]) -> None:
+    """Report tokens whose secret is that of one before with another role, and warn where the role is the same."""
+    admin = mapping(document.data, "admin") if isinstance(document.data, dict) else {}
+    seen: dict[str, tuple[str, object]] = {}
+    for index, token in mappings(admin, "tokens"):
+        key = "token" if token.get("token") else "token_file"
+        text = token.get("token") or read.get(str(token.get("token_file")))
+        if not isinstance(text, str) or not text:
+            continue
+        role = token.get("role", "operator")
+        first, of_first = seen.setdefault(text, (f"admin.tokens[{index}]", role))
+        loc = ("admin", "tokens", index, key)
+        if role != of_first:
+            document.report(loc, f"is the secret of {first}, whose role it would always get: give it another secret")
+        elif first != f"admin.tokens[{index}]":
+            document.warn(loc, f"is the secret of {first}, whose name every change would get: give it another secret")
 
 
 def _read(name: str, base: Path) -> str:

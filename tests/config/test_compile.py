@@ -311,6 +311,37 @@ def test_tokens_that_may_be_overheard_or_guessed_are_warned_of(listen, token, ke
     assert token not in str(notes)
 
 
+@pytest.mark.parametrize(
+    "stable, new, said",
+    [
+        ("http://s:80", "http://s", ["services[0].new.endpoints[0]: is an endpoint of stable, too"]),
+        ("http://localhost:8080", "http://n", ["services[0].stable.endpoints[0]: is the address 0.0.0.0:8080 of this"]),
+        ("http://[::1]:8080", "http://[::1]:81", ["services[0].new.endpoints[0]: is the address [::1]:81 of this"]),
+        ("http://127.0.0.1:9900", "http://n", ["services[0].stable.endpoints[0]: is the admin API of this proxy"]),
+        ("unix:/run/own.sock", "http://n", ["services[0].stable.endpoints[0]: is the address unix:/run/own.sock of"]),
+        ("http://127.0.0.1:8081", "http://own:8080", []),
+    ],
+)
+def test_endpoints_that_are_hardly_meant_are_warned_of(stable, new, said):
+    listen = "listen: [0.0.0.0:8080, '[::1]:81', unix:/run/own.sock]"
+    text = f"{listen}\nservices: [{{name: web, stable: {{endpoints: ['{stable}']}}, new: {{endpoints: ['{new}']}}}}]"
+    warned = [note for note in compile_text(text, {}, name="f").notes if note.startswith("warning: f:2:")]
+    assert len(warned) == len(said)
+    assert all(f": {part}" in note for part, note in zip(said, warned, strict=True))
+
+
+def test_two_tokens_with_one_secret_are_one(tmp_path):
+    (tmp_path / "t").write_text("0123456789abcdef\n")
+    tokens = "{name: a, role: operator, token: 0123456789abcdef}, {name: b, role: %s, token_file: t}"
+    text = f"admin: {{tokens: [{tokens}]}}\n{SMALL}"
+    with pytest.raises(ConfigError) as refused:
+        compile_text(text % "read", {}, name="f", base=tmp_path)
+    assert "admin.tokens[1].token_file: is the secret of admin.tokens[0], whose role" in str(refused.value)
+    (warned,) = [note for note in compile_text(text % "operator", {}, name="f", base=tmp_path).notes if "f:1" in note]
+    assert "admin.tokens[1].token_file: is the secret of admin.tokens[0], whose name" in warned
+    assert "0123" not in str(refused.value) + warned
+
+
 def test_warnings_of_flags_name_the_flags():
     compiled, _ = compile_flags(
         stable=["http://a"], admin_listen="0.0.0.0:9900", environ={"TIDEGATE_ADMIN_TOKEN": "hunter2"}
