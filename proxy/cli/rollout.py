@@ -164,7 +164,7 @@ def drill(
     wanted = _call(connect(admin, token_file, ca), service, "/drill", {}, dry_run=True)
     if output is Format.TEXT:
         about, most = told.duration(wanted["expected_s"]), told.duration(wanted["most_s"])
-        typer.echo(f"{wanted['limit']} decides about {about} after the first failure, {most} at most")
+        typer.echo(f"{' or '.join(wanted['limits'])} decides about {about} after the first failure, {most} at most")
     elif dry_run:
         typer.echo(json.dumps(wanted))
     if dry_run:

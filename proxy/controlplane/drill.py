@@ -66,13 +66,15 @@ class Drills:
 
         Return {"drill": "passed" | "failed", "limit", "decided_s", "reached_s", "latched", "restored", "why"}: seconds
         from the first failure to the decision, and from that until every worker had it (`None`: not all did). A dry run
-        returns {"limit", "expected_s", "most_s"}: what will decide it, after about how long, and when it has failed.
+        returns {"limit", "limits", "expected_s", "most_s"}: what will decide it (`limits`: what may, because it acts
+        about as soon), after about how long, and when it has failed.
         """
         entry = self._services.entry(name)
         found = await self._may_drill(entry)
         if order.dry_run:
             expected_s = round(found.seconds, 3)
-            return {"limit": _reason(found), "expected_s": expected_s, "most_s": expected_s + SLACK_S}
+            limits = list(dict.fromkeys(reason_of(limit) for limit in found.limits))
+            return {"limit": limits[0], "limits": limits, "expected_s": expected_s, "most_s": expected_s + SLACK_S}
         return await self._services.commits.run(self._drill(entry, order))
 
     async def _drill(self, entry: Entry, order: Order) -> Json:

@@ -77,7 +77,8 @@ class Operations(Protocol):
         """Shut the gate by made-up failures and restore it.
 
         Return {"drill": "passed" | "failed", "limit", "decided_s", "reached_s", "latched", "restored", "why"}; for a
-        dry run {"limit", "expected_s", "most_s"}. Refused: 409 where it cannot succeed, 503 when nothing can be stored.
+        dry run {"limit", "limits", "expected_s", "most_s"}. Refused: 409 where it cannot succeed, 503 when nothing can
+        be stored.
         """
 
     async def put_new(self, name: str, label: str, endpoints: list[str], order: Order) -> Json:

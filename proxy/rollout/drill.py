@@ -31,17 +31,25 @@ from proxy.routing.table import NEW
 # Made up per tick; beside so many, this share of a block fails at least.
 FAILURES = 1_000_000
 FAILING = 0.99
+# A good past may let a limit act after this part of the time that it needs at the latest, and so many blocks less.
+HASTENED = 0.8
+HASTENED_BLOCKS = 2
 # A limit that has not acted after so many bets acts never.
 MOST_BETS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """The limit that acts first (`None`: none does) and after how many seconds; `blind`: why each other cannot act."""
+    """The limits that may act first, the soonest first, and after how many seconds; `blind`: why others cannot act."""
 
-    limit: Limit | None
+    limits: tuple[Limit, ...]
     seconds: float
     blind: tuple[str, ...]
+
+    @property
+    def limit(self) -> Limit | None:
+        """The limit that acts first, `None` if none does."""
+        return self.limits[0] if self.limits else None
 
 
 def prospect(court: Court, judges: Sequence[Judge], now: float) -> Prospect:
@@ -59,8 +67,11 @@ def prospect(court: Court, judges: Sequence[Judge], now: float) -> Prospect:
             blind.append(f"{limit.metric} {why or 'allows that all fail'}")
         else:
             acting.append((seconds, limit))
-    soonest, first = min(acting, key=lambda one: one[0], default=(0.0, None))
-    return Prospect(first, soonest, tuple(blind))
+    acting.sort(key=lambda one: one[0])
+    soonest = acting[0][0] if acting else 0.0
+    slack_s = HASTENED_BLOCKS * court.plan.block_s
+    first = [limit for seconds, limit in acting if HASTENED * seconds - slack_s <= soonest]
+    return Prospect(tuple(first), soonest, tuple(blind))
 
 
 def sees(limit: Limit) -> bool:

@@ -32,6 +32,7 @@ class FakeOperations:
         self.plan = None
         self.full = None
         self.go = True
+        self.deciding = ["P99AboveLimit"]
         self.drilled = {"drill": "passed", "limit": "P99AboveLimit", "decided_s": 0.75, "reached_s": 0.012}
         self.drilled |= {"latched": True, "restored": True, "why": ""}
         self.stage = None
@@ -137,7 +138,7 @@ class FakeOperations:
     async def drill(self, name, order):
         self.orders.append(order)
         if order.dry_run:
-            return {"limit": "P99AboveLimit", "expected_s": 1.5, "most_s": 31.5}
+            return {"limit": self.deciding[0], "limits": self.deciding, "expected_s": 1.5, "most_s": 31.5}
         return self.drilled
 
     def _order(self, name, phase, new_bp, order, kind, phases, *, listed=True):

@@ -169,10 +169,14 @@ def test_a_dry_drill_only_says_how_long_one_takes(admin):
     ]
     assert json.loads(tidegate("rollout", "drill", "--dry-run", "-o", "json", "--admin", admin.url).output) == {
         "limit": "P99AboveLimit",
+        "limits": ["P99AboveLimit"],
         "expected_s": 1.5,
         "most_s": 31.5,
     }
     assert [order.dry_run for order in admin.operations.orders] == [True, True]
+    admin.operations.deciding = ["P99AboveLimit", "ErrorRateAboveLimit"]
+    result = tidegate("rollout", "drill", "--dry-run", "--admin", admin.url)
+    assert result.output.startswith("P99AboveLimit or ErrorRateAboveLimit decides about 1.5 s after the first failure")
 
 
 def test_what_was_not_stored_is_said(admin):

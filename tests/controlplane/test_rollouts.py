@@ -1366,7 +1366,12 @@ async def test_a_drill_lasts_as_long_as_its_limit_needs_and_says_so_before(start
     await flow(world, 5)
     before = world.controller.status.service_status("web")
     said = await world.controller.drills.drill("web", Order("ann", dry_run=True))
-    assert said == {"limit": "ErrorRateAboveLimit", "expected_s": 60.5, "most_s": 90.5}
+    assert said == {
+        "limit": "ErrorRateAboveLimit",
+        "limits": ["ErrorRateAboveLimit"],
+        "expected_s": 60.5,
+        "most_s": 90.5,
+    }
     assert world.controller.status.service_status("web") == before
     found = await drilled(world)
     assert found["drill"] == "passed"

@@ -74,6 +74,16 @@ def test_the_first_limit_that_acts_counts():
     assert met(late, SLOW).seconds < 3
 
 
+def test_limits_that_act_about_as_fast_are_all_named():
+    half = replace(ERRORS, max=0.5)  # 27 bets
+    late = replace(ERRORS, window_s=60.0, for_s=300.0)
+    assert met(late, SLOW, ERRORS, half).limits == (SLOW, ERRORS)
+    assert met(half, late).limits == (half,)
+    # One may act before the time that it needs at the latest.
+    assert met(replace(ERRORS, max=0.05), SLOW).limits == (SLOW, replace(ERRORS, max=0.05))
+    assert met(replace(ERRORS, window_s=5.0, for_s=5.0), replace(SLOW, after_s=6.0)).limit.metric == "error_rate"
+
+
 def test_a_warm_up_that_is_half_over_takes_the_other_half():
     warm = replace(ERRORS, after_s=40.0)
     assert met(warm, now=10.0).seconds == 30.0
