@@ -10,7 +10,7 @@ import typer
 from proxy.cli import text
 from proxy.cli.client import UsageError, connect
 from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile
-from proxy.cli.steer import Reason
+from proxy.cli.steer import Reason, warn
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="The endpoint, such as http://10.0.0.7:8000.")]
 Maintenance = Annotated[bool, typer.Option("--maintenance", help="Say that it is out for longer.")]
@@ -58,6 +58,7 @@ def _set(
     for version in versions:
         body = {"version": version, "url": url.rstrip("/"), "state": state}
         answer = client.call("PATCH", path, body=body | ({"reason": reason} if reason else {})).value
+        warn(answer)
     if output is Format.JSON:
         typer.echo(json.dumps(answer))
         return

@@ -21,11 +21,18 @@ from proxy.controlplane.services import Services
 from proxy.controlplane.status import Status
 from proxy.controlplane.store import Change, Store
 from proxy.errors import Problem, Refused, StateError
+from proxy.ipc.layout import ENDPOINT_READY
 from proxy.metrics.snapshot import Snapshot
 from proxy.rollout.effect import Note
-from proxy.routing.table import VERSIONS
+from proxy.routing.table import STABLE, VERSIONS
 
 log = logging.getLogger("tidegate.controller")
+
+READY = ENDPOINT_STATES[ENDPOINT_READY]
+NO_STABLE = (
+    "no endpoint of stable is ready: its users are answered 503, or by new where fallback_to_new is set, until one is "
+    "(`tidegate undrain URL` lets one in)"
+)
 
 
 class EndpointChanges:
@@ -49,7 +56,7 @@ class EndpointChanges:
         self._clock = clock
 
     async def set_endpoint(self, name: str, version: int, url: str, state: str, order: Order) -> Json:
-        """Set an endpoint ready, to drain or to maintenance, also for later starts; return `endpoints`."""
+        """Set an endpoint ready, to drain or to maintenance, also for later starts; return `endpoints`, "warning"."""
         entry = self._services.entry(name)
         code = SAID.get(state)
         if code is None:
@@ -60,7 +67,11 @@ class EndpointChanges:
             what = f"{VERSIONS[version]} of {name} has no endpoint {url!r}"
             raise Refused(404, "NoSuchEndpoint", what, cure=f"there are: {', '.join(urls) or 'none'}")
         await self._commits.run(self._set(entry, (name, version, url), code, order))
-        return self._status.endpoints(name)
+        answer = self._status.endpoints(name)
+        states = {one["state"] for one in answer["endpoints"] if one["version"] == VERSIONS[STABLE]}
+        if version == STABLE and code != ENDPOINT_READY and READY not in states:
+            answer["warning"] = NO_STABLE
+        return answer
 
     def look(self, snapshot: Snapshot, now: float) -> None:
         """Take out and let in endpoints by what checks and requests have shown; tell it, and store who is down."""

@@ -191,7 +191,7 @@ class FakeOperations:
         if (which, url) not in [(one["version"], one["url"]) for one in self.endpoints(name)["endpoints"]]:
             raise Refused(404, "NoSuchEndpoint", f"{which} has no endpoint {url!r}")
         self.states[which, url] = state
-        return self.endpoints(name)
+        return self.endpoints(name) | self._remarks()
 
     async def events(self, since, limit):
         return list(itertools.islice((event for event in self.journal if event["seq"] > since), limit))

@@ -121,6 +121,9 @@ def test_an_endpoint_is_drained_and_let_in_again(admin):
     assert admin.operations.states == {("new", "http://127.0.0.1:9002"): "maintenance"}
     result = tidegate("undrain", "http://127.0.0.1:9002", "--admin", admin.url)
     assert result.output == "new http://127.0.0.1:9002: ready, 1 in flight\n"
+    admin.operations.warning = "no endpoint of stable is ready"
+    result = tidegate("drain", "http://127.0.0.1:9001", "--admin", admin.url)
+    assert result.stderr == "tidegate: no endpoint of stable is ready\n"
 
 
 def test_an_unknown_endpoint_is_a_usage_error_with_the_known_ones(admin):

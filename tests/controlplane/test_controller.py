@@ -415,6 +415,7 @@ async def test_an_endpoint_is_taken_out_by_a_person_and_stays_out_after_a_restar
     answer = await world.controller.endpoint_changes.set_endpoint("web", STABLE, B.url, "drain", Order("ann", "disk"))
     shown = [one for one in answer["endpoints"] if one["version"] == "stable"]
     assert [(one["state"], one["why"]) for one in shown] == [("drain", "set by an operator"), ("ready", "")]
+    assert "warning" not in answer
     assert world.types()[-1] == "EndpointSet"
     await world.controller.endpoint_changes.set_endpoint("web", STABLE, B.url, "drain", ANN)
     assert world.types().count("EndpointSet") == 1
@@ -423,12 +424,14 @@ async def test_an_endpoint_is_taken_out_by_a_person_and_stays_out_after_a_restar
     states = [one["state"] for one in again.controller.status.service_status("web")["versions"]["stable"]["endpoints"]]
     assert states == ["drain", "ready"]
     # Without a ready endpoint of stable nothing moves there by itself.
-    await again.controller.endpoint_changes.set_endpoint("web", STABLE, C.url, "maintenance", ANN)
+    answer = await again.controller.endpoint_changes.set_endpoint("web", STABLE, C.url, "maintenance", ANN)
+    assert answer["warning"].startswith("no endpoint of stable is ready: ")
     again.bad()
     await again.tick()
     await again.settle()
     assert (again.word(), again.types()[-1]) == (1000, "NoStable")
-    await again.controller.endpoint_changes.set_endpoint("web", STABLE, C.url, "ready", ANN)
+    answer = await again.controller.endpoint_changes.set_endpoint("web", STABLE, C.url, "ready", ANN)
+    assert "warning" not in answer
     again.bad()
     await again.tick()
     assert again.word() == 0
