@@ -210,6 +210,9 @@ def _page(found: Replay, limits: tuple[Limit, ...] | None) -> Iterator[str]:
     if found.left_out:
         yield f"  not in a journal, left out: {', '.join(described(limit) for limit in found.left_out)}"
     if rollback is None:
+        for one in found.untold:
+            hung = f"{one.requests:,} requests to new were slower than {one.recorded_ms:g}ms and hung on"
+            yield f"  not known: {hung}; whether for {one.limit.max:g}ms, the journal does not tell"
         for verdict in found.verdicts:
             more = (
                 f", needs {verdict.needed:,} more requests" if verdict.word == INCONCLUSIVE and verdict.needed else ""

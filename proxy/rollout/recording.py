@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
+from operator import itemgetter
 from statistics import median
 from typing import Any, TypeGuard
 
@@ -81,6 +82,18 @@ class Sample:
     within: Mapping[str, int] = field(default_factory=dict)
     hist: Mapping[int, int] | None = None
     signals: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """So many requests to `new` passed a recorded limit (ms), and nothing says whether they passed `limit`, too.
+
+    They hung, or they ended when no histogram was written any more.
+    """
+
+    limit: Limit
+    requests: int
+    recorded_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +225,22 @@ class Reader:
         for block in self._recording.blocks:
             stable, new = map(self._judged, (block, block), (block.stable, block.new), hanging)
             yield block, stable, new
+
+    def untold(self, limits: Iterable[Limit]) -> Iterator[Untold]:
+        """Yield for which limits the journal does not know of all requests whether they were slower."""
+        for limit in limits:
+            if limit.threshold_us is None or limit.first_byte:
+                continue
+            passed: Counter[int] = Counter()
+            for block in self._recording.blocks:
+                recorded = [one for one in _recorded(block.header, first_byte=False) if one[0] in block.new.over]
+                called, us = max(recorded, key=itemgetter(1), default=("", limit.threshold_us))
+                if us < limit.threshold_us:
+                    hist = block.new.hist or {}
+                    passed[us] += block.new.over[called] - sum(hist.values()) + hdr.within(hist, us)
+            us, requests = max(passed.items(), key=itemgetter(1), default=(0, 0))
+            if requests > 0:
+                yield Untold(limit, requests, us / 1000)
 
     def _judged(self, block: Block, sample: Sample, hanging: Counter[tuple[bool, int]]) -> Judged:
         whole, first = (

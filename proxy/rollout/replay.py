@@ -23,7 +23,7 @@ from proxy.rollout.analysis import Verdict
 from proxy.rollout.effect import Note
 from proxy.rollout.judges import LATE_BLOCKS
 from proxy.rollout.plan import ALERT, CHECK, PAUSE, ROLLBACK, Limit, ServicePlan
-from proxy.rollout.recording import Block, Header, Reader, Recording, metric_of
+from proxy.rollout.recording import Block, Header, Reader, Recording, Untold, metric_of
 from proxy.rollout.state import ROLLED_BACK, ServiceState
 from proxy.rollout.trial import Trial
 from proxy.routing.table import FULL
@@ -47,7 +47,8 @@ class Decision:
 class Replay:
     """What became of it. `blocks`: in the journal; `requests` and `bad` of `new` in all of them.
 
-    `verdicts`: in the last block that was judged; `left_out`: recorded limits that a journal cannot answer.
+    `verdicts`: in the last block that was judged; `left_out`: recorded limits that a journal cannot answer;
+    `untold`: other limits for which it cannot tell whether requests that hung broke them.
     """
 
     blocks: int
@@ -56,6 +57,7 @@ class Replay:
     decisions: tuple[Decision, ...]
     verdicts: tuple[Verdict, ...]
     left_out: tuple[Limit, ...] = ()
+    untold: tuple[Untold, ...] = ()
 
     @property
     def rollback(self) -> Decision | None:
@@ -107,7 +109,8 @@ def replay(
             break
     new = [block.new for block in recording.blocks]
     counts = sum(one.requests for one in new), sum(one.bad for one in new)
-    return Replay(len(new), *counts, tuple(decisions), verdicts, tuple(dict.fromkeys(left_out)))
+    untold = () if limits is None else tuple(Reader(recording, limits).untold(limits))
+    return Replay(len(new), *counts, tuple(decisions), verdicts, tuple(dict.fromkeys(left_out)), untold)
 
 
 def _recorded(recording: Recording, left_out: list[Limit]) -> Iterator[Part]:

@@ -3,7 +3,7 @@
 import json
 import time
 
-from proxy.cli.demo.backend import ERRORS
+from proxy.cli.demo.backend import ERRORS, SLOW
 from tests.cli.conftest import tidegate
 from tests.controlplane.waiting import until_now
 from tests.e2e.product import CONFIG
@@ -127,3 +127,24 @@ def requests_to_new(journal, since):
     """Return how many requests to `new` a block journal has."""
     blocks = [json.loads(line) for line in journal.read_text().splitlines()]
     return sum(block["new"]["requests"] for block in blocks if block.get("t", 0) > since)
+
+
+def test_a_version_that_hangs_is_found_again_by_replay_in_the_same_block(tmp_path, product, backends):
+    product = product("limits: {error_rate: 50%, p99: 300ms}", config=UNLIMITED)
+    url = ("--admin", f"http://127.0.0.1:{product.admin}")
+    product.start()
+    with backends.load(product.port, 100):
+        until_now(lambda: product.web()["versions"]["stable"]["requests"] > 50)
+        # The first ones that hang end before there are enough of them for a decision.
+        backends.new.fail(SLOW)
+        assert tidegate("weights", "set", "5%", *url).exit_code == 0
+        until_now(lambda: product.web()["phase"] == "rolled_back")
+        events = json.loads(tidegate("events", "-o", "json", *url).output)["events"]
+    assert product.end() == 0
+    (event,) = [one for one in events if one["type"] == "RolledBack"]
+    found = json.loads(tidegate("replay", tmp_path / "tidegate.db.blocks" / "web.jsonl", "-o", "json").output)
+    assert found["reason"] == event["reason"] == "P99AboveLimit"
+    assert abs(found["rolled_back_at"] - event["time"]) < CLOSE_S
+    evidence = found["decisions"][-1]["evidence"]
+    for key in ("n", "slower", "evidence", "since_breach"):
+        assert evidence[key] == event["evidence"][key]

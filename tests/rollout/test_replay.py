@@ -201,6 +201,13 @@ def test_what_hung_and_passed_a_recorded_limit_is_slower_than_any_below_it():
     assert counted(lines, Limit("p99", max=300.0)) == [(0, 0), (8, 4)]
 
 
+def test_what_hung_to_the_end_of_a_journal_is_said_to_be_untold():
+    ended = {str(hdr.index(150_000)): 4, str(hdr.index(900_000)): 8}
+    lines = journal([sample(0, over={"p99": 11}), sample(12, over={"p99": 0}, hist=ended)], {"limits": {"p99": 200}})
+    (untold,) = replay(read(lines), [Limit("p99", max=300.0), ERRORS, Limit("p95", max=100.0), P99]).untold
+    assert (untold.limit.max, untold.requests, untold.recorded_ms) == (300, 3, 200)
+
+
 def test_first_bytes_are_never_taken_from_histograms_of_whole_responses():
     lines = journal([sample(hist={"5": 20})] * 9)
     assert "no histograms of first bytes" in problems(lines, [Limit("ttfb_p99", max=100.0)])[0]
