@@ -111,7 +111,7 @@ class Downstream(asyncio.Protocol):
                 self.trusted = worker.trusts(self.peer)
         worker.accepted += 1
         worker.downstreams.add(self)
-        if transport.get_extra_info("socket").fileno() >= worker.clients_below:
+        if worker.connections() >= worker.clients_most:
             worker.hold_accepting()
         if len(worker.downstreams) - worker.turned_away + worker.connections_elsewhere > worker.connection_limit:
             self._turn_away()

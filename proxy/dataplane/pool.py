@@ -96,6 +96,15 @@ class Pools:
             pool = self._pools[key] = Pool(endpoint, self._hosts.of(endpoint))
         return pool
 
+    def give_up(self, most: int, until: int) -> None:
+        """Close up to `most` idle connections: those that rest longest, and none put back after tick `until`."""
+        for _ in range(most):
+            bottoms = (pool.idle[0] for pool in self._pools.values() if pool.idle)
+            oldest = min(bottoms, key=lambda upstream: upstream.rests_since, default=None)
+            if oldest is None or oldest.rests_since > until:
+                return
+            oldest.close()
+
     def keep_only(self, named: AbstractSet[Pool]) -> None:
         """Close the idle connections of addresses that no live generation names."""
         for key, pool in [(key, pool) for key, pool in self._pools.items() if pool not in named]:

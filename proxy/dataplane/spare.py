@@ -4,17 +4,20 @@ A generation comes with two descriptors, and mapping their segments takes two mo
 them the kernel drops them, and without them there is no way to lead this worker: it would have to be replaced, with
 all its connections. So a few are held on nothing, given up while the supervisor is listened to, and taken back after.
 
-The kernel gives the lowest number that is free, so that a new descriptor's number says how many are taken at least.
-At the mark that `proxy.ipc.files` sets, accepting is held until a lower one is free: whoever comes waits in the accept
-queue. Without that libuv, which has no other way not to spin, would accept and close everybody who waits there.
+Accepting is held while as many are taken as `proxy.ipc.files` leaves to clients: whoever comes waits in the accept
+queue. Were there none left for the next client, libuv, which has no other way not to spin, would accept and close
+everybody who waits there. The number of a new descriptor does not say how many are taken: it is the lowest that is
+free, and those above may all be in use. So the worker counts its connections, and now and then what else is open.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+from pathlib import Path
 
 _HELD = 16  # room for four generations
+_OPENED = Path("/proc/self/fd")
 
 
 class Spare:
@@ -45,15 +48,26 @@ def allowed() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def lowest_free(beside: int = 0) -> int | None:
-    """Return the number that a descriptor gets which follows `beside` others, `None` if there is none left."""
-    opened: list[int] = []
+def opened() -> int:
+    """Return how many files this process has open."""
+    count = _OPENED.stat().st_size  # 0 before Linux 6.2
+    if count:
+        return count
     try:
-        while len(opened) <= beside:
-            opened.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        return sum(1 for _ in _OPENED.iterdir()) - 1  # without the one that it is read with
     except OSError:
-        return None
+        return max(0, allowed())  # there is none to read it with
+
+
+def has_room(count: int) -> bool:
+    """Return whether so many more files can be opened now."""
+    descriptors: list[int] = []
+    try:
+        while len(descriptors) < count:
+            descriptors.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
     finally:
-        for descriptor in opened:
+        for descriptor in descriptors:
             os.close(descriptor)
-    return opened[-1]
+    return True

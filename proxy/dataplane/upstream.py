@@ -108,7 +108,7 @@ class Upstream(asyncio.Protocol):
             if isinstance(error, ssl.SSLError | ValueError):
                 pool.tls_failed(self.worker, error)
             elif error.errno in {EMFILE, ENFILE}:
-                self.worker.hold_accepting()
+                self.worker.no_descriptor()
             self._tell_end(error)
 
     async def _connect_to(self, host: str) -> None:
@@ -167,8 +167,6 @@ class Upstream(asyncio.Protocol):
         # 0: a write that the kernel does not take whole pauses the sender at once, so that what the proxy holds
         # is never more than one read (uvloop: 256,000 bytes).
         self.transport.set_write_buffer_limits(high=0)
-        if transport.get_extra_info("socket").fileno() >= self.worker.scarce_from:
-            self.worker.hold_accepting()
         try:
             self.exchange.connected()  # type: ignore[union-attr]  # no tunnel is made before a connection
         except Exception as error:  # noqa: BLE001 -- no exception crosses a Protocol callback
@@ -300,6 +298,16 @@ class Upstream(asyncio.Protocol):
                 # A FIN would wait behind what the endpoint does not take, and the kernel would hold that for minutes.
                 break_off(self.transport)
             self.transport.abort()
+
+    @property
+    def rests_since(self) -> int:
+        """The tick at which it went back to the pool, while it rests there."""
+        return self.due - self.pool.idle_ticks
+
+    @property
+    def made(self) -> bool:
+        """Whether the connection is made, and not lost yet."""
+        return self._open
 
     def speaks(self) -> bool:
         """Whether something has come that the loop has not read yet."""

@@ -39,7 +39,7 @@ from proxy.dataplane.live import LiveService, Plane
 from proxy.dataplane.neighbours import Neighbours
 from proxy.dataplane.pool import Pool, Pools
 from proxy.dataplane.queue import Queues
-from proxy.dataplane.spare import Spare, allowed, lowest_free
+from proxy.dataplane.spare import Spare, allowed, has_room, opened
 from proxy.dataplane.turns import Turns
 from proxy.dataplane.upstream import Upstream
 from proxy.dataplane.watch import Beat
@@ -58,7 +58,9 @@ _LOCAL_REPLIES = {pair: index for index, pair in enumerate(layout.LOCAL_REPLIES)
 _REFUSED = {reason: index for index, reason in enumerate(layout.REFUSED_CONNECTIONS)}
 _INTERNAL = _LOCAL_REPLIES[500, "internal"]
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_NEARLY_ALL = 16  # descriptors: with fewer left, clients wait until there are more
+_NEARLY_ALL = 16  # descriptors, beside one for each listener: with fewer left, clients wait until there are more
+_GIVEN_UP = 32  # of the connections that rest, at most so many in one sweep while clients wait
+_SURPLUS = 2  # ticks: what rests for so long while clients wait is not needed
 _HELD_TOLD = 10 * _SECOND  # how often the log is told that accepting is held, at most
 _TOLD = 60 * _SECOND  # how often the log is told of lost lines, and of refused connections, at most
 _MOST_ADDRESSES = 4096  # remembered as trusted or not
@@ -97,8 +99,9 @@ class Worker:
         self._phone: socket.socket | None = phone
         self._receiver = channel.Receiver()
         self._spare = Spare()
-        self.clients_below = 0  # the descriptor from which on no client is accepted
-        self.scarce_from = 0  # the descriptor from which on nearly all are taken
+        self.clients_most = 0  # so many connections, clients' and endpoints', from which on no client is accepted
+        self._scarce_from = 0  # and so many from which on nearly all descriptors are taken
+        self._own = 0  # descriptors that are no connections
         self._accepting_held = False
         self._held_told = 0
         self._told: dict[str, int] = {}  # what was told → until when it is not told again
@@ -146,8 +149,18 @@ class Worker:
         return b"%b%012x" % (self.id_prefix, self.serial)
 
     def connect(self, pool: Pool, exchange: Exchange) -> Upstream:
-        """Open a connection for `exchange`, which hears of it through `connected` or `upstream_ended`."""
+        """Open a connection for `exchange`, which hears of it through `connected` or `upstream_ended`.
+
+        Where descriptors are scarce, one that rests makes room for it.
+        """
+        if self.connections() >= self._scarce_from:
+            self.hold_accepting()
+            self.pools.give_up(1, self.wheel.tick)
         return Upstream(self, pool, exchange)
+
+    def connections(self) -> int:
+        """Return how many connections there are, to clients and to endpoints; each has, or will have, a descriptor."""
+        return len(self.downstreams) + len(self.upstreams)
 
     def connect_ticks(self, pool: Pool) -> int:
         """Return how long a connection may take to be made, in ticks."""
@@ -178,13 +191,22 @@ class Worker:
                 f"clients wait: of {allowed()} open files {files.for_clients(allowed())} are for them: ulimit -n"
             )
 
+    def no_descriptor(self) -> None:
+        """Take note that there is none for a connection to an endpoint."""
+        self.hold_accepting()
+        if self._may_tell("descriptors"):
+            self.notice(f"requests are refused (503): all {allowed()} open files are taken: ulimit -n")
+
     def _accept_again(self) -> None:
-        own = own_listeners(self._listeners, self._slot)
-        free = lowest_free(len(own))  # each takes one to accept with, which resting gave back
-        if free is None or free >= self.clients_below or not hasattr(self, "plane"):
+        if not hasattr(self, "plane"):
             return
-        self._accepting_held = False
-        self._accept_on(own)
+        own = own_listeners(self._listeners, self._slot)
+        # Each takes one to accept with, which resting gave back.
+        if self.connections() + len(own) >= self.clients_most:
+            self.pools.give_up(_GIVEN_UP, self.wheel.tick - _SURPLUS)
+        elif has_room(len(own) + _NEARLY_ALL):
+            self._accepting_held = False
+            self._accept_on(own)
 
     def _accept_on(self, listeners: Sequence[Listener]) -> None:
         for listener in listeners:
@@ -344,6 +366,8 @@ class Worker:
         if not first:
             self._old_planes.append(self.plane)
         self.plane = plane
+        self._count_own()
+        self._share_out()
         self._watch_controller()
         self._board.words[self._row + layout.ROW_GENERATION] = generation
         self._say({"type": "ack", "generation": generation})
@@ -489,12 +513,25 @@ class Worker:
     def _second(self) -> None:
         self.date = formatdate(usegmt=True).encode()
         self._spare.take()
-        may = allowed()
-        self.clients_below = files.for_clients(may)
-        self.scarce_from = self.clients_below if may < 0 else may - _NEARLY_ALL
+        if self._accepting_held or 2 * self.connections() > self.clients_most:
+            self._count_own()
+        self._share_out()
         if hasattr(self, "_board"):
             self._board.words[self._row + layout.ROW_RSS] = int(os.pread(self._statm, 100, 0).split()[1]) * _PAGE
         self._open_access_log()
+
+    def _count_own(self) -> None:
+        """Count the descriptors that are no connections: a connection that is being made has one, or not yet."""
+        connected = len(self.downstreams) + sum(upstream.made for upstream in self.upstreams)
+        now = opened()
+        self._own = min(max(self._own, now - self.connections()), now - connected)
+
+    def _share_out(self) -> None:
+        """See for how many connections there are descriptors."""
+        may = allowed()
+        self.clients_most = files.for_clients(may) - self._own
+        kept = _NEARLY_ALL + len(self._listeners)
+        self._scarce_from = self.clients_most if may < 0 else may - self._own - kept
 
     def _watch_controller(self) -> None:
         """Send everything to `stable` while nobody judges (DESIGN §1, promise 7), where stable can serve."""

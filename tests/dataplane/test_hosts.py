@@ -57,7 +57,6 @@ class FakeWorker:
         self.wheel = Wheel()
         self.finishing = set()
         self.upstreams = set()
-        self.scarce_from = 1 << 31
         self.notices = []
         self.errors = []
 

@@ -17,7 +17,7 @@ from proxy.ipc import layout
 from proxy.routing.table import InFlight, RequestLimits
 from tests.dataplane.conftest import IDLE, Gate
 from tests.dataplane.harness import LoneWorker, eventually, same
-from tests.dataplane.wire import LINGER_ZERO, Client, answers, request, response
+from tests.dataplane.wire import LINGER_ZERO, Client, answers, holding, request, response
 
 
 def taken(pid):
@@ -200,6 +200,43 @@ def test_clients_wait_for_descriptors_and_nothing_spins(lone, allow):
             served += 1
     assert served == 200
     same(lambda: lone.worker.row(layout.ROW_ACCEPTED), 200)
+
+
+@pytest.mark.slow
+def test_connections_that_rest_are_given_up_for_clients_who_wait(lone, allow, release):
+    """Those of another endpoint have taken the upper descriptors: nobody is refused for them, nor cut off."""
+    busy, other = lone.backend(holding(release)), lone.backend(answers(response()))
+    lone.serve(busy, other)
+    lone.worker.expect("released", generation=lone.worker.generation - 1)
+    pid = lone.worker.process.pid
+    allow(160)
+    crowd = (160 - len(taken(pid))) // 2 - 4  # each takes a descriptor, and one for the endpoint
+    first = [lone.client() for _ in range(crowd)]
+    same(lambda: lone.worker.row(layout.ROW_ACCEPTED), crowd)
+    for client in first:
+        client.send(request())
+    same(lambda: len(busy.peers), crowd)
+    lone.serve(busy, other, weight=10_000, in_flight=InFlight(version=20, queue=200, wait_s=30.0))
+    release.set()
+    for client in first:
+        assert client.response().status == 200
+    for client in first:
+        client.close()
+    clients = [lone.client() for _ in range(3 * crowd)]
+    lone.worker.expect("notice")
+    lone.sweeps(10)
+    for client in clients:
+        client.send(request())
+    waiting = {client.sock: client for client in clients}
+    while waiting:
+        readable, _, _ = select.select(list(waiting), [], [], 30)
+        assert readable, f"{len(waiting)} still wait"
+        for sock in readable:
+            client = waiting.pop(sock)
+            assert client.response().status == 200
+            client.close()
+    same(lambda: lone.worker.row(layout.ROW_ACCEPTED), 4 * crowd)
+    assert lone.local_replies() == {}
 
 
 def test_too_many_connections_are_told_so(gate):
