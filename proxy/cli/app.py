@@ -71,6 +71,9 @@ class LazyGroup(TyperGroup):
         """Run the verb; turn our own errors into a sentence and an exit code."""
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = _plain(error.message)
+            raise
         except TidegateError as error:
             _explain(error, json_wanted=ctx.meta.get(OUTPUT) == "json")
             raise typer.Exit(error.exit_code) from None
@@ -104,6 +107,17 @@ def _speak(command: Any) -> None:
 
 def _without_braces(pieces: Callable[[Any], list[str]], ctx: Any) -> list[str]:
     return [piece.replace("{", "").replace("}", "") for piece in pieces(ctx)]
+
+
+def _plain(message: str) -> str:
+    """Return what is said of a wrong value in plain words, where it is in those of the library that reads it."""
+    message = message.removeprefix("Value error, ")
+    if not message.startswith("Input should be "):
+        return message
+    message = message.replace("Input should be ", "must be ").partition(", unable to parse")[0]
+    words = {"a valid number": "a number", "a valid integer": "a whole number"}
+    words |= {"greater than or equal to": "at least", "less than or equal to": "at most"}
+    return next((message.replace(theirs, ours) for theirs, ours in words.items() if theirs in message), message)
 
 
 def _explain(error: TidegateError, *, json_wanted: bool = False) -> None:

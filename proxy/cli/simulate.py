@@ -33,7 +33,11 @@ def simulate(
     rate: Annotated[
         float,
         typer.Option(
-            "--rate", metavar="PER_SECOND", min=0, max=1_000_000, help="Requests per second, both versions together."
+            "--rate",
+            metavar="PER_SECOND",
+            min=0.001,
+            max=1_000_000,
+            help="Requests per second, both versions together.",
         ),
     ] = 100.0,
     new_error_rate: Annotated[

@@ -92,3 +92,20 @@ def test_completion_is_offered():
     done = command(env={"_TIDEGATE_COMPLETE": "source_bash"})
     assert done.returncode == 0
     assert "complete" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (("plan", "x", "--rate", "nix"), "'--rate': must be a number"),
+        (("simulate", "x", "--rate", "0"), "'--rate': must be at least 0.001"),
+        (("simulate", "x", "--rate", "1e9"), "'--rate': must be at most 1000000"),
+        (("events", "--last", "1.5"), "'--last' / '-n': must be a whole number"),
+        (("status", "-o", "xml"), "'--output' / '-o': 'xml' is not one of 'text', 'json'."),
+        (("weights", "set", "5%", "--if-match", "x"), "'--if-match': must be a whole number"),
+    ],
+)
+def test_values_that_are_no_numbers_are_refused_in_plain_words(args, said):
+    result = tidegate(*args)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"Invalid value for {said}\n")
