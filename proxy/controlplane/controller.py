@@ -40,14 +40,14 @@ from proxy.controlplane.store import Store
 from proxy.controlplane.versions import NewVersions
 from proxy.controlplane.weights import Weights
 from proxy.metrics.snapshot import ServiceCounts, Snapshot
-from proxy.rollout.analysis import Verdict, at_least, evidence, reason_of, value
+from proxy.rollout.analysis import FAIL, Verdict, at_least, bound_of, evidence, reason_of, value
 from proxy.rollout.bench import action_of, kind_of
 from proxy.rollout.drill import FAILURES, made_up_by, sees
 from proxy.rollout.effect import Note
 from proxy.rollout.event import Breach, Tick, WorkerLost
 from proxy.rollout.plan import ROLLBACK, ServicePlan
 from proxy.rollout.state import PROGRESSING, ROLLED_BACK, ServiceState
-from proxy.routing.table import NEW, RoutingTable
+from proxy.routing.table import NEW, VERSIONS, RoutingTable
 
 SALT_BYTES = 12
 TICK_S = 0.25  # between two ticks, unless a service has shorter blocks
@@ -225,11 +225,13 @@ class Controller:
 
     def _measured(self, entry: Entry, breach: Breach) -> Json:
         """Return the value of the limit that fails: its percentile is looked up only after the gate is shut."""
-        failing = entry.watch.failing()
-        if failing and breach.reason == reason_of(failing[0].limit):
-            verdict = failing[0]
-            measured_ms = self._percentile_ms(entry, verdict)
-            return {"value": value(verdict, measured_ms), "at_least": at_least(verdict, measured_ms)}
+        shown = breach.evidence
+        for verdict in (*entry.watch.failing(), *entry.watch.verdicts):
+            limit = verdict.limit
+            one = {"metric": limit.metric, "version": VERSIONS[limit.version], "limit": bound_of(limit)}
+            if verdict.word == FAIL and one.items() <= shown.items():
+                measured_ms = self._percentile_ms(entry, verdict)
+                return {"value": value(verdict, measured_ms), "at_least": at_least(verdict, measured_ms)}
         return {}
 
     def _percentile_ms(self, entry: Entry, verdict: Verdict) -> float | None:

@@ -35,7 +35,6 @@ OK, WARNING, NO_GO = "ok", "warning", "no-go"
 MEASURED_S = 60.0
 LEAST_STABLE = 20
 CONNECT_S = 2.0
-ENDPOINT_S = 1.0  # what a connection to an endpoint may take
 TAKEN_OUT = ("drain", "maintenance")  # by a person
 
 VERSIONS = ((STABLE, "stable"), (NEW, "new"))
@@ -142,9 +141,9 @@ async def _refuses(endpoint: Endpoint) -> str:
     else:
         opened = asyncio.open_connection(endpoint.host, endpoint.port)
     try:
-        _, writer = await asyncio.wait_for(opened, ENDPOINT_S)
+        _, writer = await asyncio.wait_for(opened, CONNECT_S)
     except TimeoutError:
-        return f"{endpoint.url} cannot be reached: no answer within {ENDPOINT_S:g} s"
+        return f"{endpoint.url} cannot be reached: no answer within {CONNECT_S:g} s"
     except OSError as error:
         return f"{endpoint.url} cannot be reached: {_reason(error)}"
     writer.transport.abort()

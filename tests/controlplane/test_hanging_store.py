@@ -89,7 +89,7 @@ async def test_what_gives_more_is_refused_while_the_disk_hangs_and_never_stored(
                     await order
                 assert refused.value.status == 503
             found = await controller.rollouts.start("web", None, Order("ann", dry_run=True))
-            assert [one["check"] for one in found["findings"] if one["finding"] == "no-go"] == ["state"]
+            assert "state" in [one["check"] for one in found["findings"] if one["finding"] == "no-go"]
             assert (world.word(), world.state().phase) == (0, IDLE)
             assert controller.services.service("web").new.endpoints == (B,)
         await world.settle()

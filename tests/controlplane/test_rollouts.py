@@ -467,6 +467,20 @@ async def test_a_record_of_stable_is_what_100_percent_is_compared_with(start):
 
 
 @running
+async def test_a_latency_that_pauses_a_rollout_is_told_as_it_was_measured(start):
+    pauses = replace(SLOW, window_s=10.0, for_s=2.0, action="pause")
+    world = await start((replace(planned()[0], limits=(ERRORS, pauses)),))
+    await world.controller.rollouts.start("web", None, ANN)
+    world.hand.end(NEW, 300_000, times=100)
+    await flow(world, 4)
+    assert world.state().phase == PAUSED
+    event = last(world, "RolloutPaused")
+    assert event["evidence"]["value"] == pytest.approx(300, rel=0.01)
+    assert not event["evidence"]["at_least"]
+    assert "p99 of new was 30" in told.sentence(event)
+
+
+@running
 async def test_a_requirement_that_is_not_met_holds_the_stage(start):
     wanted = Limit("p99", max=200, action=HOLD)
     world = await start(planned(stages=(replace(PLAN.stages[0], require=(wanted,)), *PLAN.stages[1:]), max_hold_s=10.0))
