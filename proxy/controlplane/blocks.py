@@ -18,14 +18,14 @@ A simple reader takes the lines that have a "t". A line is written for every blo
 one in which a rollback was decided is the last.
 
 A file that has become too large or too old is packed as `SERVICE.N.jsonl.gz` with the next number, and the oldest go:
-together they hold 2 GiB of lines (a week at 3.3 kB/s), which take a fifth of that on the disk, or less.
+together they hold 2 GiB of lines (a week at 3.5 kB/s), which take a fifth of that on the disk, or less.
 Lines are gathered and written once a second by a thread of its own; what a kill -9 takes away is at most that second.
 Without a state file they are temporary files, two of 16 MiB for each service at most.
 A disk that fails or hangs is logged once, and blocks are lost: the judge does not wait. Of an append that fails no half
 line stays, and while a write hangs the newest minute of blocks waits in memory.
 
 Cost per block and service: 20 µs; 70 to 115 µs where it carries histograms of 150 different latencies per version.
-With these a second of lines has 3.3 kB, with 10 latencies 0.9 kB (`python -m loadtests.judge.journal`).
+With these a second of lines has 3.5 kB, with 10 latencies 1.1 kB (`python -m loadtests.judge.journal`).
 """
 
 from __future__ import annotations
