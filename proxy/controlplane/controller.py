@@ -288,7 +288,8 @@ class Controller:
         snapshot = self._collector.collect()
         counts = snapshot.services.get(name)  # none as long as no table with the service is in force
         if self._blocks is not None and counts is not None:
-            drilled = self.services.entry(name).drill is not None
+            entry = self.services.entries.get(name)
+            drilled = entry is not None and entry.drill is not None
             self._blocks.begin(counts, self._collector.history, goes_on=drilled)
         return snapshot.time_s
 
