@@ -130,7 +130,7 @@ def _connected(finding: Json, failed: Sequence[str], asked: int) -> Json:
         return {**finding, "what": f"{finding['what']}, a connection to each came about"}
     cure = "start what listens there, or correct the address"
     if len(failed) < asked:
-        return _found(finding["check"], WARNING, f"{finding['what']}, but {'; '.join(failed)}", cure)
+        return _found(finding["check"], WARNING, f"{finding['what']}, but cannot be reached: {'; '.join(failed)}", cure)
     return _found(finding["check"], NO_GO, f"{finding['what']}, but none can be reached: {'; '.join(failed)}", cure)
 
 
@@ -143,9 +143,9 @@ async def _refuses(endpoint: Endpoint) -> str:
     try:
         _, writer = await asyncio.wait_for(opened, CONNECT_S)
     except TimeoutError:
-        return f"{endpoint.url} cannot be reached: no answer within {CONNECT_S:g} s"
+        return f"{endpoint.url}: no answer within {CONNECT_S:g} s"
     except OSError as error:
-        return f"{endpoint.url} cannot be reached: {_reason(error)}"
+        return f"{endpoint.url}: {_reason(error)}"
     writer.transport.abort()
     return ""
 

@@ -911,8 +911,8 @@ async def test_the_pre_flight_connects_to_endpoints_that_nobody_has_asked_yet(st
     async with listening(2) as (first, second, dead):
         ready = ("ok", "1 of 1 ready, a connection to each came about")
         assert await found([first], [second]) == (True, ready, ready)
-        refused = f"{dead.url} cannot be reached: connection refused"
-        one_left = ("warning", f"2 of 2 ready, but {refused}")
+        refused = f"{dead.url}: connection refused"
+        one_left = ("warning", f"2 of 2 ready, but cannot be reached: {refused}")
         assert await found([first], [second, dead]) == (True, ready, one_left)
         none_left = ("no-go", f"1 of 1 ready, but none can be reached: {refused}")
         assert await found([first], [dead]) == (False, ready, none_left)
