@@ -36,6 +36,10 @@ class Unreachable(TidegateError):
     """No admin API answers there."""
 
 
+class SomethingElse(Unreachable):
+    """What answers there is no admin API, and no server before one that is away just now."""
+
+
 class NoToken(TidegateError):
     """The admin API wants a token, and there is none."""
 
@@ -154,7 +158,7 @@ class Client:
         # By the name of the server we know those before the field.
         if "Tidegate-Api" not in response.headers and response.headers.get("Server") != "tidegate":
             response.close()
-            raise self._something_else(f"HTTP {response.status}")
+            raise self._something_else(f"HTTP {response.status}", passing=response.status >= 500)
         self._known = True
         return response
 
@@ -177,9 +181,10 @@ class Client:
             raise ApiError(response.status, value, where.get(response.status, ""))
         return Answer(response.status, value, response.headers.get("ETag", ""))
 
-    def _something_else(self, what: str) -> Unreachable:
+    def _something_else(self, what: str, *, passing: bool = False) -> Unreachable:
         cure = "say where the admin API is with --admin or TIDEGATE_ADMIN; what clients reach is another address"
-        return Unreachable(f"what answers here is not the admin API: {what}", where=self.admin, cure=cure)
+        kind = Unreachable if passing else SomethingElse
+        return kind(f"what answers here is not the admin API: {what}", where=self.admin, cure=cure)
 
     def _unreachable(self, error: Exception) -> Unreachable:
         if mixed_up := self._mixed_up(error):

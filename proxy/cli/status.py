@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from proxy.cli import text
-from proxy.cli.client import ApiError, Client, Unreachable, UsageError, connect
+from proxy.cli.client import ApiError, Client, SomethingElse, Unreachable, UsageError, connect
 from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile, checked
 from proxy.config.units import parse_duration
 from proxy.rollout import told
@@ -94,6 +94,8 @@ def _wait(client: Client, service: str | None, output: Format, timeout_s: float)
     while True:
         try:
             status = _get(client, service)
+        except SomethingElse:
+            raise
         except Unreachable:
             waiting_for = f"an answer from {client.admin}"
         except ApiError as error:

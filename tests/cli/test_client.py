@@ -202,6 +202,7 @@ def test_several_services_need_one_named():
 
 VERBS = [
     ("status",),
+    ("status", "--wait", "--timeout", "30s"),
     ("weights", "set", "5%"),
     ("rollback",),
     ("rollout", "status"),
