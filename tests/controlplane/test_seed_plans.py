@@ -306,7 +306,8 @@ async def test_market_freezes_when_the_traffic_that_nobody_touched_gets_worse(st
         ("hits", 0.29, "required cache_hit_rate ≥ 30 % FAIL", [10]),
         ("hits", 0.49, "required cache_hit_rate ≥ 50 % FAIL", [10, 50]),
         ("hits", 0.59, "required cache_hit_rate ≥ 60 % FAIL", [10, 50, 100]),
-        ("ms", 85.0, "required p95 ≤ 0.5 times stable's FAIL", [10, 50]),  # 43 % faster than stable: enough for the first stage only
+        # 43 % faster than stable: enough for the first stage only.
+        ("ms", 85.0, "required p95 ≤ 0.5 times stable's FAIL", [10, 50]),
     ],
 )
 def test_market_is_held_by_what_success_needs(tmp_path, name, value, what, weights):
