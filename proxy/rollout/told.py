@@ -96,9 +96,8 @@ def moves(event: Json) -> bool:
 
 
 def opens(event: Json) -> bool:
-    """Tell whether `new` got weight with an event, after it had none."""
-    before, after = event.get("before") or {}, event.get("after") or {}
-    return bool(before) and bool(after) and not before.get("new") and bool(after.get("new"))
+    """Tell whether `new` got weight with an event, after it had none: also when its service came into the config."""
+    return not (event.get("before") or {}).get("new") and bool((event.get("after") or {}).get("new"))
 
 
 def comes_of_end(event: Json) -> bool:

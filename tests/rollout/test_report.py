@@ -249,6 +249,7 @@ def test_points_are_asked_of_the_rollout_alone():
     again = event(3, "WeightsSet", IDLE, IDLE | {"new": 7})
     assert span("web", by_hand, T0 + 900) == (T0 + 100, T0 + 900)
     assert span("web", [*by_hand, again], T0 + 900) == (T0 + 300, T0 + 900)
+    assert span("web", [event(1, "ServiceAdded", {}, IDLE | {"new": 10})], T0 + 900) == (T0 + 100, T0 + 900)
     assert span("web", [event(1, "EndpointDown", {}, {})], T0 + 900) is None
     assert span("web", [], T0 + 900) is None
 
