@@ -282,7 +282,7 @@ def evidence(verdict: Verdict, value_ms: float | None = None) -> dict[str, objec
         "judge": verdict.judge,
         "held_s": round(verdict.held_s, 3),
     }
-    if limit.source == CHECK or (limit.max_ratio is not None and limit.quantile is not None):
+    if limit.source == CHECK or limit.compares_percentiles:
         pass
     elif limit.quantile is None:
         shown["good" if limit.min is not None else "bad"] = verdict.count

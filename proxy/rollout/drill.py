@@ -76,8 +76,7 @@ def prospect(court: Court, judges: Sequence[Judge], now: float) -> Prospect:
 
 def sees(limit: Limit) -> bool:
     """Tell whether what is made up is in what a limit is judged by."""
-    compared = limit.max_ratio is not None and limit.quantile is not None
-    return limit.version == NEW and limit.source == COUNTED and not compared
+    return limit.version == NEW and limit.source == COUNTED and not limit.compares_percentiles
 
 
 def made_up_by(breach: Breach, limits: Sequence[Limit]) -> bool:

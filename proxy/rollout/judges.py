@@ -110,7 +110,7 @@ def judge_for(court: Court, limit: Limit) -> Judge:
     """Return the judge of `limit`."""
     if limit.source == CHECK:
         return ReadingJudge(limit, court)
-    if limit.max_ratio is not None and limit.quantile is not None:
+    if limit.compares_percentiles:
         return PercentileJudge(limit, court)
     if not Counter(limit, court.columns).readable:
         return UncountedJudge(limit, court)
@@ -302,19 +302,48 @@ class EvidenceJudge(_Judge):
         )
 
 
-class WindowJudge(_Judge):
-    """Judges the measured value over a sliding window."""
+class _SlidingJudge(_Judge):
+    """What those have in common that judge counts over a sliding window, in breach for `for`."""
 
-    __slots__ = ("_blame", "_block_s", "_blocks", "_counted", "_counter", "_held", "_seconds")
+    __slots__ = ("_block_s", "_counter", "_held", "_seconds")
 
     def __init__(self, limit: Limit, court: Court) -> None:
         super().__init__(limit, court, WINDOW)
         self._counter = Counter(limit, court.columns)
         self._block_s = court.plan.block_s
+        self._held = _Held()
+        self._seconds = 0.0
+
+    def _window_s(self, now: float) -> float:
+        return min(self.limit.window_s or 0.0, now - self._began)
+
+    def _hold(self, now: float, *, enough: bool, wrong: bool) -> str:
+        """Take in whether the value is in breach, and return the verdict's word."""
+        self._held.look(min(now - self._now, LATE_BLOCKS * self._block_s), enough=enough, wrong=wrong)
+        return self._held.word(self.limit, enough=enough, wrong=wrong)
+
+    def _of_window(self, n: int, count: int, **more: Any) -> Verdict:
+        return self._verdict(
+            n,
+            count,
+            first=max(0, self._block - max(0, round(self._seconds / self._block_s) - 1)),
+            seconds=self._seconds,
+            held_s=self._held.s or 0.0,
+            needed=max(0, self.limit.min_requests - n),
+            **more,
+        )
+
+
+class WindowJudge(_SlidingJudge):
+    """Judges the measured value over a sliding window."""
+
+    __slots__ = ("_blame", "_blocks", "_counted")
+
+    def __init__(self, limit: Limit, court: Court) -> None:
+        super().__init__(limit, court)
         self._blocks = _Blocks(court)
         self._blame = _Blame(limit, court.alarm_at)
-        self._held = _Held()
-        self._counted, self._seconds = Count(0, 0), 0.0
+        self._counted = Count(0, 0)
 
     def look(self, sight: Sight, now: float, block: int) -> None:
         """Take in a block."""
@@ -324,29 +353,17 @@ class WindowJudge(_Judge):
         counted = self._counted = self._counter(judged)
         enough = counted.n >= max(1, limit.min_requests)
         wrong = enough and breached(limit, counted)
-        self._held.look(min(now - self._now, LATE_BLOCKS * self._block_s), enough=enough, wrong=wrong)
-        word = self._held.word(limit, enough=enough, wrong=wrong)
+        word = self._hold(now, enough=enough, wrong=wrong)
         alarm = (*self._counter.bad(judged), *self._over_stable(sight, now)) if word == FAIL else None
         shared = self._blame.look(self._counter.bad(stable), self._counter.bad(new), alarm)
         self._say(word, now, block, shared=shared)
 
     def verdict(self) -> Verdict:
         """Return the verdict as of the last look."""
-        counted = self._counted
-        return self._verdict(
-            counted.n,
-            counted.count,
-            first=max(0, self._block - max(0, round(self._seconds / self._block_s) - 1)),
-            seconds=self._seconds,
-            held_s=self._held.s or 0.0,
-            needed=max(0, self.limit.min_requests - counted.n),
-        )
+        return self._of_window(self._counted.n, self._counted.count)
 
     def _over_stable(self, sight: Sight, now: float) -> tuple[int, int]:
         return self._counter.bad(sight.over(STABLE, self._window_s(now))[0])
-
-    def _window_s(self, now: float) -> float:
-        return min(self.limit.window_s or 0.0, now - self._began)
 
 
 class StageJudge(_Judge):
@@ -483,7 +500,7 @@ class RecordJudge(_Judge):
         return ShareEvidence(self.allowed, self._level, min_requests=limit.min_requests)
 
 
-class RatioWindowJudge(_Judge):
+class RatioWindowJudge(_SlidingJudge):
     """Judges the share of `new` by that of stable over the same sliding window; at 100 % by the record of stable.
 
     Of nothing everything is many times, and of a very large stable so is a single response. So what is compared with
@@ -491,16 +508,12 @@ class RatioWindowJudge(_Judge):
     `measured` is "at least so many times", with the counts beside it. One bad response alone is never a breach.
     """
 
-    __slots__ = ("_block_s", "_counter", "_detail", "_full", "_held", "_n_bad", "_of_stable", "_ratio", "_seconds")
+    __slots__ = ("_detail", "_full", "_n_bad", "_of_stable", "_ratio")
 
     def __init__(self, limit: Limit, court: Court) -> None:
-        super().__init__(limit, court, WINDOW)
-        self._counter = Counter(limit, court.columns)
-        self._block_s = court.plan.block_s
+        super().__init__(limit, court)
         self._full = court.weight_bp == FULL
-        self._held = _Held()
         self._n_bad = (0, 0)
-        self._seconds = 0.0
         self._ratio: float | None = None
         self._detail: dict[str, object] = {}
         self._of_stable: tuple[float, float] | None = None
@@ -516,7 +529,7 @@ class RatioWindowJudge(_Judge):
     def look(self, sight: Sight, now: float, block: int) -> None:
         """Take in a block."""
         limit = self.limit
-        judged, self._seconds = sight.over(NEW, min(limit.window_s or 0.0, now - self._began))
+        judged, self._seconds = sight.over(NEW, self._window_s(now))
         n, bad = self._n_bad = self._counter.bad(judged)
         self._of_stable, self._detail = self._usual(sight)
         usual = self._of_stable
@@ -524,22 +537,12 @@ class RatioWindowJudge(_Judge):
         self._ratio = _times(bad, n, *usual) if n and usual else None
         over = (self._ratio or 0.0) > (limit.max_ratio or 1.0)
         wrong = enough and over and bad > 1 and bad / n > limit.floor
-        self._held.look(min(now - self._now, LATE_BLOCKS * self._block_s), enough=enough, wrong=wrong)
-        self._say(self._held.word(limit, enough=enough, wrong=wrong), now, block)
+        self._say(self._hold(now, enough=enough, wrong=wrong), now, block)
 
     def verdict(self) -> Verdict:
         """Return the verdict as of the last look."""
-        n, bad = self._n_bad
-        return self._verdict(
-            n,
-            bad,
-            first=max(0, self._block - max(0, round(self._seconds / self._block_s) - 1)),
-            seconds=self._seconds,
-            held_s=self._held.s or 0.0,
-            needed=max(0, self.limit.min_requests - n),
-            measured=None if self._ratio is None else round(self._ratio, 4),
-            detail=self._detail,
-        )
+        measured = None if self._ratio is None else round(self._ratio, 4)
+        return self._of_window(*self._n_bad, measured=measured, detail=self._detail)
 
     def _usual(self, sight: Sight) -> tuple[tuple[float, float] | None, dict[str, object]]:
         """Return the bad of stable and of how many, `None` when too little is known, and what is shown of it."""

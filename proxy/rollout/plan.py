@@ -95,9 +95,14 @@ class Limit:
 
         A percentile that is compared with stable's is one of a window also where none was given.
         """
-        if self.max_ratio is not None and self.quantile is not None:
+        if self.compares_percentiles:
             return self.window_s or TRAILING_S
         return self.window_s
+
+    @property
+    def compares_percentiles(self) -> bool:
+        """Whether it compares a percentile of `new` with that of stable, as histograms tell them."""
+        return self.max_ratio is not None and self.quantile is not None
 
     @property
     def acts(self) -> bool:
