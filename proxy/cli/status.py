@@ -13,7 +13,6 @@ from proxy.cli.client import ApiError, Client, SomethingElse, Unreachable, Usage
 from proxy.cli.options import DEFAULT_ADMIN, Admin, Ca, Format, Output, ServiceName, TokenFile, checked
 from proxy.config.units import parse_duration
 from proxy.rollout import told
-from proxy.rollout.event import CONTROLLER
 from proxy.rollout.plan import MANUAL
 
 WATCH_S = 1.0
@@ -197,10 +196,8 @@ def _bar(part: float) -> str:
 
 
 def _left(rung: dict[str, Any]) -> str:
-    """Say what let a stage go on where it was not that its hold was over."""
-    if rung["left_by"] != CONTROLLER:
-        return f", promoted by {text.printable(rung['left_by'])}"
-    return ", proven" if rung["left_for"] == "Proven" else ""
+    how = told.left_early(rung)
+    return f", {text.printable(how)}" if how else ""
 
 
 def _versions(item: dict[str, Any]) -> list[str]:

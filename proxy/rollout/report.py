@@ -296,10 +296,8 @@ def _tables(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[li
 
 
 def _left(stage: Mapping[str, Any]) -> str:
-    """Return how a stage was left that did not wait for its hold."""
-    if stage["state"] == "done" and stage.get("left_by") not in (None, CONTROLLER):
-        return f", promoted by {stage['left_by']}"
-    return ", proven" if stage["state"] == "done" and stage.get("left_for") == "Proven" else ""
+    how = told.left_early(stage) if stage["state"] == "done" else ""
+    return f", {how}" if how else ""
 
 
 def _limit(limit: Mapping[str, Any], *, over: bool) -> list[str]:

@@ -105,6 +105,13 @@ def comes_of_end(event: Json) -> bool:
     return event["type"] in OUTCOMES and not (event.get("evidence") or {}).get("refused")
 
 
+def left_early(stage: Json) -> str:
+    """Return what let a stage of `status` go on where it was not that its hold was over, "" if it was."""
+    if stage.get("left_by") not in (None, CONTROLLER):
+        return f"promoted by {stage['left_by']}"
+    return "proven" if stage.get("left_for") == "Proven" else ""
+
+
 def last_move(events: Iterable[Json]) -> Json | None:
     """Return the newest event that moved something, of events in order."""
     found = None
