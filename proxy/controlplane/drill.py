@@ -34,7 +34,7 @@ from proxy.errors import Refused
 from proxy.rollout.analysis import reason_of
 from proxy.rollout.drill import Prospect, prospect
 from proxy.rollout.event import Restored
-from proxy.rollout.machine import allowed
+from proxy.rollout.machine import possible
 from proxy.rollout.state import DRILL, ROLLED_BACK, ServiceState
 
 SLACK_S = 30.0
@@ -166,14 +166,14 @@ class Drills:
             "NoLimit",
             f"no limit{where} would roll back for requests that fail: {'; '.join(found.blind) or 'there is none'}",
             cure=f"add one with action rollback to the {key}, or to the stage, such as {{error_rate: 5%}}",
-            extra={"phase": state.phase, "allowed": allowed(state)},
+            extra=possible(state),
         )
 
 
 def _has_a_gate(entry: Entry) -> None:
     """Raise `Refused` where there is no gate to shut, or nobody could go through another."""
     state = entry.state
-    extra: dict[str, object] = {"phase": state.phase, "allowed": allowed(state)}
+    extra = possible(state)
     if entry.drill is not None or entry.pending is not None:
         raise _busy(state)
     if not state.has_new:
@@ -196,7 +196,7 @@ def _has_a_gate(entry: Entry) -> None:
 
 def _busy(state: ServiceState) -> Refused:
     what = "something is being decided right now, or a drill is under way"
-    extra: dict[str, object] = {"phase": state.phase, "allowed": allowed(state)}
+    extra = possible(state)
     return Refused(409, "Busy", what, cure="try again", extra=extra)
 
 

@@ -17,7 +17,7 @@ from proxy.rollout.effect import (
     StoreWeight,
 )
 from proxy.rollout.event import Event
-from proxy.rollout.machine import allowed, step
+from proxy.rollout.machine import possible, step
 from proxy.rollout.plan import ServicePlan
 from proxy.rollout.state import DRILL, ROLLED_BACK, ServiceState
 
@@ -97,5 +97,5 @@ def _is_back(state: ServiceState) -> bool:
 
 def overtaken(state: ServiceState, what: str, *, cure: str = LOOK_AGAIN) -> Refused:
     """Return the refusal of an order that something else came before, which left this state."""
-    extra: dict[str, object] = {"phase": state.phase, "allowed": allowed(state), "revision": state.revision}
+    extra = {**possible(state), "revision": state.revision}
     return Refused(409, "Overtaken", what, cure=cure, extra=extra)

@@ -37,7 +37,7 @@ from proxy.controlplane.store import REGISTERED, STABLE_REGISTERED, Owed, Store
 from proxy.errors import ConfigError, Refused
 from proxy.rollout.effect import BEFORE_STAGE, CallHook
 from proxy.rollout.event import Finish, HookAnswered, Pause, Promote, Resume, Start
-from proxy.rollout.machine import allowed, running
+from proxy.rollout.machine import possible, running
 from proxy.rollout.plan import Hook, Plan
 from proxy.rollout.state import IDLE, PROGRESSING, ROLLED_BACK, ServiceState, shown
 from proxy.routing.table import VERSIONS, Version
@@ -206,7 +206,7 @@ class Rollouts:
             async with self._services.change(entry):
                 yield {}
             return
-        extra: dict[str, object] = {"phase": entry.state.phase, "allowed": allowed(entry.state)}
+        extra = possible(entry.state)
         if entry.asking:
             what = "the hooks of another order are being asked"
             raise Refused(409, "Busy", what, cure="wait for their answer", extra=extra)
@@ -256,7 +256,7 @@ class Rollouts:
             f"the hook {name} did not say go; nothing was changed",
             cure="look at what it said, mend it, and repeat the request",
             command="mend what it said, and try again",
-            extra={"phase": entry.state.phase, "allowed": allowed(entry.state), **said},
+            extra={**possible(entry.state), **said},
         )
 
     def _asked(self, service: str, effect: CallHook, revision: int) -> None:

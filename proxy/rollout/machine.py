@@ -132,6 +132,11 @@ def allowed(state: ServiceState) -> list[str]:
     return [*found, DRILL_VERB] if state.weight_bp and not state.watchdog_off else found
 
 
+def possible(state: ServiceState) -> dict[str, object]:
+    """Return what a refusal says of a state: {"phase", "allowed"}."""
+    return {"phase": state.phase, "allowed": allowed(state)}
+
+
 def may_advance(rollout: Rollout, standing: Standing, now: float) -> bool:
     """Tell whether the stage has shown enough to go on by itself."""
     stage = rollout.now_at
@@ -308,7 +313,7 @@ def _may_take_over(state: ServiceState, event: SetWeight) -> None:
             "a rollout is progressing and decides about the weight",
             cure="pause it first, or repeat the request with take_over=true, which pauses it",
             command="pause it first with `tidegate rollout pause`, or repeat this with --take-over, which pauses it",
-            extra={"phase": state.phase, "allowed": allowed(state)},
+            extra=possible(state),
         )
 
 
@@ -325,7 +330,7 @@ def _start(_plan: ServicePlan, state: ServiceState, event: Start, now: float) ->
             "WeightNotZero",
             f"the weight of new is {percent(state.weight_bp)} %: a rollout begins at 0 %, with other users first",
             cure="roll back first, then start",
-            extra={"phase": state.phase, "allowed": allowed(state)},
+            extra=possible(state),
         )
     rollout = _entered(Rollout(event.plan), 0, now)
     after = replace(
@@ -418,7 +423,7 @@ def _finish(_plan: ServicePlan, state: ServiceState, event: Finish, _now: float)
             "NotFull",
             f"the plan ended at {percent(state.weight_bp)} %: only a version that has 100 % becomes stable",
             cure="set the weight to 100 % and watch it, then finish; or roll back and start a plan that ends at 100 %",
-            extra={"phase": state.phase, "allowed": allowed(state)},
+            extra=possible(state),
         )
     # The words are those of the next generation: in the present one everybody stays where they are.
     after = ServiceState(revision=state.revision + 1, salt=event.salt)
@@ -662,7 +667,7 @@ def _no_new(state: ServiceState) -> Refused:
         "the service has no new version",
         cure="register one with PUT versions/new, or name the next one under `new` in the config and reload it",
         command="name the next one under `new` in the config and reload it by SIGHUP, or register it through the API",
-        extra={"phase": state.phase, "allowed": allowed(state)},
+        extra=possible(state),
     )
 
 
