@@ -318,34 +318,48 @@ def test_a_client_that_leaves_is_gone_for_the_endpoint(tls, release, how):
     tls.finished(0)
 
 
-def test_half_close_waits_for_the_answer(tls, release):
-    tls.serve(tls.backend(holding(release, b"", response(body=b"late"))), half_close="allow")
-    sock = tls.plain().sock
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    inner = tls.context.wrap_bio(incoming, outgoing, server_hostname="shop.test")
+class ByHand:
+    """TLS whose bytes are carried by hand, so that it can end its own side alone."""
 
-    def until(done):
+    def __init__(self, tls):
+        self.sock = tls.plain().sock
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.inner = tls.context.wrap_bio(self.incoming, self.outgoing, server_hostname="shop.test")
+        self.until(self.inner.do_handshake)
+
+    def until(self, done):
         while True:
             try:
                 return done()
             except ssl.SSLWantReadError:
-                sock.sendall(outgoing.read())
-                incoming.write(sock.recv(65536))
+                self.sock.sendall(self.outgoing.read())
+                got = self.sock.recv(65536)
+                assert got
+                self.incoming.write(got)
             finally:
-                sock.sendall(outgoing.read())
+                self.sock.sendall(self.outgoing.read())
 
-    until(inner.do_handshake)
-    inner.write(request())
-    with contextlib.suppress(ssl.SSLWantReadError):
-        inner.unwrap()
-    sock.sendall(outgoing.read())
+    def read(self):
+        return self.until(lambda: self.inner.read(4096))
+
+    def end(self):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.inner.unwrap()
+        self.sock.sendall(self.outgoing.read())
+
+
+def test_half_close_waits_for_the_answer(tls, release):
+    tls.serve(tls.backend(holding(release, b"", response(body=b"late"))), half_close="allow")
+    client = ByHand(tls)
+    client.inner.write(request())
+    client.end()
     tls.sweeps(3)
     release.set()
     got = b""
     while not got.endswith(b"late"):
-        got += until(lambda: inner.read(4096))
+        got += client.read()
     with pytest.raises(ssl.SSLZeroReturnError):
-        until(lambda: inner.read(4096))
+        client.read()
 
 
 def test_half_close_right_behind_very_many_chunks_waits_for_the_answer(tls):
@@ -357,27 +371,11 @@ def test_half_close_right_behind_very_many_chunks_waits_for_the_answer(tls):
         peer.send(response())
 
     tls.serve(tls.backend(script), half_close="allow")
-    sock = tls.plain().sock
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    inner = tls.context.wrap_bio(incoming, outgoing, server_hostname="shop.test")
-
-    def until(done):
-        while True:
-            try:
-                return done()
-            except ssl.SSLWantReadError:
-                sock.sendall(outgoing.read())
-                got = sock.recv(65536)
-                assert got
-                incoming.write(got)
-
-    until(inner.do_handshake)
-    inner.write(POST)
-    inner.write(CODED + b"0\r\n\r\n")
-    with contextlib.suppress(ssl.SSLWantReadError):
-        inner.unwrap()
-    sock.sendall(outgoing.read())
-    assert until(lambda: inner.read(4096)).startswith(b"HTTP/1.1 200 ")
+    client = ByHand(tls)
+    client.inner.write(POST)
+    client.inner.write(CODED + b"0\r\n\r\n")
+    client.end()
+    assert client.read().startswith(b"HTTP/1.1 200 ")
     assert seen == [BODY]
 
 
